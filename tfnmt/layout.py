@@ -1,0 +1,107 @@
+"""A model's parameters as one flat vector.
+
+Strategies, optimizers and engines know only vectors; models know only the named views of one. The layout is
+the map between the two. Every parameter starts on a 64-byte boundary, so that a view is a slice which shares
+the vector's memory, and the vector divides into equal shards, one for each parameter server.
+"""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+ALIGNMENT = 16  # elements: 64 bytes of float32
+
+Initializer = Callable[[tuple[int, ...], tf.Tensor], tf.Tensor]
+"""(shape, stateless seed int32 [2]) -> float32 tensor of that shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One named array of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class Layout:
+    """Packs parameters, in the order declared, into one vector of `size` elements."""
+
+    def __init__(self, parameters: Sequence[Parameter], shards: int = 1):
+        """Lays out `parameters` for `shards` equal shards.
+
+        Raises:
+          ValueError: two parameters have one name.
+        """
+        names = [parameter.name for parameter in parameters]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Parameter names must be unique: {sorted(names)}")
+        self.parameters = tuple(parameters)
+        self.padded_sizes = [_round_up(parameter.size, ALIGNMENT) for parameter in parameters]
+        self.offsets = [0, *np.cumsum(self.padded_sizes).tolist()]
+        self.shards = shards
+        self.size = _round_up(self.offsets[-1], ALIGNMENT * shards)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers, padding excluded."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def unpack(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The named views of `vector` [size]: slices that share its memory."""
+        return {
+            parameter.name: tf.reshape(vector[offset : offset + parameter.size], parameter.shape)
+            for parameter, offset in zip(self.parameters, self.offsets)
+        }
+
+    def pack(self, arrays: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The vector [size] that holds `arrays`, with zeros in the padding."""
+        dtype = next(iter(arrays.values())).dtype
+        pieces = []
+        for parameter, padded_size in zip(self.parameters, self.padded_sizes):
+            pieces.append(tf.reshape(arrays[parameter.name], [parameter.size]))
+            if padded_size > parameter.size:
+                pieces.append(tf.zeros([padded_size - parameter.size], dtype))
+        if self.size > self.offsets[-1]:
+            pieces.append(tf.zeros([self.size - self.offsets[-1]], dtype))
+        return tf.concat(pieces, axis=0)
+
+    def initialize(self, seed: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
+        """The vector [size] of initial values; each parameter's depends on `seed` and its place alone."""
+        values = {
+            parameter.name: tf.cast(parameter.initializer(parameter.shape, tf.constant([seed, place])), dtype)
+            for place, parameter in enumerate(self.parameters)
+        }
+        return self.pack(values)
+
+    def name_at(self, index: int) -> str:
+        """The name of the parameter that element `index` of the vector belongs to."""
+        place = bisect.bisect_right(self.offsets, index) - 1
+        return self.parameters[min(place, len(self.parameters) - 1)].name
+
+    def unpack_array(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """`unpack` for a NumPy vector [size]."""
+        return {
+            parameter.name: vector[offset : offset + parameter.size].reshape(parameter.shape)
+            for parameter, offset in zip(self.parameters, self.offsets)
+        }
+
+    def pack_arrays(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """`pack` for NumPy arrays."""
+        vector = np.zeros(self.size, next(iter(arrays.values())).dtype)
+        for name, view in self.unpack_array(vector).items():
+            view[...] = arrays[name]
+        return vector
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
