@@ -1,0 +1,1 @@
+"""The training loop: what is watched, when it ends, what is kept."""
