@@ -1,0 +1,1 @@
+"""The subgraphs of one training block: forward-backward, reduce-average and broadcast."""

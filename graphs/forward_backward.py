@@ -1,0 +1,39 @@
+"""The forward-backward subgraph: a replica and a batch to a summed gradient."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import tensorflow as tf
+
+from tfnmt.layout import Layout
+
+Sums = TypeVar("Sums", bound=NamedTuple)
+Loss = Callable[[Mapping[str, tf.Tensor], Any, tf.Tensor | None], Sums]
+"""(views, batch, seed) -> sums over the batch, among them `loss`, which is differentiated."""
+
+
+def forward_backward(
+    loss: Loss, layout: Layout, replica: tf.Tensor, batch: Any, seed: tf.Tensor | None
+) -> tuple[tf.Tensor, Sums]:
+    """The gradient of the summed loss of `batch` at `replica`.
+
+    The views, not the vector, are what is differentiated: the gradient of a slice would be a whole vector of
+    zeros around it, once for every parameter.
+
+    Args:
+      loss: the model's loss.
+      layout: the map between views and vector.
+      replica: parameter vector [size].
+      batch: whatever `loss` reads.
+      seed: stateless seed of the step, int32 [2], or None for no randomness.
+
+    Returns:
+      The gradient sum [size], and what `loss` returned.
+    """
+    views = layout.unpack(replica)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(list(views.values()))
+        sums = loss(views, batch, seed)
+    gradients = tape.gradient(sums.loss, views, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    # A gathered embedding's gradient is IndexedSlices; everything behind this line sees dense arrays only.
+    return layout.pack({name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}), sums

@@ -1,0 +1,155 @@
+"""Optimizers on flat vectors: each update is one fused TensorFlow op on the server's variables.
+
+An optimizer holds no state. It declares its slots, vectors of the parameters' shape, and moves parameters and
+slots in place through resource handles; so the same object serves one process, parameter servers and local
+optimizers on workers.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+import tensorflow as tf
+
+from tfnmt.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Which optimizer moves the server parameters, and its constants."""
+
+    optimizer: str = setting(
+        "adam", "Server update.", choices=("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad")
+    )
+    momentum: float = setting(0.9, "Share of the last update kept by momentum and nesterov.", minimum=0, maximum=1)
+    adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, maximum=1)
+    adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, maximum=1)
+    adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
+    weight_decay: float = setting(0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0)
+    adagrad_start: float = setting(0.1, "First value of Adagrad's sum of squares.", minimum=0)
+
+
+class Optimizer(Protocol):
+    """How server parameters move.
+
+    Attributes:
+      slots: name and first value of each state vector.
+    """
+
+    slots: Mapping[str, float]
+
+    def apply(
+        self,
+        parameters: tf.Tensor,
+        slots: Mapping[str, tf.Tensor],
+        gradient: tf.Tensor,
+        learning_rate: tf.Tensor,
+        version: tf.Tensor,
+    ) -> None:
+        """Moves parameters and slots in place.
+
+        Args:
+          parameters: resource handle of the parameter vector [size].
+          slots: resource handles by slot name, each of a vector [size].
+          gradient: mean gradient per target token [size].
+          learning_rate: scalar of the gradient's dtype.
+          version: number of updates applied before this one, int64 scalar.
+        """
+
+
+class Sgd:
+    """Stochastic gradient descent: θ ← θ - α g."""
+
+    def __init__(self) -> None:
+        self.slots: Mapping[str, float] = {}
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `Optimizer`."""
+        tf.raw_ops.ResourceApplyGradientDescent(var=parameters, alpha=learning_rate, delta=gradient)
+
+
+class Momentum:
+    """Heavy ball, u ← μ u + g; θ ← θ - α u, or Nesterov's form, θ ← θ - α (g + μ u) (Sutskever et al., 2013)."""
+
+    def __init__(self, momentum: float, nesterov: bool = False):
+        self.slots = {"velocity": 0.0}
+        self._momentum, self._nesterov = momentum, nesterov
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `Optimizer`."""
+        tf.raw_ops.ResourceApplyMomentum(
+            var=parameters,
+            accum=slots["velocity"],
+            lr=learning_rate,
+            grad=gradient,
+            momentum=tf.constant(self._momentum, gradient.dtype),
+            use_nesterov=self._nesterov,
+        )
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015, algorithm 1); with a weight decay, AdamW (Loshchilov & Hutter, 2019).
+
+    TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here.
+    """
+
+    def __init__(self, beta1: float, beta2: float, epsilon: float, weight_decay: float = 0.0):
+        self.slots = {"m": 0.0, "v": 0.0}
+        self._beta1, self._beta2, self._epsilon, self._weight_decay = beta1, beta2, epsilon, weight_decay
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `Optimizer`."""
+        dtype = gradient.dtype
+        if self._weight_decay:
+            _decay(parameters, learning_rate * self._weight_decay, dtype)
+        beta1, beta2 = tf.constant(self._beta1, dtype), tf.constant(self._beta2, dtype)
+        update = tf.cast(version + 1, dtype)
+        beta2_power = beta2**update
+        tf.raw_ops.ResourceApplyAdam(
+            var=parameters,
+            m=slots["m"],
+            v=slots["v"],
+            beta1_power=beta1**update,
+            beta2_power=beta2_power,
+            lr=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=self._epsilon * tf.sqrt(1 - beta2_power),
+            grad=gradient,
+        )
+
+
+class Adagrad:
+    """Adagrad (Duchi et al., 2011): s ← s + g²; θ ← θ - α g / √s."""
+
+    def __init__(self, start: float):
+        self.slots = {"sum_of_squares": start}
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `Optimizer`."""
+        tf.raw_ops.ResourceApplyAdagradV2(
+            var=parameters,
+            accum=slots["sum_of_squares"],
+            lr=learning_rate,
+            epsilon=tf.constant(0, gradient.dtype),
+            grad=gradient,
+        )
+
+
+def build_optimizer(settings: OptimizerSettings) -> Optimizer:
+    """The optimizer that `settings` names."""
+    adam = (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon)
+    builders = {
+        "sgd": lambda: Sgd(),
+        "momentum": lambda: Momentum(settings.momentum),
+        "nesterov": lambda: Momentum(settings.momentum, nesterov=True),
+        "adam": lambda: Adam(*adam),
+        "adamw": lambda: Adam(*adam, weight_decay=settings.weight_decay),
+        "adagrad": lambda: Adagrad(settings.adagrad_start),
+    }
+    return builders[settings.optimizer]()
+
+
+def _decay(parameters: tf.Tensor, share: tf.Tensor, dtype: tf.DType) -> None:
+    value = tf.raw_ops.ReadVariableOp(resource=parameters, dtype=dtype)
+    tf.raw_ops.AssignSubVariableOp(resource=parameters, value=share * value)
