@@ -1,0 +1,1 @@
+"""Translation models: functions of named views of one parameter vector."""

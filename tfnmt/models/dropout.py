@@ -1,0 +1,54 @@
+"""Dropout addressed by (seed, place): the same seed drops the same activations, whatever ran before."""
+
+import tensorflow as tf
+
+LEVELS = 256  # values of one random byte
+
+
+class Dropout:
+    """Drops activations at the places of one step, numbered in the order in which the graph asks for them.
+
+    A mask costs one random byte for each position, so a rate is rounded to a multiple of 1/256; kept activations
+    are divided by the share that is really kept, so that the expectation is exact.
+    """
+
+    def __init__(self, rate: float, seed: tf.Tensor | None):
+        """Dropout at `rate`.
+
+        Args:
+          rate: share of the activations dropped.
+          seed: stateless seed, int32 [2], of this step; None for no dropout.
+        """
+        self._dropped_levels = 0 if seed is None else round(rate * LEVELS)
+        self._seed = seed
+        self._places = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
+        return self._dropped_levels > 0
+
+    @property
+    def scale(self) -> float:
+        """What kept activations are multiplied by."""
+        return LEVELS / (LEVELS - self._dropped_levels)
+
+    def mask(self, shape: tf.Tensor) -> tf.Tensor:
+        """True where an activation is kept; bool of the int32 `shape`. Every call is a new place."""
+        size = tf.reduce_prod(shape)
+        seed = self._seed + tf.constant([0, 1]) * self._places
+        self._places += 1
+        words = tf.random.stateless_uniform([(size + 3) // 4], seed, None, None, dtype=tf.int32)
+        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size]
+        return tf.reshape(random_bytes >= tf.constant(self._dropped_levels, tf.uint8), shape)
+
+    def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+        """`inputs` with a share of its elements set to zero and the rest scaled up."""
+        if not self.active:
+            return inputs
+        mask = tf.cast(self.mask(tf.shape(inputs)), inputs.dtype)
+        return inputs * (mask * tf.cast(self.scale, inputs.dtype))
+
+    def add(self, residual: tf.Tensor, branch: tf.Tensor) -> tf.Tensor:
+        """`residual` plus `branch` with dropout: the end of a residual branch."""
+        return residual + self(branch)
