@@ -21,7 +21,7 @@ class Server:
     def __init__(self, initial: tf.Tensor, optimizer: Optimizer, averaged: bool = False):
         self.parameters = tf.Variable(initial, trainable=False, name="parameters")
         self.slots = {
-            name: tf.Variable(tf.fill(tf.shape(initial), tf.cast(first, initial.dtype)), trainable=False, name=name)
+            name: tf.Variable(tf.fill(tf.shape(initial), tf.constant(first, initial.dtype)), trainable=False, name=name)
             for name, first in optimizer.slots.items()
         }
         self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")

@@ -29,9 +29,7 @@ class Strategy:
 
 STRATEGIES = {
     row.name: row
-    for row in (
-        Strategy("single", workers=1, local_steps=1, payload="gradient sum", server_update="optimizer"),
-    )
+    for row in (Strategy("single", workers=1, local_steps=1, payload="gradient sum", server_update="optimizer"),)
 }
 
 
@@ -53,5 +51,7 @@ class StrategySettings:
         minimum=0,
         maximum=1,
     )
-    max_nonfinite: int = setting(10, "Skipped updates in a row, for gradients that are not finite, before the run stops.", minimum=1)
+    max_nonfinite: int = setting(
+        10, "Skipped updates in a row, for gradients that are not finite, before the run stops.", minimum=1
+    )
     seed: int = setting(1, "Seed of initial parameters, order of the data and dropout.", minimum=0, maximum=2**31 - 1)

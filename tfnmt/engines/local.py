@@ -155,7 +155,9 @@ class LocalEngine:
         return gradient_sum, Totals(*(tf.cast(total, tf.float64) for total in totals)), batch.position
 
     def _report(self, update: Update, totals: Totals, seconds: float) -> BlockReport:
-        counts = {name: int(getattr(totals, name)) for name in ("target_tokens", "source_tokens", "positions", "sentences")}
+        counts = {
+            name: int(getattr(totals, name)) for name in ("target_tokens", "source_tokens", "positions", "sentences")
+        }
         return BlockReport(
             update=int(self._server.version.numpy()),
             epoch=self._position[0],

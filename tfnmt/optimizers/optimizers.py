@@ -25,7 +25,9 @@ class OptimizerSettings:
     adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, maximum=1)
     adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, maximum=1)
     adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
-    weight_decay: float = setting(0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0)
+    weight_decay: float = setting(
+        0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0
+    )
     adagrad_start: float = setting(0.1, "First value of Adagrad's sum of squares.", minimum=0)
 
 

@@ -1,0 +1,94 @@
+"""A model small enough to check by hand, and batches of variable length for it."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfnmt.batch import END_ID, Batch, is_token
+from tfnmt.layout import Layout, Parameter
+from tfnmt.models.base import LossSums
+
+VOCABULARY_SIZE = 11
+WIDTH = 3
+
+
+def _normal(shape, seed):
+    return tf.random.stateless_normal(shape, seed, stddev=0.5)
+
+
+class ToyModel:
+    """Scores each target token from the mean source embedding and the token before: a tied softmax."""
+
+    parameters = (
+        Parameter("embedding", (VOCABULARY_SIZE, WIDTH), _normal),
+        Parameter("transform", (WIDTH, WIDTH), _normal),
+        Parameter("bias", (VOCABULARY_SIZE,), _normal),
+    )
+
+    def __init__(self, dropout: float = 0.0):
+        self._dropout = dropout
+
+    def loss(self, views, batch, seed=None):
+        embedding = views["embedding"]
+        mask = tf.cast(is_token(batch.source_ids), embedding.dtype)[..., tf.newaxis]
+        source = tf.reduce_sum(tf.gather(embedding, batch.source_ids) * mask, 1, keepdims=True) / tf.reduce_sum(
+            mask, 1, keepdims=True
+        )
+        previous = tf.gather(embedding, tf.pad(batch.target_ids, [[0, 0], [1, 0]])[:, :-1])
+        hidden = tf.tanh(tf.matmul(previous + source, views["transform"]))
+        if seed is not None and self._dropout:
+            hidden = tf.nn.experimental.stateless_dropout(hidden, self._dropout, seed)
+        logits = tf.matmul(hidden, embedding, transpose_b=True) + views["bias"]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch.target_ids, logits=logits)
+        weights = tf.cast(is_token(batch.target_ids), logits.dtype)
+        total = tf.reduce_sum(losses * weights)
+        return LossSums(total, total, tf.reduce_sum(weights))
+
+
+def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: int = 1000):
+    """`count` batches of sentences of very different lengths, so that a mean of means shows."""
+    random = np.random.default_rng(seed)
+    batches = []
+    for number in range(count):
+        lengths = random.integers(1, 9, size=(sentences, 2))
+        sides = []
+        for side in range(2):
+            ids = np.zeros((sentences, lengths[:, side].max() + 1), np.int32)
+            for row, length in enumerate(lengths[:, side]):
+                ids[row, :length] = random.integers(4, VOCABULARY_SIZE, length)
+                ids[row, length] = END_ID
+            sides.append(tf.constant(ids))
+        position = tf.constant([number // epoch_length, 0, number], tf.int64)
+        batches.append(Batch(sides[0], sides[1], position))
+    return batches
+
+
+def dataset(batches):
+    """An endless dataset reader over `batches`, which resumes behind a position."""
+    signature = Batch(
+        tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([3], tf.int64)
+    )
+
+    def make(position):
+        first = 0 if position is None else position[2] + 1
+        return tf.data.Dataset.from_generator(lambda: iter(batches[first:]), output_signature=signature)
+
+    return make
+
+
+def join(batches):
+    """One batch that holds the sentences of all `batches`."""
+
+    def stack(side):
+        longest = max(ids.shape[1] for ids in side)
+        return tf.concat([tf.pad(ids, [[0, 0], [0, longest - ids.shape[1]]]) for ids in side], axis=0)
+
+    return Batch(
+        stack([batch.source_ids for batch in batches]),
+        stack([batch.target_ids for batch in batches]),
+        batches[-1].position,
+    )
+
+
+def layout():
+    """The toy's layout."""
+    return Layout(ToyModel.parameters)
