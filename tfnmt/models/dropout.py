@@ -12,16 +12,20 @@ class Dropout:
     are divided by the share that is really kept, so that the expectation is exact.
     """
 
-    def __init__(self, rate: float, seed: tf.Tensor | None):
+    def __init__(self, rate: float, seed: tf.Tensor | None, purpose: int = 0):
         """Dropout at `rate`.
 
         Args:
           rate: share of the activations dropped.
           seed: stateless seed, int32 [2], of this step; None for no dropout.
+          purpose: tells the dropouts of one step, of different rates, apart.
         """
         self._dropped_levels = 0 if seed is None else round(rate * LEVELS)
-        self._seed = seed
         self._places = 0
+        if self.active:
+            # One scrambled key for the step; the places differ in the counter's upper half, which no mask reaches.
+            self._key, self._counter, self._algorithm = tf.raw_ops.StatelessRandomGetKeyCounterAlg(seed=seed)
+            self._first_place = purpose << 32
 
     @property
     def active(self) -> bool:
@@ -36,9 +40,11 @@ class Dropout:
     def mask(self, shape: tf.Tensor) -> tf.Tensor:
         """True where an activation is kept; bool of the int32 `shape`. Every call is a new place."""
         size = tf.reduce_prod(shape)
-        seed = self._seed + tf.constant([0, 1]) * self._places
+        counter = self._counter + tf.constant([0, self._first_place + self._places], tf.uint64)
         self._places += 1
-        words = tf.random.stateless_uniform([(size + 3) // 4], seed, None, None, dtype=tf.int32)
+        words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[(size + 3) // 4], key=self._key, counter=counter, alg=self._algorithm, dtype=tf.uint32
+        )
         random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size]
         return tf.reshape(random_bytes >= tf.constant(self._dropped_levels, tf.uint8), shape)
 

@@ -1,0 +1,74 @@
+"""Multi-head attention ("Attention Is All You Need", section 3.2)."""
+
+import tensorflow as tf
+
+MASKED = -1e9  # added to the score of a position that must not be read; finite, so that a row of them is no NaN
+
+
+def padding_bias(is_token: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """What is added to the scores so that padding is not read: [B, 1, 1, S] for `is_token` [B, S]."""
+    return tf.where(is_token, tf.zeros([], dtype), tf.constant(MASKED, dtype))[:, None, None, :]
+
+
+def causal_bias(length: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """What is added to the scores so that no position reads a later one: [T, T]."""
+    places = tf.range(length)
+    return tf.where(places[:, None] >= places[None, :], tf.zeros([], dtype), tf.constant(MASKED, dtype))
+
+
+def split_heads(inputs: tf.Tensor, heads: int) -> tf.Tensor:
+    """[B, T, H D'] to [B, H, T, D']."""
+    shape = tf.shape(inputs)
+    return tf.transpose(tf.reshape(inputs, [shape[0], shape[1], heads, inputs.shape[-1] // heads]), [0, 2, 1, 3])
+
+
+def join_heads(inputs: tf.Tensor) -> tf.Tensor:
+    """[B, H, T, D'] to [B, T, H D']."""
+    shape = tf.shape(inputs)
+    width = inputs.shape[1] * inputs.shape[3]
+    return tf.reshape(tf.transpose(inputs, [0, 2, 1, 3]), [shape[0], shape[2], width])
+
+
+def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, dropout) -> tf.Tensor:
+    """Scaled dot-product attention of every head.
+
+    Args:
+      queries: [B, H, T, D'].
+      keys: [B, H, S, D'].
+      values: [B, H, S, D'].
+      bias: added to the scores; broadcasts to [B, H, T, S].
+      dropout: applied to the weights.
+
+    Returns:
+      [B, H, T, D']
+    """
+    scale = tf.cast(queries.shape[-1] ** -0.5, queries.dtype)
+    scores = tf.matmul(queries * scale, keys, transpose_b=True)
+    return tf.matmul(dropout(tf.nn.softmax(scores + bias)), values)
+
+
+def attend_once(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, heads: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Attention of a few queries over keys that are not split into heads, without any transposition.
+
+    Every head's query becomes a row of its own that is zero outside of the head's columns; one product over the
+    whole width then gives the scores of all heads.
+
+    Args:
+      queries: [B, K, D].
+      keys: [B, S, D].
+      values: [B, S, D].
+      bias: added to the scores; broadcasts to [B, K, H, S].
+      heads: H.
+
+    Returns:
+      [B, K, D], and the weights [B, K, H, S]
+    """
+    batch, count, width = tf.shape(queries)[0], queries.shape[1] or tf.shape(queries)[1], queries.shape[2]
+    columns = tf.repeat(tf.eye(heads, dtype=queries.dtype), width // heads, axis=1)
+    rows = queries[:, :, None, :] * (columns * tf.cast((width // heads) ** -0.5, queries.dtype))
+    scores = tf.matmul(tf.reshape(rows, [batch, count * heads, width]), keys, transpose_b=True)
+    weights = tf.nn.softmax(tf.reshape(scores, [batch, count, heads, tf.shape(keys)[1]]) + bias)
+    read = tf.matmul(tf.reshape(weights, tf.shape(scores)), values)
+    return tf.reduce_sum(tf.reshape(read, tf.shape(rows)) * columns, axis=2), weights

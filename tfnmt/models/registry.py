@@ -1,0 +1,40 @@
+"""The models by name: a new one joins `_MODELS` and inherits the contract test."""
+
+import dataclasses
+
+from tfnmt.errors import UserError
+from tfnmt.models.base import Model, ModelSettings
+from tfnmt.models.transformer import Transformer, TransformerSettings
+from tfnmt.settings import setting
+
+_MODELS: dict[str, tuple[type[ModelSettings], type[Model]]] = {
+    "transformer": (TransformerSettings, Transformer),
+}
+
+SETTINGS: dict[str, type[ModelSettings]] = {name: settings for name, (settings, _) in _MODELS.items()}
+"""Model name -> its settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """Which model."""
+
+    model: str = setting("transformer", "Kind of translation model.", choices=tuple(SETTINGS))
+
+
+def build_model(name: str, settings: ModelSettings, source_vocabulary_size: int, target_vocabulary_size: int) -> Model:
+    """The model `name` with `settings`.
+
+    Args:
+      name: a key of `SETTINGS`.
+      settings: of the class that `SETTINGS` has for this name.
+      source_vocabulary_size: tokens of the source vocabulary.
+      target_vocabulary_size: tokens of the target vocabulary.
+
+    Raises:
+      UserError: there is no such model, or its settings contradict each other or the vocabularies.
+    """
+    if name not in _MODELS:
+        raise UserError(f"--model={name}: must be one of {', '.join(_MODELS)}.")
+    _, model = _MODELS[name]
+    return model(settings, source_vocabulary_size, target_vocabulary_size)

@@ -1,0 +1,312 @@
+"""The Transformer ("Attention Is All You Need", Vaswani et al. 2017), with normalization before or after each layer.
+
+Departures from the paper: keys and values that the decoder reads of the encoder come from one product for all its
+layers; with `--normalization=pre` every sub-layer reads normalized states and the last states are normalized again.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfnmt.batch import BEGIN_ID, Batch, is_token
+from tfnmt.errors import refuse
+from tfnmt.layout import Parameter
+from tfnmt.models import layers, output
+from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
+from tfnmt.models.base import LossSums, Model, ModelSettings, Nest, Views
+from tfnmt.models.dropout import Dropout
+from tfnmt.settings import faults_of, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings(ModelSettings):
+    """What a Transformer has beyond any model."""
+
+    heads: int = setting(4, "Attention heads H; they divide the width.", minimum=1)
+    feed_forward_width: int = setting(1024, "Width F of the feed-forward layers.", minimum=1)
+    normalization: str = setting(
+        "pre", "Layer normalization before each sub-layer (pre) or after it (post).", choices=("pre", "post")
+    )
+    attention_dropout: float = setting(0.0, "Share of attention weights dropped.", minimum=0, maximum=0.9)
+    feed_forward_dropout: float = setting(0.0, "Share of hidden feed-forward units dropped.", minimum=0, maximum=0.9)
+
+
+class Memory(NamedTuple):
+    """What the decoder reads of a source."""
+
+    keys: tuple[tf.Tensor, ...]  # for each decoder layer, [B, S, D]
+    values: tuple[tf.Tensor, ...]  # for each decoder layer, [B, S, D]
+    bias: tf.Tensor  # [B, 1, 1, S]
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens decoded so far."""
+
+    keys: tuple[tf.Tensor, ...]  # for each decoder layer, [B, K, T, D]
+    values: tuple[tf.Tensor, ...]  # for each decoder layer, [B, K, T, D]
+
+
+class Transformer(Model):
+    """Encoder and decoder of self-attention and feed-forward layers."""
+
+    def __init__(self, settings: TransformerSettings, source_vocabulary_size: int, target_vocabulary_size: int):
+        """Declares the parameters.
+
+        Args:
+          settings: sizes.
+          source_vocabulary_size: tokens of the source vocabulary.
+          target_vocabulary_size: tokens of the target vocabulary.
+
+        Raises:
+          UserError: the settings contradict each other or the vocabularies.
+        """
+        refuse(_faults(settings, source_vocabulary_size, target_vocabulary_size))
+        self.settings = settings
+        self._target_vocabulary_size = target_vocabulary_size
+        self.parameters = tuple(_parameters(settings, source_vocabulary_size, target_vocabulary_size))
+        tied = settings.tied_embeddings
+        self._source_table = "embedding" if tied == "all" else "encoder/embedding"
+        self._target_table = "embedding" if tied == "all" else "decoder/embedding"
+        self._output_kernel = "output/kernel" if tied == "none" else self._target_table
+
+    def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:
+        """See `Model.loss`."""
+        views = layers.in_precision(views, self.settings.precision)
+        states = self._decode(views, batch, seed)
+        kernel = views[self._output_kernel]
+        return output.loss_sums(states, kernel, None, batch.target_ids, self.settings.label_smoothing)
+
+    def log_probabilities(self, views: Views, batch: Batch) -> tf.Tensor:
+        """See `Model.log_probabilities`."""
+        views = layers.in_precision(views, self.settings.precision)
+        states = self._decode(views, batch, None)
+        return output.log_probabilities(states, views[self._output_kernel], None, batch.target_ids)
+
+    def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
+        """See `Model.encode`."""
+        views = layers.in_precision(views, self.settings.precision)
+        return self._encode(views, source_ids, _Dropouts(self.settings, None))
+
+    def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Cache:
+        """See `Model.start`."""
+        shape = [tf.shape(memory.bias)[0], beams, length, self.settings.width]
+        empty = tuple(tf.zeros(shape, memory.bias.dtype) for _ in range(self.settings.decoder_layers))
+        return Cache(empty, empty)
+
+    def step(
+        self, views: Views, memory: Memory, cache: Cache, previous_ids: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, Cache, tf.Tensor]:
+        """See `Model.step`. The attention is the last layer's, the mean of its heads."""
+        views = layers.in_precision(views, self.settings.precision)
+        states = self._embed(views, self._target_table, previous_ids, positions=(step, 1))
+        keys, values, weights = [], [], None
+        for layer in range(self.settings.decoder_layers):
+            name = f"decoder/{layer}"
+            read = Memory(memory.keys[layer], memory.values[layer], memory.bias)
+            past = (cache.keys[layer], cache.values[layer])
+            states, (key, value), weights = self._decoder_step(views, name, states, read, past, step)
+            keys.append(key)
+            values.append(value)
+        states = self._last_norm(views, "decoder", states)
+        scores = output.logits(states, views[self._output_kernel])
+        return scores, Cache(tuple(keys), tuple(values)), tf.cast(tf.reduce_mean(weights, axis=2), tf.float32)
+
+    def operations_per_pair(self, source_length: int, target_length: int) -> float:
+        """See `Model.operations_per_pair`."""
+        width, hidden = self.settings.width, self.settings.feed_forward_width
+        encoder, decoder = self.settings.encoder_layers, self.settings.decoder_layers
+        per_source = encoder * (4 * width**2 + 2 * width * hidden) + decoder * 2 * width**2
+        per_target = decoder * (6 * width**2 + 2 * width * hidden) + width * self._target_vocabulary_size
+        source_pairs = encoder * source_length**2
+        target_pairs = decoder * (target_length**2 + target_length * source_length)
+        kernels = per_source * source_length + per_target * target_length
+        attention = 2 * width * (source_pairs + target_pairs)
+        return 6.0 * (kernels + attention)  # a multiplication and an addition, forward and twice backward
+
+    def _decode(self, views: Views, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
+        """The decoder's last states for every target position: [B, T, D]."""
+        dropouts = _Dropouts(self.settings, seed)
+        memory = self._encode(views, batch.source_ids, dropouts)
+        previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
+        states = dropouts.residual(self._embed(views, self._target_table, previous_ids))
+        bias = causal_bias(tf.shape(previous_ids)[1], states.dtype)
+        for layer in range(self.settings.decoder_layers):
+            name = f"decoder/{layer}"
+            read = Memory(memory.keys[layer], memory.values[layer], memory.bias)
+            states = self._self_attention(views, name, states, bias, dropouts)
+            states = self._cross_attention(views, name, states, read, dropouts)
+            states = self._feed_forward(views, name, states, dropouts)
+        return self._last_norm(views, "decoder", states)
+
+    def _encode(self, views: Views, source_ids: tf.Tensor, dropouts: "_Dropouts") -> Memory:
+        states = dropouts.residual(self._embed(views, self._source_table, source_ids))
+        bias = padding_bias(is_token(source_ids), states.dtype)
+        for layer in range(self.settings.encoder_layers):
+            states = self._self_attention(views, f"encoder/{layer}", states, bias, dropouts)
+            states = self._feed_forward(views, f"encoder/{layer}", states, dropouts)
+        states = self._last_norm(views, "encoder", states)
+        keys_values = layers.dense(views, "decoder/memory", states)
+        parts = tf.split(keys_values, 2 * self.settings.decoder_layers, axis=-1)
+        return Memory(tuple(parts[0::2]), tuple(parts[1::2]), bias)
+
+    def _embed(self, views: Views, table: str, ids: tf.Tensor, positions=None) -> tf.Tensor:
+        """Scaled embeddings plus position signals: [B, T, D] for `ids` [B, T]."""
+        first, count = positions or (0, tf.shape(ids)[1])
+        width = self.settings.width
+        embedded = layers.embed(views[table], ids)
+        signal = layers.positions(first, count, width, embedded.dtype)
+        return embedded * tf.cast(width**0.5, embedded.dtype) + signal
+
+    def _last_norm(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
+        return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
+
+    def _before(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
+        """What a sub-layer reads."""
+        return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
+
+    def _after(self, views: Views, name: str, states: tf.Tensor, branch: tf.Tensor, dropout: Dropout) -> tf.Tensor:
+        """The states behind a sub-layer that gave `branch`."""
+        states = dropout.add(states, branch)
+        return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "post" else states
+
+    def _self_attention(
+        self, views: Views, layer: str, states: tf.Tensor, bias: tf.Tensor, dropouts: "_Dropouts"
+    ) -> tf.Tensor:
+        name, heads = f"{layer}/self_attention", self.settings.heads
+        inputs = self._before(views, name, states)
+        projected = tf.split(layers.dense(views, f"{name}/query_key_value", inputs), 3, axis=-1)
+        queries, keys, values = (split_heads(part, heads) for part in projected)
+        read = join_heads(attend(queries, keys, values, bias, dropouts.attention))
+        return self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+
+    def _cross_attention(
+        self, views: Views, layer: str, states: tf.Tensor, memory: Memory, dropouts: "_Dropouts"
+    ) -> tf.Tensor:
+        name, heads = f"{layer}/cross_attention", self.settings.heads
+        inputs = self._before(views, name, states)
+        queries = split_heads(layers.dense(views, f"{name}/query", inputs), heads)
+        keys, values = split_heads(memory.keys, heads), split_heads(memory.values, heads)
+        read = join_heads(attend(queries, keys, values, memory.bias, dropouts.attention))
+        return self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+
+    def _feed_forward(self, views: Views, layer: str, states: tf.Tensor, dropouts: "_Dropouts") -> tf.Tensor:
+        name = f"{layer}/feed_forward"
+        hidden = layers.dense(views, f"{name}/hidden", self._before(views, name, states), tf.nn.relu)
+        branch = layers.dense(views, f"{name}/output", dropouts.feed_forward(hidden))
+        return self._after(views, name, states, branch, dropouts.residual)
+
+    def _decoder_step(
+        self,
+        views: Views,
+        layer: str,
+        states: tf.Tensor,
+        memory: Memory,
+        past: tuple[tf.Tensor, tf.Tensor],
+        step: tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+        """One decoder layer on one token of each hypothesis, `states` [B, K, D]."""
+        heads, dropouts = self.settings.heads, _Dropouts(self.settings, None)
+        name = f"{layer}/self_attention"
+        inputs = self._before(views, name, states)
+        queries, *new = tf.split(layers.dense(views, f"{name}/query_key_value", inputs), 3, axis=-1)
+        past = tuple(_append(cache, part, step) for cache, part in zip(past, new))
+        read = self._attend_past(queries, *past, step)
+        states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        name = f"{layer}/cross_attention"
+        queries = layers.dense(views, f"{name}/query", self._before(views, name, states))
+        read, weights = attend_once(queries, memory.keys, memory.values, memory.bias, heads)
+        states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        return self._feed_forward(views, layer, states, dropouts), past, weights
+
+    def _attend_past(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Self-attention of one token of each hypothesis over those up to `step`: [B, K, D]."""
+        width, shape = self.settings.width, tf.shape(queries)
+        rows = tf.reshape(queries, [-1, 1, width])
+        read = [tf.reshape(part[:, :, : step + 1], [-1, step + 1, width]) for part in (keys, values)]
+        attended, _ = attend_once(rows, *read, tf.zeros([], queries.dtype), self.settings.heads)
+        return tf.reshape(attended, shape)
+
+
+class _Dropouts:
+    """The dropouts of one step; each has places of its own."""
+
+    def __init__(self, settings: TransformerSettings, seed: tf.Tensor | None):
+        self.residual = Dropout(settings.dropout, seed, purpose=0)
+        self.attention = Dropout(settings.attention_dropout, seed, purpose=1)
+        self.feed_forward = Dropout(settings.feed_forward_dropout, seed, purpose=2)
+
+
+def _append(cache: tf.Tensor, new: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """`cache` [B, K, T, D] with `new` [B, K, D] at place `step` of T."""
+    shape = tf.shape(cache)
+    rows = tf.range(shape[0] * shape[1]) * shape[2] + step
+    flat = tf.reshape(cache, [-1, cache.shape[-1]])
+    updated = tf.tensor_scatter_nd_update(flat, rows[:, None], tf.reshape(new, [-1, new.shape[-1]]))
+    return tf.reshape(updated, shape)
+
+
+def _parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
+    width, pre = settings.width, settings.normalization == "pre"
+    declared = _embedding_parameters(settings, source_size, target_size)
+    for layer in range(settings.encoder_layers):
+        declared += _self_attention_parameters(f"encoder/{layer}", width)
+        declared += _feed_forward_parameters(f"encoder/{layer}", settings)
+    if pre:
+        declared += layers.norm_parameters("encoder/norm", width)
+    blocks = 2 * settings.decoder_layers
+    declared += layers.dense_parameters("decoder/memory", width, blocks * width, blocks=blocks)
+    for layer in range(settings.decoder_layers):
+        declared += _self_attention_parameters(f"decoder/{layer}", width)
+        declared += _cross_attention_parameters(f"decoder/{layer}", width)
+        declared += _feed_forward_parameters(f"decoder/{layer}", settings)
+    return declared + (layers.norm_parameters("decoder/norm", width) if pre else [])
+
+
+def _embedding_parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
+    width, tied = settings.width, settings.tied_embeddings
+    if tied == "all":
+        return [layers.embedding_parameter("embedding", target_size, width)]
+    source = layers.embedding_parameter("encoder/embedding", source_size, width)
+    target = layers.embedding_parameter("decoder/embedding", target_size, width)
+    kernel = layers.embedding_parameter("output/kernel", target_size, width)
+    return [source, target, kernel] if tied == "none" else [source, target]
+
+
+def _self_attention_parameters(layer: str, width: int) -> list[Parameter]:
+    name = f"{layer}/self_attention"
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/query_key_value", width, 3 * width, blocks=3),
+        *layers.dense_parameters(f"{name}/output", width, width),
+    ]
+
+
+def _cross_attention_parameters(layer: str, width: int) -> list[Parameter]:
+    name = f"{layer}/cross_attention"
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/query", width, width),
+        *layers.dense_parameters(f"{name}/output", width, width),
+    ]
+
+
+def _feed_forward_parameters(layer: str, settings: TransformerSettings) -> list[Parameter]:
+    name, width, hidden = f"{layer}/feed_forward", settings.width, settings.feed_forward_width
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/hidden", width, hidden),
+        *layers.dense_parameters(f"{name}/output", hidden, width),
+    ]
+
+
+def _faults(settings: TransformerSettings, source_size: int, target_size: int) -> list[str]:
+    faults = faults_of(settings)
+    if settings.heads > 0 and settings.width % settings.heads:
+        faults.append(f"--heads={settings.heads}: must divide --width={settings.width}; take another number of heads.")
+    if settings.tied_embeddings == "all" and source_size != target_size:
+        faults.append(
+            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
+            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
+        )
+    return faults
