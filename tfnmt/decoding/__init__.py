@@ -1,0 +1,1 @@
+"""Translation with trained parameters: beam search, forced scoring, ensembles and averages."""
