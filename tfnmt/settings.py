@@ -6,10 +6,16 @@ A default, its help text and its limits stand once, in the field that owns them:
     class OptimizerSettings:
         learning_rate: float = setting(0.001, "Learning rate after the warm-up.", minimum=0)
 
+        def faults(self) -> list[str]:
+            ...  # optional: impossible combinations, one sentence each, asked once every field is within its limits
+
+Fields are `str`, `int`, `float`, `bool`, `tuple[str, ...]` (a list with commas), or one of these `| None`.
 `tfnmt.commands.application` turns the fields into absl flags and flags back into settings.
 """
 
+import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +27,8 @@ def setting(
     choices: Sequence[str] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    required: bool = False,
+    may_change: bool = False,
 ) -> Any:
     """One field of a settings dataclass.
 
@@ -30,22 +38,73 @@ def setting(
       choices: the words that a text setting accepts.
       minimum: the smallest number accepted.
       maximum: the largest number accepted.
+      required: the value may not be empty.
+      may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "required": required,
+        "may_change": may_change,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def faults_of(settings: Any) -> list[str]:
-    """Every value of `settings` outside its choices or limits, one sentence each, naming the flag."""
-    return [fault for field in dataclasses.fields(settings) if (fault := _fault(field, getattr(settings, field.name)))]
+    """What is wrong with `settings`, one sentence for each fault.
+
+    Returns:
+      The values outside their choices or limits or, when there are none, what the class's own `faults()` finds.
+    """
+    fields = dataclasses.fields(settings)
+    outside = [fault for field in fields if (fault := fault_of(field, getattr(settings, field.name)))]
+    if outside or not hasattr(settings, "faults"):
+        return outside
+    return list(settings.faults())
 
 
-def _fault(field: dataclasses.Field, value: Any) -> str | None:
+def fault_of(field: dataclasses.Field, value: Any) -> str | None:
+    """What is wrong with `value` for this field, naming the flag; None when it is within its choices and limits."""
     choices, minimum, maximum = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
-    if choices is not None and value not in choices:
-        return f"--{field.name}={value}: must be one of {', '.join(choices)}."
+    if value in (None, "", ()):
+        required = field.metadata.get("required") or (choices is not None and value == "" and "" not in choices)
+        return f"--{field.name} is missing: {field.metadata['help']}" if required else None
+    words = value if isinstance(value, tuple) else (value,)
+    if choices is not None and not set(words) <= set(choices):
+        return f"{flag_text(field.name, value)}: must be one of {', '.join(choices)}."
+    if value != value:
+        return f"{flag_text(field.name, value)}: must be a number."
     if minimum is not None and value < minimum:
-        return f"--{field.name}={value}: must be at least {minimum}."
+        return f"{flag_text(field.name, value)}: must be at least {minimum}."
     if maximum is not None and value > maximum:
-        return f"--{field.name}={value}: must be at most {maximum}."
+        return f"{flag_text(field.name, value)}: must be at most {maximum}."
     return None
+
+
+def flag_text(name: str, value: Any) -> str:
+    """`--name=value` as a command line or a flagfile takes it."""
+    return f"--{name}={value_text(value)}"
+
+
+def value_text(value: Any) -> str:
+    """`value` in the form that its flag accepts; None is the empty text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(value)
+        return line.getvalue()
+    return str(value)
+
+
+def flagfile_text(*settings: Any) -> str:
+    """A flagfile that gives exactly these settings, each flag once, under the name of its class."""
+    lines: dict[str, None] = {}
+    for each in settings:
+        lines[f"# {type(each).__name__}"] = None
+        lines |= {flag_text(field.name, getattr(each, field.name)): None for field in dataclasses.fields(each)}
+    return "\n".join(lines) + "\n"

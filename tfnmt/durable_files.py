@@ -1,0 +1,74 @@
+"""Files that survive a crash: whole and on the disk, or not there at all."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+Piece = bytes | memoryview
+CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What a file must be to be the one that was written."""
+
+    bytes: int
+    sha256: str
+
+
+def write(path: Path, pieces: Iterable[Piece]) -> Fingerprint:
+    """Writes a new file and waits until the disk has it.
+
+    Args:
+      path: must not exist yet.
+      pieces: the content, one after the other.
+
+    Returns:
+      The fingerprint of the content as it was in memory.
+    """
+    digest = hashlib.sha256()
+    with open(path, "xb", buffering=0) as file:
+        for piece in pieces:
+            digest.update(piece)
+            _write_whole(file, memoryview(piece))
+        os.fsync(file.fileno())
+        return Fingerprint(file.tell(), digest.hexdigest())
+
+
+def replace(path: Path, text: str) -> None:
+    """Puts `text` into `path`: after a crash the file holds either its old content or all of the new."""
+    aside = path.with_name(f".{path.name}.writing")
+    aside.unlink(missing_ok=True)
+    try:
+        write(aside, [text.encode()])
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Waits until the disk has the names in the directory `path`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of what `path` holds now."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        return Fingerprint(file.tell(), digest.hexdigest())
+
+
+def _write_whole(file, content: memoryview) -> None:
+    """An unbuffered file may take less than it is given: as much as fits on the disk, or 2 GB."""
+    while content:
+        content = content[file.write(content) :]
