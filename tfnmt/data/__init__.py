@@ -1,0 +1,1 @@
+"""Text files, vocabularies and the batches made of them."""

@@ -1,0 +1,170 @@
+"""Parallel text: plain files, gzip files and tab-separated files, read in bounded memory and checked before work.
+
+Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, so that Python and the
+graph always see the same lines.
+"""
+
+import codecs
+import dataclasses
+import difflib
+import gzip
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+_CHUNK_BYTES = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPair:
+    """Source and target lines: two files aligned by line, or the first two columns of one tab-separated file.
+
+    Names that end in `.gz` are gzip files.
+
+    Attributes:
+      source: file of the source lines, or the tab-separated file.
+      target: file of the target lines; None when `source` has both columns.
+    """
+
+    source: str
+    target: str | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The one or two files."""
+        return (self.source,) if self.target is None else (self.source, self.target)
+
+    def __str__(self) -> str:
+        return " and ".join(self.paths)
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """Opens a plain or a gzip file for reading."""
+    return gzip.open(path, "rb") if is_gzip(path) else open(path, "rb")
+
+
+def is_gzip(path: str) -> bool:
+    """Whether the name says that the file is compressed."""
+    return path.endswith(".gz")
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """The lines of `path`, without their ends."""
+    with open_bytes(path) as file:
+        for line in file:
+            yield line.decode("utf-8").rstrip("\n").replace("\r", "")
+
+
+def read_pairs(pair: TextPair) -> Iterator[tuple[str, str]]:
+    """The (source, target) lines of `pair`."""
+    if pair.target is not None:
+        yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
+        return
+    for line in read_lines(pair.source):
+        source, target = line.split("\t")[:2]
+        yield source, target
+
+
+def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
+    """Reads every file once and finds all that is wrong with them.
+
+    Returns:
+      The number of sentence pairs, and the faults: files missing or unreadable, undecodable bytes, NUL characters,
+      empty files, unequal numbers of lines, rows without a tab.
+    """
+    total, faults = 0, []
+    for pair in pairs:
+        reports = [inspect_file(path, tab_separated=pair.target is None) for path in pair.paths]
+        faults += [fault for report in reports for fault in report.faults]
+        counts = [report.lines for report in reports]
+        if all(counts) and len(set(counts)) > 1:
+            faults.append(_unequal(pair, counts))
+        total += min(counts)
+    return total, faults
+
+
+@dataclasses.dataclass
+class FileReport:
+    """What `inspect_file` found."""
+
+    path: str
+    lines: int = 0
+    faults: list[str] = dataclasses.field(default_factory=list)
+
+
+def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
+    """Counts the lines of `path` and looks for what cannot be trained on."""
+    report = FileReport(path)
+    if not pathlib.Path(path).is_file():
+        report.faults.append(_missing(pathlib.Path(path)))
+        return report
+    try:
+        with open_bytes(path) as file:
+            _inspect_stream(file, report)
+        if tab_separated and not report.faults:
+            _inspect_columns(report)
+    except (OSError, EOFError, zlib.error) as error:
+        kind = "a damaged gzip file" if is_gzip(path) else "unreadable"
+        report.faults.append(f"{path}: {kind} ({error}).")
+    return report
+
+
+def _inspect_stream(file: IO[bytes], report: FileReport) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    nul_found, last = False, b"\n"
+    while chunk := file.read(_CHUNK_BYTES):
+        if report.lines == 0 and last == b"\n" and chunk.startswith(_GZIP_MAGIC):
+            report.faults.append(f"{report.path}: this is a gzip file; its name must end in .gz.")
+            return
+        decoder = decoder and _decode(decoder, chunk, False, report)
+        if not nul_found and (nul_found := b"\0" in chunk):
+            line = report.lines + chunk[: chunk.index(b"\0")].count(b"\n") + 1
+            report.faults.append(f"{report.path}, line {line}: a NUL character; this is not a text file, or is UTF-16.")
+        report.lines += chunk.count(b"\n")
+        last = chunk[-1:]
+    if decoder:
+        _decode(decoder, b"", True, report)
+    report.lines += last != b"\n"
+    if report.lines == 0:
+        report.faults.append(f"{report.path}: the file is empty.")
+
+
+def _decode(
+    decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, report: FileReport
+) -> codecs.IncrementalDecoder | None:
+    """Decodes `chunk`; notes the first undecodable byte and then returns None, so that no more are looked for."""
+    try:
+        decoder.decode(chunk, final)
+    except UnicodeDecodeError as error:
+        # Bytes kept from the chunk before are the beginning of one character: they hold no line feed.
+        line = report.lines + error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        report.faults.append(f"{report.path}, line {line}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8.")
+        return None
+    return decoder
+
+
+def _inspect_columns(report: FileReport) -> None:
+    with open_bytes(report.path) as file:
+        bare = next((number for number, line in enumerate(file, start=1) if b"\t" not in line), None)
+    if bare is not None:
+        remedy = "every row needs a source and a target column; for two files give both flags"
+        report.faults.append(f"{report.path}, line {bare}: there is no tab; {remedy}.")
+
+
+def _unequal(pair: TextPair, counts: list[int]) -> str:
+    return (
+        f"{pair.source} has {counts[0]:,} lines and {pair.target} has {counts[1]:,}: line n of one must be the "
+        "translation of line n of the other."
+    )
+
+
+def _missing(path: pathlib.Path) -> str:
+    if path.is_dir():
+        return f"{path}: this is a directory; name a file in it."
+    if not path.parent.is_dir():
+        return f"{path}: there is no directory {path.parent}."
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
+    return f"{path}: there is no such file{f'; did you mean {path.parent / near[0]}?' if near else '.'}"

@@ -1,0 +1,146 @@
+"""A SentencePiece vocabulary, used in the graph by training, decoding and export alike."""
+
+import hashlib
+import pathlib
+
+import sentencepiece
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID
+from tfnmt.errors import UserError
+
+JOINT_NAME = "vocabulary.model"
+SOURCE_NAME = "vocabulary.source.model"
+TARGET_NAME = "vocabulary.target.model"
+
+
+class Vocabulary:
+    """The pieces of one SentencePiece model.
+
+    The model's bytes are read once and travel inside every graph that tokenizes, so that a dataset or an exported
+    function works in another process, where the file may not exist.
+
+    Attributes:
+      model: the serialized SentencePiece model.
+      size: number of pieces V, the special ones included.
+    """
+
+    def __init__(self, model_path: str | pathlib.Path):
+        """Reads the model at `model_path`.
+
+        Raises:
+          UserError: the file cannot be read, is no SentencePiece model or numbers its special pieces otherwise.
+        """
+        self.path = str(model_path)
+        self.model = _read_bytes(self.path)
+        self._processor = _load(self.path, self.model)
+        self.size = self._processor.vocab_size()
+        self._eager_tokenizer = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model: equal for equal vocabularies, wherever they are stored."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    def pieces(self) -> list[str]:
+        """The text of every piece, in the order of the ids."""
+        return [self._processor.id_to_piece(index) for index in range(self.size)]
+
+    def segment(self, line: str) -> list[str]:
+        """The pieces that `line` is cut into, END left out."""
+        return self._processor.encode(line, out_type=str)
+
+    def tokenize(self, lines: tf.Tensor, nbest: int = 0, alpha: float = 1.0) -> tf.RaggedTensor:
+        """Cuts lines into pieces, in the graph.
+
+        Subword sampling cuts a line differently each time. tensorflow-text draws it from a generator that cannot be
+        seeded, so runs that sample are not repeatable bit by bit.
+
+        Args:
+          lines: UTF-8 strings [B].
+          nbest: 0 for the best segmentation; above 1 samples among so many best ones; -1 among all.
+          alpha: smoothing of the sampling; the lower, the more even.
+
+        Returns:
+          int32 ids [B, None], each row ended by END_ID.
+        """
+        if nbest == 0:
+            return self._tokenizer().tokenize(lines)
+        sampler = tf_text.SentencepieceTokenizer(self.model, nbest_size=nbest, alpha=alpha, add_eos=True)
+        return sampler.tokenize(lines)
+
+    def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
+        """Joins pieces into text, in the graph.
+
+        Args:
+          ids: int32 [B, T]; what stands behind the first END_ID is ignored, and so are PAD_ID and BEGIN_ID.
+
+        Returns:
+          UTF-8 strings [B].
+        """
+        before_end = tf.equal(tf.cumsum(tf.cast(tf.equal(ids, END_ID), tf.int32), axis=1), 0)
+        is_text = before_end & tf.not_equal(ids, PAD_ID) & tf.not_equal(ids, BEGIN_ID)
+        return self._tokenizer().detokenize(tf.ragged.boolean_mask(tf.cast(ids, tf.int32), is_text))
+
+    def require_sampling(self, nbest: int, alpha: float) -> None:
+        """Refuses a kind of subword sampling that this vocabulary cannot do.
+
+        Raises:
+          UserError: the model is of a type, such as bpe, without a list of best segmentations.
+        """
+        try:
+            self._processor.encode("a", enable_sampling=nbest != 0, nbest_size=nbest, alpha=alpha)
+        except RuntimeError as error:
+            remedy = "give --subword_nbest=-1 (with bpe, alpha is then the share of merges left out) or 0"
+            raise UserError(f"--subword_nbest={nbest}: {self.path} cannot sample so; {remedy}.") from error
+
+    def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
+        # Inside a function the tokenizer must be an op of that function's own graph: a captured resource would tie
+        # the graph to this process. Eager calls share one, because building it parses the whole model.
+        if not tf.executing_eagerly():
+            return tf_text.SentencepieceTokenizer(self.model, add_eos=True)
+        if self._eager_tokenizer is None:
+            self._eager_tokenizer = tf_text.SentencepieceTokenizer(self.model, add_eos=True)
+        return self._eager_tokenizer
+
+
+def load_vocabularies(directory: str | pathlib.Path) -> tuple[Vocabulary, Vocabulary]:
+    """The source and the target vocabulary in `directory`: one object twice if they are joint.
+
+    Raises:
+      UserError: they are missing or unreadable.
+    """
+    directory = pathlib.Path(directory)
+    if tf.io.gfile.exists(str(directory / JOINT_NAME)):
+        joint = Vocabulary(directory / JOINT_NAME)
+        return joint, joint
+    missing = [name for name in (SOURCE_NAME, TARGET_NAME) if not tf.io.gfile.exists(str(directory / name))]
+    if missing:
+        wanted = f"{JOINT_NAME}, or {SOURCE_NAME} and {TARGET_NAME}"
+        raise UserError(f"--vocabulary={directory}: found no {' and no '.join(missing)}. It must hold {wanted}.")
+    return Vocabulary(directory / SOURCE_NAME), Vocabulary(directory / TARGET_NAME)
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: cannot read this vocabulary: {error.message}") from error
+
+
+def _load(path: str, model: bytes) -> sentencepiece.SentencePieceProcessor:
+    remedy = "Make one with tfnmt-vocabulary."
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = bool(model) and processor.LoadFromSerializedProto(model)
+    except RuntimeError:
+        loaded = False
+    if not loaded:
+        raise UserError(f"{path}: this is not a SentencePiece model. {remedy}")
+    found = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    wanted = (PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID)
+    if found != wanted:
+        raise UserError(f"{path}: the ids of pad, unk, bos and eos must be {wanted}, and are {found}. {remedy}")
+    return processor
