@@ -44,7 +44,8 @@ def generate(pairs: int = 4000, seed: int = 1) -> list[Pair]:
     sentences = random.Random(f"{seed}/sentences")
     found: dict[str, str] = {}
     while len(found) < pairs:
-        words = sentences.choices(MODIFIERS + WORDS, k=sentences.randint(_SHORTEST, _LONGEST))
+        words = sentences.choices(MODIFIERS + WORDS, k=sentences.randint(_SHORTEST, _LONGEST) - 1)
+        words += sentences.choices(WORDS)
         found.setdefault(" ".join(words), " ".join(lexicon[word] for word in reorder(words)))
     return [Pair(source, target, "generated") for source, target in found.items()]
 
@@ -53,6 +54,9 @@ def reorder(words: list[str]) -> list[str]:
     """`words` in the order of the target language: each modifier behind the word that it modifies.
 
     Of several modifiers the last one comes first: "small red house here" becomes "house red small here".
+
+    Args:
+      words: a sentence that does not end with a modifier.
     """
     ordered: list[str] = []
     waiting: list[str] = []
@@ -62,11 +66,11 @@ def reorder(words: list[str]) -> list[str]:
         else:
             ordered += [word, *reversed(waiting)]
             waiting = []
-    return ordered + waiting
+    return ordered
 
 
 def _lexicon(seed: int) -> dict[str, str]:
     """Source word -> target word, all different."""
     syllables = random.Random(f"{seed}/lexicon")
-    invented = [first + second + third for first in _SYLLABLES for second in _SYLLABLES for third in _SYLLABLES]
+    invented = [first + second for first in _SYLLABLES for second in _SYLLABLES]
     return dict(zip(MODIFIERS + WORDS, syllables.sample(invented, len(MODIFIERS + WORDS))))
