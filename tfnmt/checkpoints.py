@@ -229,7 +229,7 @@ class CheckpointStore:
         return dataclasses.replace(index, metrics=present)
 
     def _write_index(self, index: _Index) -> None:
-        durable_files.replace(self.directory / "index.json", index.to_json())
+        durable_files.replace(self.directory / "index.json", index.to_json().encode())
 
     def _refuse_without_room(self, checkpoint: Checkpoint) -> None:
         if shutil.disk_usage(self.directory).free < checkpoint_files.size_bytes(checkpoint):

@@ -37,12 +37,12 @@ def write(path: Path, pieces: Iterable[Piece]) -> Fingerprint:
         return Fingerprint(file.tell(), digest.hexdigest())
 
 
-def replace(path: Path, text: str) -> None:
-    """Puts `text` into `path`: after a crash the file holds either its old content or all of the new."""
+def replace(path: Path, content: bytes) -> None:
+    """Puts `content` into `path`: after a crash the file holds either its old content or all of the new."""
     aside = path.with_name(f".{path.name}.writing")
     aside.unlink(missing_ok=True)
     try:
-        write(aside, [text.encode()])
+        write(aside, [content])
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)

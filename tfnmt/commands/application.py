@@ -1,0 +1,116 @@
+"""What every console script shares: flags to settings, logging, and how it ends.
+
+def main() -> None:
+    application.run(_main, TrainingSettings, ModelChoice, Choice("model", registry.SETTINGS))
+
+def _main(training: TrainingSettings, choice: ModelChoice, model: ModelSettings) -> None:
+    ...
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from tfnmt.commands import logs
+from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
+from tfnmt.commands.help_text import help_text
+from tfnmt.commands.logs import log_to
+from tfnmt.errors import UserError
+from tfnmt.settings import value_text
+
+__all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
+
+FAILED, REFUSED, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
+"""Exit codes: a defect of the program; the user's to mend; Ctrl-C; nobody reads standard output any more."""
+
+_command_line = CommandLine([])
+
+
+def run(main: Callable[..., int | None], *requests: Request) -> NoReturn:
+    """Runs a console script and exits.
+
+    Exit codes: what `main` returns (None is 0), 2 for a `UserError`, 130 for Ctrl-C, 1 for a defect.
+
+    Args:
+      main: gets one settings instance for each request, in order.
+      requests: settings classes, or a `Choice` among several.
+    """
+    sys.exit(_run(main, requests))
+
+
+def given(name: str) -> bool:
+    """Whether the flag was given explicitly, in a flagfile or on the command line."""
+    return name in _command_line.given
+
+
+def configuration_table(*settings: Any) -> str:
+    """The settings by class: flag, value, and where the value comes from unless it is the default."""
+    rows: dict[str, tuple[str, str, str]] = {}
+    for each in settings:
+        rows[type(each).__name__] = (f"{type(each).__name__}:", "", "")
+        for name in each.__dataclass_fields__:
+            rows[name] = (f"  --{name}", value_text(getattr(each, name)) or "(none)", _origin(name))
+    widths = [max((len(row[column]) for row in rows.values()), default=0) for column in (0, 1)]
+    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows.values())
+
+
+def _origin(name: str) -> str:
+    if not given(name):
+        return ""
+    return _command_line.given[name].argument.origin or "command line"
+
+
+def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> int | None:
+    """Runs `main` and turns the way it ends into an exit code."""
+    try:
+        app.run(lambda settings: main(*settings), flags_parser=lambda words: _parse(requests, words[1:]))
+    except SystemExit as end:
+        return end.code
+    except HelpRequested as request:
+        print(_help(main, request.full))
+        return 0
+    except UserError as error:
+        _show(error)
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The interpreter flushes it at its end.
+        return OUTPUT_CLOSED
+    except Exception:
+        _show_defect()
+        return FAILED
+    finally:
+        logs.close()
+
+
+def _parse(requests: Sequence[Request], words: Sequence[str]) -> list[Any]:
+    global _command_line
+    _command_line = CommandLine(requests)
+    flags.FLAGS.mark_as_parsed()
+    logs.log_to_standard_error()
+    logging.set_verbosity(logging.INFO)
+    return _command_line.parse(words)
+
+
+def _help(main: Callable[..., int | None], full: bool) -> str:
+    summary = (sys.modules[main.__module__].__doc__ or "").strip().splitlines()
+    text = help_text(Path(sys.argv[0]).name, summary[0] if summary else "", _command_line)
+    return f"{text}\n{flags.FLAGS.get_help()}" if full else text
+
+
+def _show(error: UserError) -> None:
+    lines = "\n".join(f"error: {fault}" for fault in error.faults)
+    print(lines, file=sys.stderr)
+    logs.note(lines)
+
+
+def _show_defect() -> None:
+    traceback.print_exc()
+    for path in logs.note(traceback.format_exc()):
+        print(f"error: this stack trace is also in {path}.", file=sys.stderr)

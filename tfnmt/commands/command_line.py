@@ -1,0 +1,207 @@
+"""Settings classes as absl flags, and a command line as settings: every fault of it found at once."""
+
+import collections
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from tfnmt.commands.flagfiles import Argument, expand
+from tfnmt.errors import refuse
+from tfnmt.settings import fault_of, faults_of, flag_text
+
+KINDS = {
+    str: (flags.DEFINE_string, "a text"),
+    int: (flags.DEFINE_integer, "a whole number"),
+    float: (flags.DEFINE_float, "a number"),
+    bool: (flags.DEFINE_boolean, "true or false"),
+    tuple[str, ...]: (flags.DEFINE_list, "a list with commas"),
+}
+"""Type of a field -> what defines its flag, and the words for its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A request for one of several settings classes: the one that a flag names.
+
+    The command line accepts the flags of all of them, and refuses those that the chosen one does not have.
+
+    Attributes:
+      flag: a field of another class that is asked for beside this one.
+      classes: value of that flag -> settings class.
+    """
+
+    flag: str
+    classes: Mapping[str, type]
+
+
+Request = type | Choice
+
+
+class HelpRequested(Exception):  # noqa: N818 (it is not an error)
+    """`--help` or `--helpfull` was given."""
+
+    def __init__(self, full: bool):
+        super().__init__()
+        self.full = full
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A flag's value and the argument that gave it."""
+
+    value: Any
+    argument: Argument
+
+
+class CommandLine:
+    """One program's flags.
+
+    Attributes:
+      classes: every settings class that a request names.
+      given: flag name -> what was given explicitly, in a flagfile or on the command line.
+    """
+
+    def __init__(self, requests: Sequence[Request]):
+        """Defines a flag for each field of the classes in `requests`, beside the flags that absl has itself."""
+        self.requests = requests
+        self.classes = [cls for request in requests for cls in _classes(request)]
+        self.given: dict[str, Given] = {}
+        self._types: dict[str, Any] = {}
+        self._flags = flags.FlagValues()
+        for cls in self.classes:
+            for field, type_ in _typed_fields(cls):
+                self._define(field, type_)
+        self._flags.append_flag_values(flags.FLAGS)
+
+    def parse(self, words: Sequence[str]) -> list[Any]:
+        """Turns the words behind the program's name into one settings instance for each request.
+
+        Raises:
+          UserError: with everything that is wrong, each with its place in a flagfile.
+          HelpRequested: help was asked for.
+        """
+        faults: list[str] = []
+        arguments = collections.deque(expand([Argument(word) for word in words], faults))
+        while arguments:
+            argument = arguments.popleft()
+            if fault := self._assign(argument, arguments):
+                faults.append(argument.fault(fault))
+        settings = [self._settings(request, faults) for request in self.requests]
+        faults += self._limit_faults(settings) + self._useless_flags(settings)
+        refuse(list(dict.fromkeys(faults)) or [fault for each in settings for fault in faults_of(each)])
+        return settings
+
+    def _define(self, field: dataclasses.Field, type_: Any) -> None:
+        """Defines the flag of a field; classes may share a name if they agree on the type."""
+        if self._types.setdefault(field.name, type_) != type_:
+            raise ValueError(f"Two settings classes give --{field.name} different types.")
+        if field.name not in self._flags:
+            define, _ = KINDS[without_none(type_)]
+            define(field.name, None, field.metadata["help"], flag_values=self._flags)
+
+    def _assign(self, argument: Argument, following: collections.deque[Argument]) -> str | None:
+        """Sets the flag that `argument` gives, whose value may be the first of the `following`.
+
+        Returns:
+          What is wrong with it, if anything is.
+        """
+        name, value = argument.name, argument.value
+        if not argument.is_flag:
+            return f"{argument.text!r} is not a flag; write --name=value."
+        if name in ("help", "helpshort", "helpfull"):
+            raise HelpRequested(full=name == "helpfull")
+        if value is None and self._is_boolean(name):
+            value = "true"
+        if value is None and name.startswith("no") and self._is_boolean(name[2:]):
+            name, value = name[2:], "false"
+        if value is None and following and not following[0].text.startswith("--"):
+            value = following.popleft().text
+        if name not in self._flags:
+            return f"--{name} is not a flag of this command.{self._suggestion(name)}"
+        if value is None:
+            return f"--{name} needs a value."
+        return self._store(name, value, argument)
+
+    def _store(self, name: str, text: str, argument: Argument) -> str | None:
+        type_, flag = self._types.get(name), self._flags[name]
+        if text == "" and type_ is not None and without_none(type_) is not type_:
+            self.given[name] = Given(None, argument)
+            return None
+        try:
+            flag.parse(text)
+        except flags.IllegalFlagValueError as error:
+            return f"--{name}={text}: must be {KINDS[without_none(type_)][1]}." if type_ else str(error)
+        flag.using_default_value = False
+        value = tuple(flag.value) if type_ == tuple[str, ...] else flag.value
+        self.given[name] = Given(value, argument)
+        return None
+
+    def _is_boolean(self, name: str) -> bool:
+        return name in self._flags and self._flags[name].boolean
+
+    def _suggestion(self, name: str) -> str:
+        names = [*self._types, *(f"no{each}" for each in self._types if self._is_boolean(each))]
+        nearest = difflib.get_close_matches(name, names, n=1)
+        return f" Did you mean --{nearest[0]}?" if nearest else ""
+
+    def _settings(self, request: Request, faults: list[str]) -> Any:
+        """The instance for `request`, with the class's own default for every flag that was not given."""
+        if not isinstance(request, Choice):
+            return self._instance(request)
+        value = self._value(request.flag)
+        if value not in request.classes:
+            faults.append(f"{flag_text(request.flag, value)}: must be one of {', '.join(request.classes)}.")
+            value = next(iter(request.classes))
+        return self._instance(request.classes[value])
+
+    def _instance(self, cls: type) -> Any:
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: self.given[name].value for name in names if name in self.given})
+
+    def _value(self, name: str) -> Any:
+        """The value of a flag that belongs to a class which is not a matter of choice."""
+        plain = [self._instance(request) for request in self.requests if not isinstance(request, Choice)]
+        return next(getattr(each, name) for each in plain if hasattr(each, name))
+
+    def _limit_faults(self, settings: Iterable[Any]) -> list[str]:
+        faults = []
+        for field, value in (
+            (field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)
+        ):
+            if fault := fault_of(field, value):
+                given = self.given.get(field.name)
+                faults.append(given.argument.fault(fault) if given else fault)
+        return faults
+
+    def _useless_flags(self, settings: Iterable[Any]) -> list[str]:
+        """The flags that were given but belong only to a class that was not chosen."""
+        used = {field.name for each in settings for field in dataclasses.fields(each)}
+        faults = []
+        for choice in (request for request in self.requests if isinstance(request, Choice)):
+            offered = dict.fromkeys(field.name for cls in choice.classes.values() for field in dataclasses.fields(cls))
+            for name in offered:
+                if name in self.given and name not in used:
+                    fault = f"--{name} does nothing with {flag_text(choice.flag, self._value(choice.flag))}."
+                    faults.append(self.given[name].argument.fault(fault))
+        return faults
+
+
+def without_none(type_: Any) -> Any:
+    """The type of an optional field's values; any other type as it is."""
+    if not isinstance(type_, types.UnionType):
+        return type_
+    return next(part for part in typing.get_args(type_) if part is not type(None))
+
+
+def _classes(request: Request) -> Iterable[type]:
+    return request.classes.values() if isinstance(request, Choice) else [request]
+
+
+def _typed_fields(cls: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+    hints = typing.get_type_hints(cls)
+    return ((field, hints[field.name]) for field in dataclasses.fields(cls))

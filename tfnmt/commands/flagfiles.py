@@ -1,0 +1,89 @@
+"""The words of a command line, with flagfiles read in their place."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One word of the command line or one line of a flagfile.
+
+    Attributes:
+      text: the word or the line.
+      origin: `file:line`; empty for the command line.
+      directory: where relative flagfiles that it names are looked for first.
+    """
+
+    text: str
+    origin: str = ""
+    directory: Path = Path()
+
+    def fault(self, text: str) -> str:
+        """`text`, with the place of this argument before it if that is a file."""
+        return f"{self.origin}: {text}" if self.origin else text
+
+    @property
+    def name(self) -> str:
+        """The flag's name: what stands between the dashes and the equals sign."""
+        return self.text.lstrip("-").partition("=")[0]
+
+    @property
+    def value(self) -> str | None:
+        """What stands behind the equals sign; None when there is none."""
+        _, equals, value = self.text.partition("=")
+        return value if equals else None
+
+    @property
+    def is_flag(self) -> bool:
+        """True unless this is a plain word."""
+        return self.text.startswith("-") and self.text.strip("-") != ""
+
+
+def expand(arguments: Sequence[Argument], faults: list[str], outer: tuple[Path, ...] = ()) -> list[Argument]:
+    """Puts the lines of the flagfiles before the other arguments, which so override them.
+
+    The same holds inside a flagfile: what it says itself overrides the flagfiles that it names.
+
+    Args:
+      arguments: as given; `--flagfile=path` and `--flagfile path` name files.
+      faults: what is wrong with the files is added here.
+      outer: the files that are being read, for files that name each other.
+    """
+    from_files, others = [], []
+    words = iter(arguments)
+    for argument in words:
+        if argument.is_flag and argument.name == "flagfile":
+            path = argument.value if argument.value is not None else next(words, Argument("")).text
+            from_files += _read(path, argument, faults, outer)
+        else:
+            others.append(argument)
+    return from_files + others
+
+
+def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, ...]) -> list[Argument]:
+    """The arguments in the flagfile `text`, which is looked for beside the file that names it, then here."""
+    beside = argument.directory / text
+    path = beside if beside.is_file() else Path(text)
+    if path.resolve() in outer:
+        faults.append(argument.fault(f"--flagfile={text}: this file names itself, directly or through others."))
+        return []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        faults.append(argument.fault(f"--flagfile={text}: {reason}.{_suggestion(path)}"))
+        return []
+    arguments = [
+        Argument(line.strip(), f"{path}:{number}", path.parent)
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.strip().startswith(("#", "//"))
+    ]
+    return expand(arguments, faults, (*outer, path.resolve()))
+
+
+def _suggestion(path: Path) -> str:
+    siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+    nearest = difflib.get_close_matches(str(path), siblings, n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else ""

@@ -1,0 +1,66 @@
+"""What `--help` prints: the flags by settings class, each with its type, default and limits."""
+
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterable
+
+from tfnmt.commands.command_line import KINDS, Choice, CommandLine, Request, without_none
+from tfnmt.settings import flag_text
+
+WIDTH = 100
+
+
+def help_text(program: str, summary: str, command_line: CommandLine) -> str:
+    """The help of `program`, which `summary` describes in one sentence."""
+    usage = f"{program}: {summary}\n\nUsage: {program} [--flag=value ...] [--flagfile=path ...]"
+    note = (
+        "A flagfile holds one flag a line; what is given on the command line overrides it. "
+        "--helpfull shows the flags of the libraries too."
+    )
+    sections = [usage, textwrap.fill(note, WIDTH)]
+    shown: set[type] = set()
+    for request in command_line.requests:
+        sections += _request_sections(request, shown)
+    return "\n\n".join(sections) + "\n"
+
+
+def _request_sections(request: Request, shown: set[type]) -> Iterable[str]:
+    """One section for each class in `request` and each of its bases, in the order of inheritance."""
+    classes = request.classes if isinstance(request, Choice) else {None: request}
+    bases = {cls: value for value, leaf in classes.items() for cls in reversed(leaf.__mro__)}
+    for cls in bases:
+        if dataclasses.is_dataclass(cls) and cls not in shown:
+            shown.add(cls)
+            value = next((value for value, leaf in classes.items() if leaf is cls), None)
+            condition = f" With {flag_text(request.flag, value)}:" if isinstance(request, Choice) and value else ""
+            yield from _section(cls, condition)
+
+
+def _section(cls: type, condition: str) -> Iterable[str]:
+    """The fields that `cls` itself declares."""
+    own = [field for field in dataclasses.fields(cls) if field.name in inspect.get_annotations(cls)]
+    if own:
+        hints = typing.get_type_hints(cls)
+        heading = f"{(cls.__doc__ or cls.__name__).splitlines()[0]}{condition}"
+        yield "\n".join([heading, *(_flag(field, hints[field.name]) for field in own)])
+
+
+def _flag(field: dataclasses.Field, type_: object) -> str:
+    prefix = "  --[no]" if type_ is bool else "  --"
+    head = prefix + flag_text(field.name, field.default).removeprefix("--")
+    text = f"{field.metadata['help']} ({_domain(field, type_)})"
+    body = textwrap.indent(textwrap.fill(text, WIDTH - 6), "      ")
+    return f"{head}\n{body}"
+
+
+def _domain(field: dataclasses.Field, type_: object) -> str:
+    """The values that a field accepts."""
+    choices, minimum, maximum = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    words = [f"one of {', '.join(choices)}" if choices else KINDS[without_none(type_)][1]]
+    words += [f"at least {minimum}"] if minimum is not None else []
+    words += [f"at most {maximum}"] if maximum is not None else []
+    words += ["required"] if field.metadata.get("required") else []
+    words += ["empty for none"] if without_none(type_) is not type_ else []
+    return ", ".join(words)

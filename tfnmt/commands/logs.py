@@ -1,0 +1,67 @@
+"""The log: plain lines on standard error, and in a file once a run directory is known."""
+
+import logging as standard_logging
+import sys
+from pathlib import Path
+
+from absl import logging
+
+
+class _Lines(standard_logging.Formatter):
+    """The time and the text; the level too where it is more than information."""
+
+    def formatMessage(self, record: standard_logging.LogRecord) -> str:  # noqa: N802 (the base class names it)
+        """The record as one line."""
+        ordinary = record.levelno <= standard_logging.INFO
+        level = "" if ordinary else f"{record.levelname.lower()}: "
+        return f"{record.asctime} {level}{record.message}"
+
+    def usesTime(self) -> bool:  # noqa: N802 (the base class names it)
+        """Always."""
+        return True
+
+
+_files: list[standard_logging.FileHandler] = []
+
+
+def log_to_standard_error() -> None:
+    """Makes absl log plain lines, `HH:MM:SS text`, from the level of information on."""
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_Lines(datefmt="%H:%M:%S"))
+    handler.python_handler.stream = sys.stderr
+
+
+def log_to(directory: Path | str, name: str | None = None) -> Path:
+    """Adds a log file to which every line goes too.
+
+    Args:
+      directory: where it is put, such as a run directory's `logs`; created when missing.
+      name: its name without `.log`; by default the program's.
+
+    Returns:
+      The file, which is continued if it exists.
+    """
+    path = Path(directory) / f"{name or Path(sys.argv[0]).name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = standard_logging.FileHandler(path)
+    handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
+    logging.get_absl_logger().addHandler(handler)
+    _files.append(handler)
+    return path
+
+
+def note(text: str) -> list[Path]:
+    """Writes `text`, such as a stack trace, to the log files alone; returns these."""
+    record = standard_logging.LogRecord("tfnmt", standard_logging.ERROR, "", 0, text, None, None)
+    for handler in _files:
+        handler.handle(record)
+    return [Path(handler.baseFilename) for handler in _files]
+
+
+def close() -> None:
+    """Ends logging to files."""
+    while _files:
+        handler = _files.pop()
+        logging.get_absl_logger().removeHandler(handler)
+        handler.close()
