@@ -1,5 +1,6 @@
 """Language codes: what catalogues write and what a user asks for."""
 
+import re
 import unicodedata
 from collections.abc import Collection
 
@@ -16,17 +17,18 @@ _OTHER_NAMES = {
     "sr": ("sr-cyrl", "sr-cyrl-rs", "sr-rs"),
     "sr-latn": ("sr-latn-rs",),
 }
+_CODE = re.compile("[A-Za-z]{2,3}(_[A-Za-z0-9]+)*")
 _SHOWN_AS = {"zh-hans": "zh", "zh-cn": "zh", "zh-tw": "zh-hant", "iw": "he"}
 
 
 def parse_pair(languages: str) -> tuple[str, str]:
-    """The two codes of "en-de", or of "en-pt_BR" where a code has a region.
+    """The two codes of "en-de", or of "en-pt_BR" where a code has a region, as they are written.
 
     Raises:
       UserError: there are not two different codes.
     """
-    codes = [normal_code(code) for code in languages.split("-")]
-    if len(codes) != 2 or not all(codes) or codes[0] == codes[1]:
+    codes = [code.strip() for code in languages.split("-")]
+    if len(codes) != 2 or not all(_CODE.fullmatch(code) for code in codes) or codes[0] == codes[1]:
         raise UserError(
             f"--languages={languages}: give two different codes joined by a hyphen, such as en-de; "
             "a region or script is joined by an underscore, such as en-pt_BR."
@@ -49,9 +51,10 @@ def find_code(wanted: str, codes: Collection[str]) -> str | None:
     """The one of `codes` that holds the language `wanted`, None when none does.
 
     Args:
-      wanted: a normal code.
+      wanted: a code in any spelling.
       codes: codes as a catalogue writes them.
     """
+    wanted = normal_code(wanted)
     spelled = {normal_code(code): code for code in sorted(codes)}
     names = (wanted, *_OTHER_NAMES.get(wanted, ()), f"{wanted}-{wanted}")
     for name in names:
@@ -93,7 +96,7 @@ _SCRIPTS = {
 
 def scripts_of(code: str) -> frozenset[str]:
     """Unicode's names of the scripts that the language is written in; empty when it is not known here."""
-    language, *parts = code.split("-")
+    language, *parts = normal_code(code).split("-")
     if "latn" in parts:
         return frozenset({"LATIN"})
     found = (scripts.split() for scripts, languages in _SCRIPTS.items() if language in languages.split())

@@ -1,0 +1,96 @@
+"""Corpora that the user has as files: Multi30k as it is distributed, and any parallel text."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from tfnmt.corpora.pairs import Pair
+from tfnmt.corpora.report import Report, Step
+from tfnmt.corpora.splitting import Splits
+from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
+from tfnmt.errors import UserError, refuse
+from tfnmt.settings import setting
+
+_MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """The files of --corpus=multi30k and --corpus=files."""
+
+    input: str = setting(
+        "", "Directory of --corpus=multi30k: train, val and test_2016_flickr, each as NAME.LANGUAGE or NAME.LANGUAGE.gz."
+    )
+    train_source: tuple[str, ...] = setting(
+        (),
+        "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target.",
+    )
+    train_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --train_source, in its order.")
+    validation_source: tuple[str, ...] = setting(
+        (), "Source lines to validate on; held out of the training lines when not given; tab-separated as above."
+    )
+    validation_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --validation_source.")
+    test_source: tuple[str, ...] = setting(
+        (), "Source lines to test on; held out of the training lines when not given; tab-separated as above."
+    )
+    test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.")
+
+
+def read_multi30k(settings: FileSettings, languages: tuple[str, str], report: Report) -> Splits:
+    """The three splits of Multi30k as they are.
+
+    Raises:
+      UserError: the directory lacks one of the files, or one is damaged.
+    """
+    if not settings.input:
+        raise UserError("--corpus=multi30k needs --input=DIRECTORY with the files of Multi30k.")
+    directory = pathlib.Path(settings.input).expanduser()
+    found = {
+        name: [TextPair(*(str(_plain_or_gzip(directory / f"{stem}.{code}")) for code in languages))]
+        for name, stem in _MULTI30K.items()
+    }
+    return _read(found, report)
+
+
+def read_files(settings: FileSettings, report: Report) -> Splits:
+    """The splits for which the settings name files, "train" at least.
+
+    Raises:
+      UserError: flags do not fit each other, or files are missing or damaged.
+    """
+    faults: list[str] = []
+    files = {
+        name: _text_pairs(name, getattr(settings, f"{name}_source"), getattr(settings, f"{name}_target"), faults)
+        for name in ("train", "validation", "test")
+    }
+    if not settings.train_source:
+        faults.append("--corpus=files needs --train_source, and --train_target unless that is tab-separated.")
+    refuse(faults)
+    return _read({name: pairs for name, pairs in files.items() if pairs}, report)
+
+
+def _text_pairs(name: str, sources: Sequence[str], targets: Sequence[str], faults: list[str]) -> list[TextPair]:
+    if not targets:
+        return [TextPair(source) for source in sources]
+    if len(sources) != len(targets):
+        faults.append(f"--{name}_source names {len(sources)} files and --{name}_target {len(targets)}: give as many.")
+        return []
+    return [TextPair(source, target) for source, target in zip(sources, targets, strict=True)]
+
+
+def _read(files: dict[str, list[TextPair]], report: Report) -> Splits:
+    """Reads all files, after all were found sound."""
+    _, faults = inspect_pairs([pair for pairs in files.values() for pair in pairs])
+    refuse(faults)
+    splits: Splits = {}
+    for name, text_pairs in files.items():
+        splits[name] = [Pair(*lines) for pair in text_pairs for lines in read_pairs(pair)]
+        names = [pathlib.Path(path).name for pair in text_pairs for path in pair.paths]
+        report.add_source({"split": name, "files": names, "pairs": len(splits[name])})
+        report.add(Step(f"read {name}", read=len(splits[name])))
+    return splits
+
+
+def _plain_or_gzip(path: pathlib.Path) -> pathlib.Path:
+    """`path` if there is such a file, else its name with .gz."""
+    return path if path.is_file() else path.with_name(f"{path.name}.gz")

