@@ -1,0 +1,123 @@
+"""When training ends by itself: at a limit, or when evaluations stop improving."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+from tfnmt.progress import format_number
+from tfnmt.settings import setting
+from tfnmt.training.totals import Totals
+
+HIGHER_IS_BETTER = {"bleu": True, "chrf": True, "ter": False, "loss": False, "cross_entropy": False}
+"""The metrics of an evaluation, and which way is up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoppingSettings:
+    """Limits of a run, the parts before a resume included; whichever comes first ends it."""
+
+    max_updates: int = setting(0, "Updates after which training ends; 0 for no such limit.", minimum=0)
+    max_epochs: int = setting(
+        0, "Epochs after which training ends, with the first update that reads beyond; 0 for no such limit.", minimum=0
+    )
+    max_tokens: int = setting(0, "Target tokens after which training ends; 0 for no such limit.", minimum=0)
+    max_minutes: float = setting(
+        0.0,
+        "Minutes of training after which it ends, evaluation and saving not counted; 0 for no such limit.",
+        minimum=0,
+    )
+    early_stopping_patience: int = setting(
+        0, "Evaluations in a row without improvement after which training ends; 0 for never.", minimum=0
+    )
+    early_stopping_metric: str = setting(
+        "bleu",
+        "The validation metric that decides which checkpoint is best and whether an evaluation improved.",
+        choices=tuple(HIGHER_IS_BETTER),
+    )
+    early_stopping_minimum: float = setting(
+        0.0, "Smallest change of the metric that counts as an improvement.", minimum=0
+    )
+
+
+class _Limit(NamedTuple):
+    text: str
+    limit: float
+    done: float
+
+
+def _limits(settings: StoppingSettings, totals: Totals) -> list[_Limit]:
+    limits = [
+        _Limit("updates", settings.max_updates, totals.updates),
+        _Limit("epochs", settings.max_epochs, totals.epochs),
+        _Limit("tokens", settings.max_tokens, totals.target_tokens),
+        _Limit("minutes", settings.max_minutes, totals.seconds / 60),
+    ]
+    return [limit for limit in limits if limit.limit > 0]
+
+
+def limit_reached(settings: StoppingSettings, totals: Totals) -> str | None:
+    """Which limit `totals` has reached, as text; None while there is more to do."""
+    reached = [limit for limit in _limits(settings, totals) if limit.done >= limit.limit]
+    return f"--max_{reached[0].text}={format_number(reached[0].limit)} reached" if reached else None
+
+
+def share_done(settings: StoppingSettings, totals: Totals) -> float | None:
+    """Share of the nearest limit that is used up, 0 to 1; None without a limit."""
+    shares = [limit.done / limit.limit for limit in _limits(settings, totals)]
+    return min(max(shares), 1.0) if shares else None
+
+
+def seconds_left(settings: StoppingSettings, totals: Totals, earlier: Totals) -> float | None:
+    """Seconds of training until the first limit, at the speed since `earlier`; None when it cannot be told."""
+    seconds = totals.seconds - earlier.seconds
+    pairs = zip(_limits(settings, totals), _limits(settings, earlier))
+    left = [(now.limit - now.done) * seconds / (now.done - then.done) for now, then in pairs if now.done > then.done]
+    return max(min(left), 0.0) if left else None
+
+
+def describe_limits(settings: StoppingSettings) -> str:
+    """What ends the run, as a sentence for its start."""
+    ends = [f"{format_number(limit.limit)} {limit.text}" for limit in _limits(settings, Totals())]
+    if settings.early_stopping_patience:
+        ends.append(f"{settings.early_stopping_patience} evaluations without a better {settings.early_stopping_metric}")
+    return f"Training ends after {' or '.join(ends)}." if ends else "Training has no limit: Ctrl-C saves and ends it."
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """The best evaluation so far. `dataclasses.asdict` makes it JSON, `EarlyStopping(**json)` brings it back."""
+
+    metric: str = ""
+    best: float | None = None
+    best_update: int = 0
+    evaluations_without_improvement: int = 0
+
+    def after(self, settings: StoppingSettings, value: float, update: int) -> "EarlyStopping":
+        """The state behind an evaluation of `--early_stopping_metric` at `update`.
+
+        A value of another metric than before starts afresh: the two cannot be compared.
+        """
+        metric = settings.early_stopping_metric
+        state = self if metric == self.metric else EarlyStopping(metric)
+        if _improves(settings, value, state.best):
+            return EarlyStopping(metric, value, update)
+        return dataclasses.replace(state, evaluations_without_improvement=state.evaluations_without_improvement + 1)
+
+    @property
+    def improved(self) -> bool:
+        """True when the last evaluation is the best one: what a plateau schedule and keep-best ask."""
+        return self.best is not None and self.evaluations_without_improvement == 0
+
+    def patience_ended(self, settings: StoppingSettings) -> str | None:
+        """Why training ends, as text; None while it goes on."""
+        if not 0 < settings.early_stopping_patience <= self.evaluations_without_improvement:
+            return None
+        best = f"; the best is {self.best:.4g} at update {self.best_update:,}" if self.best is not None else ""
+        return f"no better {self.metric} in {self.evaluations_without_improvement} evaluations{best}"
+
+
+def _improves(settings: StoppingSettings, value: float, best: float | None) -> bool:
+    if not math.isfinite(value) or best is None:
+        return math.isfinite(value)
+    change = value - best if HIGHER_IS_BETTER[settings.early_stopping_metric] else best - value
+    return change > 0 and change >= settings.early_stopping_minimum

@@ -1,0 +1,113 @@
+"""Sums over reports. They are divided once, where a number is shown."""
+
+import dataclasses
+import math
+
+from tfnmt.engines.report import BlockReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What the reports so far add up to. The difference of two totals is the sum of the reports between them.
+
+    A skipped update adds the time that it took and one to `skipped`, nothing else: its loss may not be a number.
+    """
+
+    updates: int = 0
+    skipped: int = 0
+    epochs: float = 0.0  # of the corpus; whole ones until the first has told how long they are
+    loss: float = 0.0  # nats
+    cross_entropy: float = 0.0  # nats
+    target_tokens: int = 0
+    source_tokens: int = 0
+    positions: int = 0
+    sentences: int = 0
+    gradient_norm: float = 0.0
+    seconds: float = 0.0  # evaluation and saving excluded
+    data_wait_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, report: BlockReport) -> "Totals":
+        """The totals of one report."""
+        time = {"seconds": report.seconds, "data_wait_seconds": report.data_wait_seconds}
+        if report.skipped is not None:
+            return cls(skipped=1, **time)
+        summed = ("loss", "cross_entropy", "target_tokens", "source_tokens", "positions", "sentences", "gradient_norm")
+        return cls(updates=1, **{name: getattr(report, name) for name in summed}, **time)
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """The sum, field by field."""
+        return Totals(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+    def __sub__(self, other: "Totals") -> "Totals":
+        """The difference, field by field."""
+        return Totals(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+    @property
+    def loss_per_token(self) -> float:
+        """Nats per target token, label smoothing included."""
+        return _ratio(self.loss, self.target_tokens)
+
+    @property
+    def cross_entropy_per_token(self) -> float:
+        """Nats per target token."""
+        return _ratio(self.cross_entropy, self.target_tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the cross entropy per target token."""
+        return math.exp(min(self.cross_entropy_per_token, 700.0))
+
+    @property
+    def mean_gradient_norm(self) -> float:
+        """The mean over the updates."""
+        return _ratio(self.gradient_norm, self.updates)
+
+    @property
+    def target_tokens_per_second(self) -> float:
+        """Target tokens that reached an update, per second of training."""
+        return _ratio(self.target_tokens, self.seconds)
+
+    @property
+    def source_tokens_per_second(self) -> float:
+        """Source tokens that reached an update, per second of training."""
+        return _ratio(self.source_tokens, self.seconds)
+
+    @property
+    def sentences_per_second(self) -> float:
+        """Sentence pairs that reached an update, per second of training."""
+        return _ratio(self.sentences, self.seconds)
+
+    @property
+    def data_wait_share(self) -> float:
+        """Share of the time spent waiting for batches."""
+        return _ratio(self.data_wait_seconds, self.seconds)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed positions that held padding."""
+        return _ratio(self.positions - self.source_tokens - self.target_tokens, self.positions)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochMeter:
+    """Measures an epoch's length in sentences, which filters make unknowable before one has been read."""
+
+    epoch: int = 0
+    began_at: int = 0  # sentences read before this epoch
+    length: float | None = None  # sentences in an epoch
+
+    def at(self, epoch: int, sentences: int) -> "EpochMeter":
+        """The meter once a batch of `epoch` comes, `sentences` having been read before it."""
+        if epoch <= self.epoch:
+            return self
+        return EpochMeter(epoch, sentences, (sentences - self.began_at) / (epoch - self.epoch))
+
+    def epochs(self, sentences: int) -> float:
+        """Epochs read, once `sentences` have been."""
+        share = (sentences - self.began_at) / self.length if self.length else 0.0
+        return self.epoch + min(share, 1.0)
+
+
+def _ratio(amount: float, of: float) -> float:
+    return amount / of if of else math.nan
