@@ -2,11 +2,11 @@
 
     lines -> this worker's shard -> blocks, shuffled -> pools -> tokens -> filter -> sort by length -> batches, shuffled
 
-A block is what is shuffled together (`shuffle_buffer` pairs), a pool what is sorted together (`pool_pairs` pairs, cut
-from a shuffled block). The shuffles are stateless and keyed by (seed, shard, epoch, block or pool), so a batch is known
-by its epoch, pool and place in the pool alone. That address travels in the batch. To go on behind it, the reader skips
-epochs without reading them and pools without tokenizing them. Everything runs in the graph and captures nothing, so
-a dataset can be built on, or sent to, any worker.
+A block is what is shuffled together (`shuffle_buffer` pairs), a pool what is sorted together (at most `pool_pairs`
+pairs of a shuffled block). The shuffles are stateless and keyed by seed, shard, epoch and block or pool, so a batch is
+known by its epoch, pool and place in the pool alone. That address travels in the batch. To go on behind it, the reader
+skips epochs without reading them and pools without tokenizing them. Everything runs in the graph and captures nothing,
+so a dataset can be built on, or sent to, any worker.
 """
 
 from collections.abc import Sequence
@@ -15,27 +15,19 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfnmt.batch import Batch
-from tfnmt.data import batching, filters
-from tfnmt.data.files import TextPair, is_gzip
+from tfnmt.data.files import TextPair
+from tfnmt.data.lines import END_OF_EPOCH, key, line_pairs, shuffled_pools
+from tfnmt.data.pools import Pool, PoolBuilder
 from tfnmt.data.settings import DataSettings
 from tfnmt.data.vocabulary import Vocabulary
 
 START = (0, 0, -1)
 """The position before the first batch."""
 
-_END_OF_EPOCH = -1
+_OF_LINES, _OF_LENGTHS, _OF_BATCHES = range(3)
+"""The purposes of the streams of random numbers of an epoch."""
+
 _BATCHES_AHEAD = 16
-
-
-class Pool(NamedTuple):
-    """Pairs sorted by length, and where they are cut into batches."""
-
-    place: tf.Tensor  # int64 [2]: epoch and pool
-    source_ids: tf.RaggedTensor  # int32 [B, None]
-    target_ids: tf.RaggedTensor  # int32 [B, None]
-    rows: tf.Tensor  # int64 [B]: place of each pair among the lines that the pool was given
-    borders: tf.Tensor  # int32 [batches + 1]
-    verdicts: tf.Tensor  # int32 [lines]: what became of each pair; see `filters.VERDICTS`
 
 
 class IndexedBatch(NamedTuple):
@@ -73,27 +65,27 @@ def training_batches(
     """
     shard, shards = (tf.cast(number, tf.int64) for number in (shard, shards))
     position = tf.cast(START if position is None else position, tf.int64)
-    shard_seed = tf.random.experimental.stateless_fold_in(tf.cast([0, seed], tf.int64), shard)
-    lines = _lines(files).shard(shards, shard)
+    shard_seed = key(tf.cast([0, seed], tf.int64), shard)
+    lines = line_pairs(files).shard(shards, shard)
+    builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
 
-    def epoch_of_lines(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = tf.random.experimental.stateless_fold_in(shard_seed, epoch)
+    def pools_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         first_pool = tf.where(epoch == position[0], position[1], 0)
-        return _shuffled_pools(lines, settings, epoch, epoch_seed, first_pool).concatenate(_end_of_epoch(epoch))
+        return shuffled_pools(lines, settings, epoch, key(shard_seed, epoch, _OF_LINES), first_pool)
+
+    def pool_of_lines(place: tf.Tensor, source_lines: tf.Tensor, target_lines: tf.Tensor) -> Pool:
+        return builder.for_training(place, source_lines, target_lines, key(shard_seed, place[0], _OF_LENGTHS, place[1]))
 
     def batches_of_pool(pool: Pool) -> tf.data.Dataset:
         used = tf.where(tf.reduce_all(pool.place == position[:2]), position[2] + 1, 0)
-        pool_seed = tf.random.experimental.stateless_fold_in(shard_seed + pool.place[0], pool.place[1])
-        order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(pool.borders) - 1), pool_seed)
-        places = tf.data.Dataset.range(tf.size(order, tf.int64)).skip(used)
-        return places.map(lambda place: _batch(pool, place, order[place]))
-
-    pools = tf.data.Dataset.range(position[0], tf.int64.max).flat_map(epoch_of_lines)
-    pools = pools.map(
-        lambda place, source, target: _pool(
-            place, source, target, source_vocabulary, target_vocabulary, settings, training=True
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(pool.batches), key(shard_seed, pool.place[0], _OF_BATCHES, pool.place[1])
         )
-    )
+        places = tf.data.Dataset.range(pool.batches).skip(used)
+        return places.map(lambda place: pool.batch(order[place], place))
+
+    # One pool is tokenized at a time: parallel calls of the tokenizer have been seen to lock each other out.
+    pools = tf.data.Dataset.range(position[0], tf.int64.max).flat_map(pools_of_epoch).map(pool_of_lines)
     pools = _refuse_empty_epochs(pools, position, shard, shards).prefetch(1)
     return _with_options(pools.flat_map(batches_of_pool).prefetch(_BATCHES_AHEAD))
 
@@ -111,140 +103,36 @@ def pair_batches(
     Returns:
       A dataset of `IndexedBatch`.
     """
-    pools = tf.data.Dataset.zip(tf.data.Dataset.counter(), _lines(files).batch(settings.pool_pairs))
+    builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
 
     def pool_of_lines(number: tf.Tensor, lines: tuple[tf.Tensor, tf.Tensor]) -> Pool:
-        place = tf.stack([0, number])
-        return _pool(place, *lines, source_vocabulary, target_vocabulary, settings, training=False)
+        return builder.every_pair(tf.stack([0, number]), *lines)
 
     def batches_of_pool(pool: Pool) -> tf.data.Dataset:
-        places = tf.data.Dataset.range(tf.size(pool.borders, tf.int64) - 1)
-        return places.map(lambda place: _indexed_batch(pool, place, settings.pool_pairs))
+        def indexed(number: tf.Tensor) -> IndexedBatch:
+            return IndexedBatch(pool.batch(number, number), pool.place[1] * settings.pool_pairs + pool.rows_of(number))
 
-    return _with_options(pools.map(pool_of_lines).flat_map(batches_of_pool).prefetch(_BATCHES_AHEAD))
+        return tf.data.Dataset.range(pool.batches).map(indexed)
 
-
-def corpus_pools(
-    files: Sequence[TextPair],
-    source_vocabulary: Vocabulary,
-    target_vocabulary: Vocabulary,
-    settings: DataSettings,
-    limit: int,
-) -> tf.data.Dataset:
-    """The pools of the first `limit` lines, in the order of the files: what training would make of them."""
-    lines = _lines(files).take(limit).batch(settings.pool_pairs)
-    return _with_options(
-        lines.map(
-            lambda source, target: _pool(
-                tf.zeros([2], tf.int64), source, target, source_vocabulary, target_vocabulary, settings, training=True
-            )
-        )
-    )
-
-
-def _lines(files: Sequence[TextPair]) -> tf.data.Dataset:
-    """Pairs (source, target) of string scalars, file after file."""
-    datasets = [_lines_of(pair) for pair in files]
-    lines = datasets[0]
-    for more in datasets[1:]:
-        lines = lines.concatenate(more)
-    return lines
-
-
-def _lines_of(pair: TextPair) -> tf.data.Dataset:
-    sides = [tf.data.TextLineDataset(path, "GZIP" if is_gzip(path) else "") for path in pair.paths]
-    if pair.target is not None:
-        return tf.data.Dataset.zip(*sides)
-    return sides[0].batch(1024).map(_columns).unbatch()
-
-
-def _columns(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first two columns of tab-separated `rows` [B]; a missing one is empty."""
-    columns = tf.strings.split(rows, "\t").to_tensor("", shape=[None, 2])
-    return columns[:, 0], columns[:, 1]
-
-
-def _shuffled_pools(
-    lines: tf.data.Dataset, settings: DataSettings, epoch: tf.Tensor, seed: tf.Tensor, first_pool: tf.Tensor
-) -> tf.data.Dataset:
-    """One epoch's (place int64 [2], source lines [B], target lines [B]) from `first_pool` on."""
-    pools_per_block = -(-settings.shuffle_buffer // settings.pool_pairs)
-    first_block = first_pool // pools_per_block
-
-    def pools_of_block(block: tf.Tensor, block_lines: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
-        pairs = tf.size(block_lines[0], tf.int64)
-        pools = -(-pairs // settings.pool_pairs)
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(pairs), tf.random.experimental.stateless_fold_in(seed, block)
-        )
-
-        def pool_of_block(pool: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            mine = order[pairs * pool // pools : pairs * (pool + 1) // pools]
-            place = tf.stack([epoch, block * pools_per_block + pool])
-            return place, *(tf.gather(side, mine) for side in block_lines)
-
-        used = tf.maximum(first_pool - block * pools_per_block, 0)
-        return tf.data.Dataset.range(pools).skip(used).map(pool_of_block)
-
-    blocks = lines.skip(first_block * settings.shuffle_buffer).batch(settings.shuffle_buffer)
-    return blocks.enumerate(first_block).flat_map(pools_of_block)
-
-
-def _end_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-    """A pool without lines that marks the end of `epoch`, so that an epoch without any pair is noticed."""
-    nothing = tf.zeros([0], tf.string)
-    return tf.data.Dataset.from_tensors((tf.stack([epoch, _END_OF_EPOCH]), nothing, nothing))
+    pools = line_pairs(files).batch(settings.pool_pairs).enumerate().map(pool_of_lines)
+    return _with_options(pools.flat_map(batches_of_pool).prefetch(_BATCHES_AHEAD))
 
 
 def _refuse_empty_epochs(
     pools: tf.data.Dataset, position: tf.Tensor, shard: tf.Tensor, shards: tf.Tensor
 ) -> tf.data.Dataset:
     """Fails at the end of an epoch without any batch: the reader would look for one for ever."""
-    message = "no sentence pair is left after filtering in this worker's shard of the training files; shard, shards:"
+    message = "No sentence pair of the training files is left after filtering in this worker's shard; shard, shards:"
 
     def check(batches: tf.Tensor, pool: Pool) -> tuple[tf.Tensor, Pool]:
-        batches += tf.size(pool.borders) - 1
-        is_end = pool.place[1] == _END_OF_EPOCH
-        tf.debugging.Assert(~is_end | (batches > 0), [message, shard, shards])
-        return tf.where(is_end, 0, batches), pool
+        batches += pool.batches
+        is_end = pool.place[1] == END_OF_EPOCH
+        with tf.control_dependencies([tf.debugging.Assert(~is_end | (batches > 0), [message, shard, shards])]):
+            return tf.where(is_end, tf.zeros_like(batches), batches), pool
 
     # The epoch in which the reader resumes had a batch already, whether or not one is left of it.
-    resumes = tf.cast(tf.reduce_any(position != START), tf.int32)
+    resumes = tf.cast(tf.reduce_any(position != START), tf.int64)
     return pools.scan(resumes, check)
-
-
-def _pool(
-    place: tf.Tensor,
-    source_lines: tf.Tensor,
-    target_lines: tf.Tensor,
-    source_vocabulary: Vocabulary,
-    target_vocabulary: Vocabulary,
-    settings: DataSettings,
-    training: bool,
-) -> Pool:
-    """Tokenizes lines [B], leaves pairs out (in training), sorts the rest by length and cuts them into batches."""
-    sampling = (settings.subword_nbest, settings.subword_alpha) if training else (0,)
-    source_ids = source_vocabulary.tokenize(source_lines, *sampling)
-    target_ids = target_vocabulary.tokenize(target_lines, *sampling)
-    lengths = [tf.cast(ids.row_lengths(), tf.int32) for ids in (source_ids, target_ids)]
-    verdicts = filters.verdicts(*lengths, settings) if training else tf.zeros_like(lengths[0])
-    kept = tf.squeeze(tf.where(verdicts == filters.KEPT), axis=1)
-    rows = tf.gather(kept, batching.length_order(*(tf.gather(side, kept) for side in lengths)))
-    sorted_lengths = [tf.gather(side, rows) for side in lengths]
-    borders = batching.cut(*sorted_lengths, settings.source_budget, settings.batch_tokens)
-    return Pool(place, tf.gather(source_ids, rows), tf.gather(target_ids, rows), rows, borders, verdicts)
-
-
-def _batch(pool: Pool, place: tf.Tensor, index: tf.Tensor) -> Batch:
-    """Batch `index` of `pool`, the `place`-th to come out."""
-    start, end = pool.borders[index], pool.borders[index + 1]
-    position = tf.concat([pool.place, [place]], axis=0)
-    return Batch(pool.source_ids[start:end].to_tensor(), pool.target_ids[start:end].to_tensor(), position)
-
-
-def _indexed_batch(pool: Pool, place: tf.Tensor, pool_pairs: int) -> IndexedBatch:
-    rows = pool.rows[pool.borders[place] : pool.borders[place + 1]]
-    return IndexedBatch(_batch(pool, place, place), pool.place[1] * pool_pairs + rows)
 
 
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:

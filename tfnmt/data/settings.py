@@ -34,7 +34,7 @@ class DataSettings:
     )
     shuffle_buffer: int = setting(200_000, "Sentence pairs held in memory and shuffled together.", minimum=1)
     pool_pairs: int = setting(
-        10_000, "Sentence pairs sorted by length together before they are cut into batches.", minimum=1
+        30_000, "Sentence pairs sorted by length together; the more, the less padding.", minimum=1
     )
     subword_nbest: int = setting(
         0,

@@ -1,0 +1,81 @@
+"""Parallel lines as datasets: in the order of the files, or shuffled block by block for one epoch."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfnmt.data.files import TextPair, is_gzip
+from tfnmt.data.settings import DataSettings
+
+END_OF_EPOCH = -1
+"""The number of the pool, without lines, that ends every epoch."""
+
+_ROWS_SPLIT_TOGETHER = 1024
+
+
+def key(seed: tf.Tensor, *address: int | tf.Tensor) -> tf.Tensor:
+    """The stateless seed [2] of what stands at `address` under `seed` [2]."""
+    for number in address:
+        seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, seed.dtype))
+    return seed
+
+
+def line_pairs(files: Sequence[TextPair]) -> tf.data.Dataset:
+    """Pairs (source, target) of string scalars, file after file."""
+    datasets = [_pairs_of(pair) for pair in files]
+    lines = datasets[0]
+    for more in datasets[1:]:
+        lines = lines.concatenate(more)
+    return lines
+
+
+def shuffled_pools(
+    lines: tf.data.Dataset, settings: DataSettings, epoch: tf.Tensor, seed: tf.Tensor, first_pool: tf.Tensor
+) -> tf.data.Dataset:
+    """The lines of one epoch in random order, from pool `first_pool` on.
+
+    A pool without lines, number END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
+
+    Args:
+      lines: what `line_pairs` gives.
+      settings: sizes of blocks and pools.
+      epoch: int64 scalar.
+      seed: stateless seed [2] of this epoch.
+      first_pool: int64 scalar.
+
+    Returns:
+      A dataset of (place int64 [2]: epoch and pool, source lines [B], target lines [B]).
+    """
+    pools_per_block = -(-settings.shuffle_buffer // settings.pool_pairs)
+    first_block = first_pool // pools_per_block
+
+    def pools_of_block(block: tf.Tensor, block_lines: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
+        pairs = tf.size(block_lines[0], tf.int64)
+        pools = -(-pairs // settings.pool_pairs)
+        order = tf.random.experimental.stateless_shuffle(tf.range(pairs), key(seed, block))
+
+        def pool_of_block(pool: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            mine = order[pairs * pool // pools : pairs * (pool + 1) // pools]
+            place = tf.stack([epoch, block * pools_per_block + pool])
+            return place, *(tf.gather(side, mine) for side in block_lines)
+
+        used = tf.maximum(first_pool - block * pools_per_block, 0)
+        return tf.data.Dataset.range(pools).skip(used).map(pool_of_block)
+
+    blocks = lines.skip(first_block * settings.shuffle_buffer).batch(settings.shuffle_buffer)
+    nothing = tf.zeros([0], tf.string)
+    end = tf.data.Dataset.from_tensors((tf.stack([epoch, END_OF_EPOCH]), nothing, nothing))
+    return blocks.enumerate(first_block).flat_map(pools_of_block).concatenate(end)
+
+
+def _pairs_of(pair: TextPair) -> tf.data.Dataset:
+    sides = [tf.data.TextLineDataset(path, "GZIP" if is_gzip(path) else "") for path in pair.paths]
+    if pair.target is not None:
+        return tf.data.Dataset.zip(*sides)
+    return sides[0].batch(_ROWS_SPLIT_TOGETHER).map(_columns).unbatch()
+
+
+def _columns(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first two columns of tab-separated `rows` [B]; a missing one is empty."""
+    columns = tf.strings.split(rows, "\t").to_tensor("", shape=[None, 2])
+    return columns[:, 0], columns[:, 1]
