@@ -5,6 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID
+from tfnmt.decoding.largest import largest
 
 IMPOSSIBLE = float("-inf")
 
@@ -41,8 +42,7 @@ def best_candidates(
     """
     forbidden = [PAD_ID, BEGIN_ID] + ([] if allow_unknown else [UNKNOWN_ID])
     hypotheses = logits.shape[1]
-    width = tf.minimum(2 * hypotheses + len(forbidden), tf.shape(logits)[2])
-    values, tokens = tf.math.top_k(logits, width)  # [B, K, W]
+    values, tokens = largest(logits, 2 * hypotheses + len(forbidden))  # [B, K, W]
     for token in forbidden:
         values = tf.where(tokens == token, IMPOSSIBLE, values)
     values, tokens = _only_end(values, tokens, logits[:, :, END_ID], must_end[:, None, None])

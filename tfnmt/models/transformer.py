@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of the tokens decoded so far."""
 
-    keys: tuple[tf.Tensor, ...]  # for each decoder layer, [B, K, T, D]
+    keys: tuple[tf.Tensor, ...]  # for each decoder layer, [B, K, T, D]; T grows with every step
     values: tuple[tf.Tensor, ...]  # for each decoder layer, [B, K, T, D]
 
 
@@ -90,7 +90,8 @@ class Transformer(Model):
 
     def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Cache:
         """See `Model.start`."""
-        shape = [tf.shape(memory.bias)[0], beams, length, self.settings.width]
+        del length
+        shape = [tf.shape(memory.bias)[0], beams, 0, self.settings.width]
         empty = tuple(tf.zeros(shape, memory.bias.dtype) for _ in range(self.settings.decoder_layers))
         return Cache(empty, empty)
 
@@ -105,7 +106,7 @@ class Transformer(Model):
             name = f"decoder/{layer}"
             read = Memory(memory.keys[layer], memory.values[layer], memory.bias)
             past = (cache.keys[layer], cache.values[layer])
-            states, (key, value), weights = self._decoder_step(views, name, states, read, past, step)
+            states, (key, value), weights = self._decoder_step(views, name, states, read, past)
             keys.append(key)
             values.append(value)
         states = self._last_norm(views, "decoder", states)
@@ -203,15 +204,14 @@ class Transformer(Model):
         states: tf.Tensor,
         memory: Memory,
         past: tuple[tf.Tensor, tf.Tensor],
-        step: tf.Tensor,
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
         """One decoder layer on one token of each hypothesis, `states` [B, K, D]."""
         heads, dropouts = self.settings.heads, _Dropouts(self.settings, None)
         name = f"{layer}/self_attention"
         inputs = self._before(views, name, states)
         queries, *new = tf.split(layers.dense(views, f"{name}/query_key_value", inputs), 3, axis=-1)
-        past = tuple(_append(cache, part, step) for cache, part in zip(past, new))
-        read = self._attend_past(queries, *past, step)
+        past = tuple(tf.concat([cache, part[:, :, None]], axis=2) for cache, part in zip(past, new))
+        read = self._attend_past(queries, *past)
         states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
         name = f"{layer}/cross_attention"
         queries = layers.dense(views, f"{name}/query", self._before(views, name, states))
@@ -219,13 +219,13 @@ class Transformer(Model):
         states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
         return self._feed_forward(views, layer, states, dropouts), past, weights
 
-    def _attend_past(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Self-attention of one token of each hypothesis over those up to `step`: [B, K, D]."""
-        width, shape = self.settings.width, tf.shape(queries)
+    def _attend_past(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """Self-attention of one token of each hypothesis over those up to this one: [B, K, D]."""
+        width, length = self.settings.width, tf.shape(keys)[2]
         rows = tf.reshape(queries, [-1, 1, width])
-        read = [tf.reshape(part[:, :, : step + 1], [-1, step + 1, width]) for part in (keys, values)]
+        read = [tf.reshape(part, [-1, length, width]) for part in (keys, values)]
         attended, _ = attend_once(rows, *read, tf.zeros([], queries.dtype), self.settings.heads)
-        return tf.reshape(attended, shape)
+        return tf.reshape(attended, tf.shape(queries))
 
 
 class _Dropouts:
@@ -235,15 +235,6 @@ class _Dropouts:
         self.residual = Dropout(settings.dropout, seed, purpose=0)
         self.attention = Dropout(settings.attention_dropout, seed, purpose=1)
         self.feed_forward = Dropout(settings.feed_forward_dropout, seed, purpose=2)
-
-
-def _append(cache: tf.Tensor, new: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """`cache` [B, K, T, D] with `new` [B, K, D] at place `step` of T."""
-    shape = tf.shape(cache)
-    rows = tf.range(shape[0] * shape[1]) * shape[2] + step
-    flat = tf.reshape(cache, [-1, cache.shape[-1]])
-    updated = tf.tensor_scatter_nd_update(flat, rows[:, None], tf.reshape(new, [-1, new.shape[-1]]))
-    return tf.reshape(updated, shape)
 
 
 def _parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
