@@ -66,7 +66,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
         name: dataclasses.asdict(durable_files.write(directory / name, pieces))
         for name, pieces in _contents(checkpoint)
     }
-    manifest = {"format": FORMAT, "update": checkpoint.update, "files": fingerprints}
+    manifest = {"format": FORMAT, "files": fingerprints}
     durable_files.write(directory / MANIFEST, [_json(manifest)])
     durable_files.sync_directory(directory)
     verify(directory)
@@ -88,15 +88,16 @@ def read(directory: Path, slots: Container[str] | None = None) -> Checkpoint:
         for name in manifest["files"]
         if name.startswith("state.")
     }
+    progress = json.loads((directory / PROGRESS).read_bytes())
     return Checkpoint(
-        update=manifest["update"],
+        update=progress["update"],
         parameters=safetensors.numpy.load_file(directory / PARAMETERS),
         state={
             slot: safetensors.numpy.load_file(directory / name)
             for slot, name in state_files.items()
             if slots is None or slot in slots
         },
-        progress=json.loads((directory / PROGRESS).read_bytes()),
+        progress=progress["progress"],
     )
 
 
@@ -131,7 +132,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         if manifest["format"] > FORMAT:
             raise DamagedError(f"{path} has format {manifest['format']}, made by a newer version of tfnmt")
-        if {PARAMETERS, PROGRESS} <= manifest["files"].keys() and isinstance(manifest["update"], int):
+        if {PARAMETERS, PROGRESS} <= manifest["files"].keys():
             return manifest
     except OSError as error:
         raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
@@ -145,7 +146,7 @@ def _contents(checkpoint: Checkpoint) -> Iterator[tuple[str, Iterable[Piece]]]:
     yield PARAMETERS, _safetensors(checkpoint.parameters)
     for slot, arrays in checkpoint.state.items():
         yield f"state.{slot}.safetensors", _safetensors(arrays)
-    yield PROGRESS, [_json(checkpoint.progress)]
+    yield PROGRESS, [_json({"update": checkpoint.update, "progress": checkpoint.progress})]
 
 
 def _safetensors(arrays: Arrays) -> Iterator[Piece]:

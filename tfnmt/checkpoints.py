@@ -65,8 +65,9 @@ class _Index:
     def rated(self, update: int, metric: float | None) -> "_Index":
         """With this metric of `update`; None and NaN forget it."""
         others = {other: value for other, value in self.metrics.items() if other != update}
-        known = metric is not None and not math.isnan(metric)
-        return dataclasses.replace(self, metrics=others | {update: metric} if known else others)
+        if metric is not None and not math.isnan(metric):
+            others[update] = float(metric)
+        return dataclasses.replace(self, metrics=others)
 
     def to_json(self) -> str:
         return json.dumps({"newest": self.newest, "best": self.best, "metrics": self.metrics}, indent=1)
@@ -149,8 +150,8 @@ class CheckpointStore:
             try:
                 path = directories.get(candidate, self.directory / _name(candidate))
                 checkpoint = checkpoint_files.read(path, slots)
-            except DamagedError as damage:
-                damages.append(str(damage))
+            except DamagedError as error:
+                damages.append(str(error))
                 continue
             for damage in damages:
                 logging.warning("Checkpoint damaged: %s. Using that of update %d instead.", damage, candidate)

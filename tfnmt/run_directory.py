@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -85,7 +86,7 @@ class RunDirectory:
         recorded = self._recorded["settings"].get(cls.__name__)
         if recorded is None:
             raise UserError(f"{self.path / SETTINGS}: has no {cls.__name__}. {self._made_by()}")
-        unknown = recorded.keys() - {field.name for field in dataclasses.fields(cls)}
+        unknown = recorded.keys() - inspect.signature(cls).parameters.keys()
         refuse([f"{self.path / SETTINGS}: {name} is not a setting. {self._made_by()}" for name in sorted(unknown)])
         return cls(**{name: _from_json(value) for name, value in recorded.items()})
 
@@ -251,7 +252,7 @@ def _differences(path: Path, settings: Sequence[Any]) -> list[str]:
     different = [
         f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
         for name in before
-        if _shown(before, name) != _shown(values, name) and not _may_change(fields.get(name))
+        if (name not in values or before[name] != values[name]) and not _may_change(fields.get(name))
     ]
     heading = (
         f"--run_directory={path} was made with other settings. Go on with the old ones by "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
@@ -65,10 +65,10 @@ def _origin(name: str) -> str:
     return _command_line.given[name].argument.origin or "command line"
 
 
-def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> int | None:
+def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | int | None:
     """Runs `main` and turns the way it ends into an exit code."""
     try:
-        app.run(lambda settings: main(*settings), flags_parser=lambda words: _parse(requests, words[1:]))
+        app.run(lambda settings: _call(main, settings), flags_parser=lambda words: _parse(requests, words[1:]))
     except SystemExit as end:
         return end.code
     except HelpRequested as request:
@@ -89,12 +89,17 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> int | 
         logs.close()
 
 
+def _call(main: Callable[..., int | None], settings: Sequence[Any]) -> int | None:
+    code = main(*settings)
+    sys.stdout.flush()  # A reader that has gone is noticed here rather than by the interpreter at its end.
+    return code
+
+
 def _parse(requests: Sequence[Request], words: Sequence[str]) -> list[Any]:
     global _command_line
     _command_line = CommandLine(requests)
     flags.FLAGS.mark_as_parsed()
     logs.log_to_standard_error()
-    logging.set_verbosity(logging.INFO)
     return _command_line.parse(words)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -14,7 +14,7 @@ from tfnmt.commands.flagfiles import Argument, expand
 from tfnmt.errors import refuse
 from tfnmt.settings import fault_of, faults_of, flag_text
 
-KINDS = {
+KINDS: dict[Any, tuple[Callable[..., Any], str]] = {
     str: (flags.DEFINE_string, "a text"),
     int: (flags.DEFINE_integer, "a whole number"),
     float: (flags.DEFINE_float, "a number"),
@@ -137,8 +137,7 @@ class CommandLine:
         except flags.IllegalFlagValueError as error:
             return f"--{name}={text}: must be {KINDS[without_none(type_)][1]}." if type_ else str(error)
         flag.using_default_value = False
-        value = tuple(flag.value) if type_ == tuple[str, ...] else flag.value
-        self.given[name] = Given(value, argument)
+        self.given[name] = Given(tuple(flag.value) if isinstance(flag.value, list) else flag.value, argument)
         return None
 
     def _is_boolean(self, name: str) -> bool:

@@ -27,9 +27,8 @@ _files: list[standard_logging.FileHandler] = []
 def log_to_standard_error() -> None:
     """Makes absl log plain lines, `HH:MM:SS text`, from the level of information on."""
     logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(_Lines(datefmt="%H:%M:%S"))
-    handler.python_handler.stream = sys.stderr
+    logging.get_absl_handler().setFormatter(_Lines(datefmt="%H:%M:%S"))
+    logging.set_verbosity(logging.INFO)
 
 
 def log_to(directory: Path | str, name: str | None = None) -> Path:
