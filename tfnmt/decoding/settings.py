@@ -2,42 +2,56 @@
 
 import dataclasses
 
-from tfnmt.settings import faults_of, setting
+from tfnmt.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodingSettings:
     """The search and its batches."""
 
-    beam_size: int = setting(5, "Hypotheses kept alive for each sentence (K); 1 is greedy search.", minimum=1)
+    beam_size: int = setting(
+        5, "Hypotheses kept alive for each sentence (K); 1 is greedy search.", minimum=1
+    )
     length_penalty: float = setting(
         0.6,
         "Exponent a of the length penalty: a hypothesis of n tokens, end included, scores its log-probability divided "
         "by ((5 + n) / 6)^a. 0 compares plain log-probabilities; larger values give longer translations.",
         minimum=0,
     )
-    nbest: int = setting(1, "Translations returned for each sentence, at most --beam_size.", minimum=1)
+    nbest: int = setting(
+        1, "Translations returned for each sentence, at most --beam_size.", minimum=1
+    )
     max_length_factor: float = setting(
-        2.0, "A translation has at most this many tokens for each source token, plus --max_length_constant.", minimum=0
+        2.0,
+        "A translation has at most this many tokens for each source token, plus --max_length_constant.",
+        minimum=0,
     )
     max_length_constant: int = setting(
-        10, "Tokens that a translation may have beyond --max_length_factor times the source's.", minimum=1
+        10,
+        "Tokens that a translation may have beyond --max_length_factor times the source's.",
+        minimum=1,
     )
     longest_source_tokens: int = setting(
-        512, "Source sentences are cut to this many tokens before translation, with a warning.", minimum=2
+        512,
+        "Source sentences are cut to this many tokens before translation, with a warning.",
+        minimum=2,
     )
-    allow_unknown: bool = setting(False, "Let the unknown token appear in translations.")
-    decoding_batch_sentences: int = setting(64, "Sentences translated at once, at most.", minimum=1)
+    allow_unknown: bool = setting(
+        False, "Let the unknown token appear in translations."
+    )
+    decoding_batch_sentences: int = setting(
+        64, "Sentences translated at once, at most.", minimum=1
+    )
     decoding_batch_tokens: int = setting(
-        4096, "Source positions, padding included, that are translated at once, at most.", minimum=1
+        4096,
+        "Source positions, padding included, that are translated at once, at most.",
+        minimum=1,
     )
 
-
-def decoding_faults(settings: DecodingSettings) -> list[str]:
-    """Everything wrong with `settings`, one sentence for each fault."""
-    faults = faults_of(settings)
-    if settings.nbest > settings.beam_size:
-        faults.append(
-            f"--nbest={settings.nbest}: only --beam_size={settings.beam_size} translations are kept; raise --beam_size."
-        )
-    return faults
+    def faults(self) -> list[str]:
+        """What contradicts itself."""
+        if self.nbest <= self.beam_size:
+            return []
+        return [
+            f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."
+        ]

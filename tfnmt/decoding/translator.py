@@ -12,11 +12,12 @@ from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.decoding.batching import cut_batches, pad
 from tfnmt.decoding.beam_search import beam_search
 from tfnmt.decoding.ensemble import Ensemble
-from tfnmt.decoding.settings import DecodingSettings, decoding_faults
+from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.decoding.source_text import SourceText
 from tfnmt.errors import UserError, refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
+from tfnmt.settings import faults_of
 
 Report = Callable[[int, int], None]
 """Called with the sentences and the target tokens of each batch that is done."""
@@ -29,7 +30,9 @@ class Hypothesis(NamedTuple):
     score: float  # log-probability / length penalty: what hypotheses of a sentence are compared by
     log_probability: float  # of all tokens, END_ID included; nats
     tokens: tuple[int, ...]  # END_ID included
-    attention: np.ndarray | None = None  # float32 [T, S]: a row for each token over the source's, when asked for
+    attention: np.ndarray | None = (
+        None  # float32 [T, S]: a row for each token over the source's, when asked for
+    )
 
 
 NOTHING = Hypothesis("", 0.0, 0.0, ())
@@ -62,7 +65,7 @@ class Translator:
         Raises:
           UserError: the settings are impossible.
         """
-        refuse(decoding_faults(settings))
+        refuse(faults_of(settings))
         self.settings = settings
         self._models = [model] if isinstance(model, Model) else list(model)
         self._layouts = [layout] if isinstance(layout, Layout) else list(layout)
@@ -103,10 +106,14 @@ class Translator:
             chosen = [places[index] for index in batch]
             found = search(vectors, pad([sentences[place] for place in chosen]))
             lengths = [len(sentences[place]) for place in chosen]
-            for place, hypotheses in zip(chosen, self._hypotheses(found, lengths, with_attention)):
+            for place, hypotheses in zip(
+                chosen, self._hypotheses(found, lengths, with_attention)
+            ):
                 results[place] = hypotheses
             if report is not None:
-                report(len(chosen), sum(len(results[place][0].tokens) for place in chosen))
+                report(
+                    len(chosen), sum(len(results[place][0].tokens) for place in chosen)
+                )
         return results
 
     def best(self, vectors: Sequence[tf.Tensor], lines: Sequence[str]) -> list[str]:
@@ -118,13 +125,19 @@ class Translator:
         key = (members, with_attention)
         if key not in self._graphs:
             models = self._models * members if len(self._models) == 1 else self._models
-            layouts = self._layouts * members if len(self._layouts) == 1 else self._layouts
+            layouts = (
+                self._layouts * members if len(self._layouts) == 1 else self._layouts
+            )
             if len(models) != members:
-                raise ValueError(f"{members} parameter vectors for {len(models)} models.")
+                raise ValueError(
+                    f"{members} parameter vectors for {len(models)} models."
+                )
             vectors = [tf.TensorSpec([layout.size], tf.float32) for layout in layouts]
             search = functools.partial(self._search, models, layouts, with_attention)
             signature = [vectors, tf.TensorSpec([None, None], tf.int32)]
-            self._graphs[key] = tf.function(search, input_signature=signature, autograph=False)
+            self._graphs[key] = tf.function(
+                search, input_signature=signature, autograph=False
+            )
         return self._graphs[key]
 
     def _search(
@@ -136,13 +149,27 @@ class Translator:
         source_ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         views = [layout.unpack(vector) for layout, vector in zip(layouts, vectors)]
-        joined, views = (models[0], views[0]) if len(models) == 1 else (Ensemble(models), views)
+        joined, views = (
+            (models[0], views[0]) if len(models) == 1 else (Ensemble(models), views)
+        )
         found = beam_search(joined, views, source_ids, self.settings, with_attention)
         sentences, results, length = tf.unstack(tf.shape(found.ids))
-        texts = self._target_vocabulary.detokenize(tf.reshape(found.ids, [sentences * results, length]))
-        return tf.reshape(texts, [sentences, results]), found.ids, found.scores, found.attention
+        texts = self._target_vocabulary.detokenize(
+            tf.reshape(found.ids, [sentences * results, length])
+        )
+        return (
+            tf.reshape(texts, [sentences, results]),
+            found.ids,
+            found.scores,
+            found.attention,
+        )
 
-    def _hypotheses(self, found: Sequence[tf.Tensor], source_lengths: Sequence[int], with_attention: bool):
+    def _hypotheses(
+        self,
+        found: Sequence[tf.Tensor],
+        source_lengths: Sequence[int],
+        with_attention: bool,
+    ):
         """The hypotheses of each sentence of a batch, best first."""
         texts, ids, scores, attention = (tensor.numpy() for tensor in found)
         if not np.isfinite(scores[:, 0]).all():
@@ -156,13 +183,21 @@ class Translator:
                     texts[row, place],
                     ids[row, place],
                     scores[row, place],
-                    attention[row, place, :, :source_length] if with_attention else None,
+                    attention[row, place, :, :source_length]
+                    if with_attention
+                    else None,
                 )
                 for place in np.flatnonzero(np.isfinite(scores[row]))
             ]
 
-    def _hypothesis(self, text: bytes, ids: np.ndarray, score: float, attention: np.ndarray | None) -> Hypothesis:
+    def _hypothesis(
+        self, text: bytes, ids: np.ndarray, score: float, attention: np.ndarray | None
+    ) -> Hypothesis:
         tokens = tuple(ids[ids != PAD_ID].tolist())
-        log_probability = float(score) * ((5 + len(tokens)) / 6) ** self.settings.length_penalty
+        log_probability = (
+            float(score) * ((5 + len(tokens)) / 6) ** self.settings.length_penalty
+        )
         rows = None if attention is None else attention[: len(tokens)]
-        return Hypothesis(text.decode("utf-8", "replace"), float(score), log_probability, tokens, rows)
+        return Hypothesis(
+            text.decode("utf-8", "replace"), float(score), log_probability, tokens, rows
+        )
