@@ -20,9 +20,7 @@ def test_perfect_translations():
 
 
 def test_worse_translations_score_worse():
-    better = evaluate(
-        ["A man in an orange hat looks at it.", *REFERENCES[1:]], REFERENCES
-    )
+    better = evaluate(["A man in an orange hat looks at it.", *REFERENCES[1:]], REFERENCES)
     worse = evaluate(["An orange hat.", *REFERENCES[1:]], REFERENCES)
     assert 100 > better.bleu > worse.bleu > 0
     assert 100 > better.chrf > worse.chrf > 0
@@ -39,9 +37,7 @@ def test_agrees_with_a_count_by_hand():
 def test_signatures_and_json():
     scores = evaluate(REFERENCES, REFERENCES)
     assert (
-        "tok:13a" in scores.bleu_signature
-        and "nc:6" in scores.chrf_signature
-        and "tok:tercom" in scores.ter_signature
+        "tok:13a" in scores.bleu_signature and "nc:6" in scores.chrf_signature and "tok:tercom" in scores.ter_signature
     )
     assert json.loads(json.dumps(scores.as_dict()))["bleu"] == pytest.approx(100)
     assert set(scores.signatures()) == {"bleu", "chrf", "ter"}
@@ -50,21 +46,13 @@ def test_signatures_and_json():
 
 def test_chinese_is_not_one_long_word():
     hypotheses, references = ["我喜欢猫和狗。"], ["我喜欢狗和猫。"]
-    assert (
-        "tok:zh"
-        in evaluate(hypotheses, references, target_language="zh_Hant").bleu_signature
-    )
-    assert (
-        evaluate(hypotheses, references, target_language="zh").bleu
-        > evaluate(hypotheses, references).bleu
-    )
+    assert "tok:zh" in evaluate(hypotheses, references, target_language="zh_Hant").bleu_signature
+    assert evaluate(hypotheses, references, target_language="zh").bleu > evaluate(hypotheses, references).bleu
 
 
 @pytest.mark.parametrize("language", ["ja", "ko"])
 def test_languages_whose_tokenizer_may_be_missing(language):
-    assert (
-        evaluate(["私は猫が好き"], ["私は犬が好き"], target_language=language).bleu > 0
-    )
+    assert evaluate(["私は猫が好き"], ["私は犬が好き"], target_language=language).bleu > 0
 
 
 def test_tokenizers():
@@ -86,9 +74,7 @@ def test_confidence_intervals_hold_the_score():
 
 @pytest.mark.parametrize("hypotheses", [[], ["one"]])
 def test_unequal_numbers_are_refused(hypotheses):
-    with pytest.raises(
-        UserError, match=f"{len(hypotheses)} translations and 3 references"
-    ):
+    with pytest.raises(UserError, match=f"{len(hypotheses)} translations and 3 references"):
         evaluate(hypotheses, REFERENCES)
 
 

@@ -28,9 +28,7 @@ class Scores(NamedTuple):
     bleu_signature: str
     chrf_signature: str
     ter_signature: str
-    intervals: dict[
-        str, tuple[float, float]
-    ]  # metric -> bounds that hold 95% of the bootstrap's scores
+    intervals: dict[str, tuple[float, float]]  # metric -> bounds that hold 95% of the bootstrap's scores
 
     def signatures(self) -> dict[str, str]:
         """Metric -> signature."""
@@ -43,9 +41,7 @@ class Scores(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """JSON values; the intervals are left out when there are none."""
         values = self._asdict()
-        intervals = {
-            name: list(bounds) for name, bounds in values.pop("intervals").items()
-        }
+        intervals = {name: list(bounds) for name, bounds in values.pop("intervals").items()}
         return values | ({"intervals": intervals} if intervals else {})
 
     def __str__(self) -> str:
@@ -92,9 +88,7 @@ def evaluate(
         TER(normalized=is_asian, asian_support=is_asian),
     ]
     results = [
-        metric.corpus_score(
-            list(hypotheses), [list(references)], n_bootstrap=max(bootstrap_samples, 1)
-        )
+        metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=max(bootstrap_samples, 1))
         for metric in metrics
     ]
     signatures = [metric.get_signature().format() for metric in metrics]
@@ -107,9 +101,7 @@ def evaluate(
 
 def tokenizer_for(language: str | None) -> str:
     """sacreBLEU's tokenizer for BLEU in `language`; single characters where the proper one is not installed."""
-    name = TOKENIZERS.get(
-        (language or "").replace("-", "_").split("_")[0].lower(), _OTHER_LANGUAGES
-    )
+    name = TOKENIZERS.get((language or "").replace("-", "_").split("_")[0].lower(), _OTHER_LANGUAGES)
     module, package = _PACKAGES.get(name, (None, None))
     if module is None or importlib.util.find_spec(module):
         return name
@@ -122,9 +114,7 @@ def tokenizer_for(language: str | None) -> str:
     return "char"
 
 
-def _intervals(
-    results: Sequence[Any], bootstrap_samples: int
-) -> dict[str, tuple[float, float]]:
+def _intervals(results: Sequence[Any], bootstrap_samples: int) -> dict[str, tuple[float, float]]:
     if bootstrap_samples < 2:
         return {}
     middles_and_halves = [(result._mean, result._ci) for result in results]

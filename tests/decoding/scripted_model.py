@@ -22,28 +22,20 @@ class ScriptedModel(Model):
 
     def __init__(self, vocabulary_size: int, sources: int = 8):
         self.settings = ModelSettings()
-        self.parameters = (
-            Parameter("table", (sources, HISTORIES, vocabulary_size), _random),
-        )
+        self.parameters = (Parameter("table", (sources, HISTORIES, vocabulary_size), _random),)
 
     def loss(self, views, batch, seed=None):
         total = -tf.reduce_sum(self.log_probabilities(views, batch))
-        return LossSums(
-            total, total, tf.cast(tf.math.count_nonzero(batch.target_ids), tf.float32)
-        )
+        return LossSums(total, total, tf.cast(tf.math.count_nonzero(batch.target_ids), tf.float32))
 
     def log_probabilities(self, views, batch: Batch):
         memory = self.encode(views, batch.source_ids)
         cache = self.start(views, memory, 1, tf.shape(batch.target_ids)[1])
         previous, rows = tf.fill([batch.target_ids.shape[0], 1], BEGIN_ID), []
         for step in range(batch.target_ids.shape[1]):
-            logits, cache, _ = self.step(
-                views, memory, cache, previous, tf.constant(step)
-            )
+            logits, cache, _ = self.step(views, memory, cache, previous, tf.constant(step))
             previous = batch.target_ids[:, step : step + 1]
-            rows.append(
-                tf.gather(tf.nn.log_softmax(logits)[:, 0], previous[:, 0], batch_dims=1)
-            )
+            rows.append(tf.gather(tf.nn.log_softmax(logits)[:, 0], previous[:, 0], batch_dims=1))
         return tf.where(batch.target_ids == 0, 0.0, tf.stack(rows, axis=1))
 
     def encode(self, views, source_ids):
@@ -60,9 +52,7 @@ class ScriptedModel(Model):
         history = (31 * cache["history"][:, :, 0] + previous_ids) % HISTORIES
         kinds = tf.broadcast_to(memory["kind"][:, None], tf.shape(history))
         logits = tf.gather_nd(views["table"], tf.stack([kinds, history], axis=2))
-        attention = tf.repeat(
-            memory["attention"][:, None], tf.shape(history)[1], axis=1
-        )
+        attention = tf.repeat(memory["attention"][:, None], tf.shape(history)[1], axis=1)
         return logits, {"history": history[:, :, None]}, attention
 
     def operations_per_pair(self, source_length, target_length):
@@ -87,11 +77,7 @@ def exhaustive_search(
     allow_unknown: bool = False,
 ):
     """Every finished translation of at most `limit` tokens as (score, tokens), best first."""
-    words = [
-        token
-        for token in range(table.shape[2])
-        if token > END_ID or (allow_unknown and token == UNKNOWN_ID)
-    ]
+    words = [token for token in range(table.shape[2]) if token > END_ID or (allow_unknown and token == UNKNOWN_ID)]
     found = []
     for length in range(limit):
         penalty = math.pow((5 + length + 1) / 6, exponent)

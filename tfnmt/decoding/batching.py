@@ -20,9 +20,7 @@ def cut_batches(lengths: Sequence[int], sentences: int, tokens: int) -> list[lis
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        fits = batches and len(batches[-1]) < min(
-            sentences, tokens // lengths[batches[-1][0]]
-        )
+        fits = batches and len(batches[-1]) < min(sentences, tokens // lengths[batches[-1][0]])
         if fits:
             batches[-1].append(place)
         else:

@@ -32,9 +32,7 @@ DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than 
 class Hypotheses(NamedTuple):
     """N hypotheses for each sentence, best first. During the search ids and attention have BEGIN_ID's place too."""
 
-    ids: (
-        tf.Tensor
-    )  # int32 [B, N, T], END_ID included when finished, filled up with PAD_ID
+    ids: tf.Tensor  # int32 [B, N, T], END_ID included when finished, filled up with PAD_ID
     scores: tf.Tensor  # float32 [B, N]: log-probability, divided by the length penalty when finished; or -infinity
     attention: tf.Tensor  # float32 [B, N, T, S]; T is 0 unless attention was asked for
 
@@ -79,22 +77,15 @@ def beam_search(
         return (_reorder(search, parents),)
 
     search = _begin(model, views, source_ids, settings, with_attention)
-    (search,) = tf.while_loop(
-        go_on, advance, (search,), (_loose_shapes(search),), parallel_iterations=1
-    )
+    (search,) = tf.while_loop(go_on, advance, (search,), (_loose_shapes(search),), parallel_iterations=1)
     found = _deliver(search)
     return found._replace(ids=found.ids[:, :, 1:], attention=found.attention[:, :, 1:])
 
 
 def length_limits(source_ids: tf.Tensor, settings: DecodingSettings) -> tf.Tensor:
     """int32 [B]: the most tokens, END_ID included, that each sentence's translation may have."""
-    lengths = tf.math.count_nonzero(
-        tf.not_equal(source_ids, PAD_ID), axis=1, dtype=tf.int32
-    )
-    return (
-        tf.cast(settings.max_length_factor * tf.cast(lengths, tf.float32), tf.int32)
-        + settings.max_length_constant
-    )
+    lengths = tf.math.count_nonzero(tf.not_equal(source_ids, PAD_ID), axis=1, dtype=tf.int32)
+    return tf.cast(settings.max_length_factor * tf.cast(lengths, tf.float32), tf.int32) + settings.max_length_constant
 
 
 def _begin(
@@ -138,17 +129,10 @@ def _loose_shapes(search: Search) -> Search:
     """Shape invariants: the batch shrinks, hypotheses grow, and so may a cache along all but its last dimension."""
 
     def loose(tensor: tf.Tensor, fixed: tuple[int, ...]) -> tf.TensorShape:
-        return tf.TensorShape(
-            [
-                size if place in fixed else None
-                for place, size in enumerate(tensor.shape)
-            ]
-        )
+        return tf.TensorShape([size if place in fixed else None for place, size in enumerate(tensor.shape)])
 
     def all_of(nest: Nest, rule) -> Nest:
-        return tf.nest.map_structure(
-            lambda tensor: loose(tensor, rule(tensor.shape.rank)), nest
-        )
+        return tf.nest.map_structure(lambda tensor: loose(tensor, rule(tensor.shape.rank)), nest)
 
     shapes = all_of(search, lambda rank: (1,))
     return shapes._replace(
@@ -166,38 +150,21 @@ def _advance(
 ) -> tuple[Search, tf.Tensor]:
     """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]
-    logits, cache, attention = model.step(
-        views, search.memory, search.cache, previous_ids, search.step
-    )
+    logits, cache, attention = model.step(views, search.memory, search.cache, previous_ids, search.step)
     logits = tf.ensure_shape(logits, [None, settings.beam_size, None])
     attention = attention if with_attention else None
 
     length = search.step + 1
     must_end = length >= search.limits
-    candidates = best_candidates(
-        search.live.scores, logits, must_end, settings.allow_unknown
-    )
+    candidates = best_candidates(search.live.scores, logits, must_end, settings.allow_unknown)
     ended = ending(candidates, settings.beam_size)
     alive = going_on(candidates, settings.beam_size)
-    penalized = ended.log_probabilities / length_penalty(
-        length, settings.length_penalty
-    )
-    finished = _best_of_both(
-        search.finished, _extend(search.live, ended, penalized, attention)
-    )
+    penalized = ended.log_probabilities / length_penalty(length, settings.length_penalty)
+    finished = _best_of_both(search.finished, _extend(search.live, ended, penalized, attention))
 
-    endings = search.endings + tf.math.count_nonzero(
-        tf.math.is_finite(penalized), axis=1, dtype=tf.int32
-    )
-    hope = alive.log_probabilities[:, 0] / length_penalty(
-        search.limits, settings.length_penalty
-    )
-    done = (
-        search.done
-        | must_end
-        | (endings >= settings.beam_size)
-        | (hope <= finished.scores[:, -1])
-    )
+    endings = search.endings + tf.math.count_nonzero(tf.math.is_finite(penalized), axis=1, dtype=tf.int32)
+    hope = alive.log_probabilities[:, 0] / length_penalty(search.limits, settings.length_penalty)
+    done = search.done | must_end | (endings >= settings.beam_size) | (hope <= finished.scores[:, -1])
     # A sentence that is done but still in the batch has nothing alive, so that nothing of it can finish any more.
     scores = tf.where(done[:, None], IMPOSSIBLE, alive.log_probabilities)
     live = _extend(search.live, alive, scores, attention)
@@ -219,10 +186,7 @@ def _extend(
     attention: tf.Tensor | None,
 ) -> Hypotheses:
     """The hypotheses continued by the chosen candidates."""
-    ids, rows = (
-        tf.gather(kept, chosen.parents, batch_dims=1)
-        for kept in (hypotheses.ids, hypotheses.attention)
-    )
+    ids, rows = (tf.gather(kept, chosen.parents, batch_dims=1) for kept in (hypotheses.ids, hypotheses.attention))
     if attention is not None:
         rows = tf.concat(
             [rows, tf.gather(attention, chosen.parents, batch_dims=1)[:, :, None, :]],
@@ -236,9 +200,7 @@ def _best_of_both(finished: Hypotheses, ended: Hypotheses) -> Hypotheses:
     finished = _fill_up(finished, tf.shape(ended.ids)[2], tf.shape(ended.attention)[2])
     both = Hypotheses(*(tf.concat(pair, axis=1) for pair in zip(finished, ended)))
     scores, places = tf.math.top_k(both.scores, finished.scores.shape[1])
-    ids, attention = (
-        tf.gather(kept, places, batch_dims=1) for kept in (both.ids, both.attention)
-    )
+    ids, attention = (tf.gather(kept, places, batch_dims=1) for kept in (both.ids, both.attention))
     return Hypotheses(ids, scores, attention)
 
 
@@ -247,12 +209,8 @@ def _fill_up(hypotheses: Hypotheses, length: tf.Tensor, rows: tf.Tensor) -> Hypo
     more_ids = length - tf.shape(hypotheses.ids)[2]
     more_rows = rows - tf.shape(hypotheses.attention)[2]
     return hypotheses._replace(
-        ids=tf.pad(
-            hypotheses.ids, [[0, 0], [0, 0], [0, more_ids]], constant_values=PAD_ID
-        ),
-        attention=tf.pad(
-            hypotheses.attention, [[0, 0], [0, 0], [0, more_rows], [0, 0]]
-        ),
+        ids=tf.pad(hypotheses.ids, [[0, 0], [0, 0], [0, more_ids]], constant_values=PAD_ID),
+        attention=tf.pad(hypotheses.attention, [[0, 0], [0, 0], [0, more_rows], [0, 0]]),
     )
 
 
@@ -260,22 +218,16 @@ def _reorder(search: Search, parents: tf.Tensor) -> Search:
     """Moves each live hypothesis's cache to its new place, without the done sentences when dropping them pays."""
     sentences = tf.shape(search.done)[0]
     done = tf.math.count_nonzero(search.done, dtype=tf.int32)
-    pays = (
-        tf.cast(done, tf.float32) >= DONE_SHARE * tf.cast(sentences, tf.float32)
-    ) & (done < sentences)
+    pays = (tf.cast(done, tf.float32) >= DONE_SHARE * tf.cast(sentences, tf.float32)) & (done < sentences)
 
     def drop() -> tuple[tf.Tensor, Nest, Hypotheses]:
         rows = tf.cast(tf.where(tf.logical_not(search.done))[:, 0], tf.int32)
         return rows, _rows(search.memory, rows), _deliver(search)
 
-    rows, memory, output = tf.cond(
-        pays, drop, lambda: (tf.range(sentences), search.memory, search.output)
-    )
+    rows, memory, output = tf.cond(pays, drop, lambda: (tf.range(sentences), search.memory, search.output))
     parents = tf.gather(parents, rows)
     if parents.shape[1] == 1:
-        cache = tf.cond(
-            pays, lambda: _hypotheses(search.cache, rows, parents), lambda: search.cache
-        )
+        cache = tf.cond(pays, lambda: _hypotheses(search.cache, rows, parents), lambda: search.cache)
     else:
         cache = _hypotheses(search.cache, rows, parents)
     by_sentence = (
@@ -322,12 +274,5 @@ def _deliver(search: Search) -> Hypotheses:
     """The output, with what has finished so far in its place."""
     places = search.places[:, None]
     output = search.output
-    found = _fill_up(
-        search.finished, tf.shape(output.ids)[2], tf.shape(output.attention)[2]
-    )
-    return Hypotheses(
-        *(
-            tf.tensor_scatter_nd_update(old, places, new)
-            for old, new in zip(output, found)
-        )
-    )
+    found = _fill_up(search.finished, tf.shape(output.ids)[2], tf.shape(output.attention)[2])
+    return Hypotheses(*(tf.tensor_scatter_nd_update(old, places, new) for old, new in zip(output, found)))

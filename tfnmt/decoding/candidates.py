@@ -13,9 +13,7 @@ IMPOSSIBLE = float("-inf")
 class Candidates(NamedTuple):
     """The best continuations of a sentence's hypotheses, best first; C of them."""
 
-    log_probabilities: (
-        tf.Tensor
-    )  # float32 [B, C]: of the whole hypothesis; minus infinity where there is none
+    log_probabilities: tf.Tensor  # float32 [B, C]: of the whole hypothesis; minus infinity where there is none
     parents: tf.Tensor  # int32 [B, C]: the hypothesis that is continued
     tokens: tf.Tensor  # int32 [B, C]: the token that it is continued with
 
@@ -50,13 +48,9 @@ def best_candidates(
     values, tokens = largest(logits, 2 * hypotheses + len(forbidden))  # [B, K, W]
     for token in forbidden:
         values = tf.where(tokens == token, IMPOSSIBLE, values)
-    values, tokens = _only_end(
-        values, tokens, logits[:, :, END_ID], must_end[:, None, None]
-    )
+    values, tokens = _only_end(values, tokens, logits[:, :, END_ID], must_end[:, None, None])
     normalizers = tf.reduce_logsumexp(logits, axis=2)
-    return _best_of_all(
-        (log_probabilities - normalizers)[:, :, None] + values, tokens, 2 * hypotheses
-    )
+    return _best_of_all((log_probabilities - normalizers)[:, :, None] + values, tokens, 2 * hypotheses)
 
 
 def _only_end(
@@ -82,9 +76,7 @@ def _best_of_all(values: tf.Tensor, tokens: tf.Tensor, count: int) -> Candidates
 
 def going_on(candidates: Candidates, count: int) -> Candidates:
     """The `count` best candidates that do not end their hypothesis."""
-    open_values = tf.where(
-        candidates.tokens == END_ID, IMPOSSIBLE, candidates.log_probabilities
-    )
+    open_values = tf.where(candidates.tokens == END_ID, IMPOSSIBLE, candidates.log_probabilities)
     best, places = tf.math.top_k(open_values, count)
     return Candidates(
         best,
@@ -96,8 +88,4 @@ def going_on(candidates: Candidates, count: int) -> Candidates:
 def ending(candidates: Candidates, count: int) -> Candidates:
     """The first `count` candidates, impossible where they do not end their hypothesis."""
     first = Candidates(*(field[:, :count] for field in candidates))
-    return first._replace(
-        log_probabilities=tf.where(
-            first.tokens == END_ID, first.log_probabilities, IMPOSSIBLE
-        )
-    )
+    return first._replace(log_probabilities=tf.where(first.tokens == END_ID, first.log_probabilities, IMPOSSIBLE))

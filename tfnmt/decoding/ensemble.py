@@ -21,27 +21,15 @@ class Ensemble:
 
     def log_probabilities(self, views: Sequence[Any], batch: Batch) -> tf.Tensor:
         """Log of the mean probability of each target token, float32 [B, T]; zero on padding."""
-        return _log_mean(
-            [
-                model.log_probabilities(own, batch)
-                for model, own in zip(self.models, views)
-            ]
-        )
+        return _log_mean([model.log_probabilities(own, batch) for model, own in zip(self.models, views)])
 
     def encode(self, views: Sequence[Any], source_ids: tf.Tensor) -> Nest:
         """Each member's memory of `source_ids` [B, S]."""
-        return tuple(
-            model.encode(own, source_ids) for model, own in zip(self.models, views)
-        )
+        return tuple(model.encode(own, source_ids) for model, own in zip(self.models, views))
 
-    def start(
-        self, views: Sequence[Any], memory: Nest, beams: int, length: tf.Tensor
-    ) -> Nest:
+    def start(self, views: Sequence[Any], memory: Nest, beams: int, length: tf.Tensor) -> Nest:
         """Each member's cache before the first token."""
-        return tuple(
-            model.start(*own, beams, length)
-            for model, *own in zip(self.models, views, memory)
-        )
+        return tuple(model.start(*own, beams, length) for model, *own in zip(self.models, views, memory))
 
     def step(
         self,
@@ -52,10 +40,7 @@ class Ensemble:
         step: tf.Tensor,
     ) -> tuple[tf.Tensor, Nest, tf.Tensor]:
         """Log of the mean probability [B, K, V], the members' caches, and the mean attention [B, K, S]."""
-        members = [
-            model.step(*own, previous_ids, step)
-            for model, *own in zip(self.models, views, memory, cache)
-        ]
+        members = [model.step(*own, previous_ids, step) for model, *own in zip(self.models, views, memory, cache)]
         logits, caches, attention = zip(*members)
         return (
             _log_mean([tf.nn.log_softmax(own) for own in logits]),
@@ -65,6 +50,4 @@ class Ensemble:
 
 
 def _log_mean(log_probabilities: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.reduce_logsumexp(tf.stack(log_probabilities), axis=0) - tf.math.log(
-        float(len(log_probabilities))
-    )
+    return tf.reduce_logsumexp(tf.stack(log_probabilities), axis=0) - tf.math.log(float(len(log_probabilities)))

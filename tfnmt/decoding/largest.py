@@ -26,21 +26,13 @@ def largest(values: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
       Values [B, K, count], falling, and their places int32 [B, K, count].
     """
-    width = next(
-        (width for width in _BLOCK_WIDTHS if (values.shape[2] or 1) % width == 0), None
-    )
+    width = next((width for width in _BLOCK_WIDTHS if (values.shape[2] or 1) % width == 0), None)
     if width is None or values.shape[2] < 2 * count * width:
         return tf.math.top_k(values, tf.minimum(count, tf.shape(values)[2]))
     sentences, hypotheses = tf.unstack(tf.shape(values)[:2])
-    blocks = tf.reshape(
-        values, [sentences, hypotheses, values.shape[2] // width, width]
-    )
+    blocks = tf.reshape(values, [sentences, hypotheses, values.shape[2] // width, width])
     _, chosen = tf.math.top_k(tf.reduce_max(blocks, axis=3), count)
     chosen = tf.sort(chosen)
-    candidates = tf.reshape(
-        tf.gather(blocks, chosen, batch_dims=2), [sentences, hypotheses, count * width]
-    )
+    candidates = tf.reshape(tf.gather(blocks, chosen, batch_dims=2), [sentences, hypotheses, count * width])
     best, places = tf.math.top_k(candidates, count)
-    return best, tf.gather(
-        chosen, places // width, batch_dims=2
-    ) * width + places % width
+    return best, tf.gather(chosen, places // width, batch_dims=2) * width + places % width

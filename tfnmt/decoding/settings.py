@@ -9,18 +9,14 @@ from tfnmt.settings import setting
 class DecodingSettings:
     """The search and its batches."""
 
-    beam_size: int = setting(
-        5, "Hypotheses kept alive for each sentence (K); 1 is greedy search.", minimum=1
-    )
+    beam_size: int = setting(5, "Hypotheses kept alive for each sentence (K); 1 is greedy search.", minimum=1)
     length_penalty: float = setting(
         0.6,
         "Exponent a of the length penalty: a hypothesis of n tokens, end included, scores its log-probability divided "
         "by ((5 + n) / 6)^a. 0 compares plain log-probabilities; larger values give longer translations.",
         minimum=0,
     )
-    nbest: int = setting(
-        1, "Translations returned for each sentence, at most --beam_size.", minimum=1
-    )
+    nbest: int = setting(1, "Translations returned for each sentence, at most --beam_size.", minimum=1)
     max_length_factor: float = setting(
         2.0,
         "A translation has at most this many tokens for each source token, plus --max_length_constant.",
@@ -36,12 +32,8 @@ class DecodingSettings:
         "Source sentences are cut to this many tokens before translation, with a warning.",
         minimum=2,
     )
-    allow_unknown: bool = setting(
-        False, "Let the unknown token appear in translations."
-    )
-    decoding_batch_sentences: int = setting(
-        64, "Sentences translated at once, at most.", minimum=1
-    )
+    allow_unknown: bool = setting(False, "Let the unknown token appear in translations.")
+    decoding_batch_sentences: int = setting(64, "Sentences translated at once, at most.", minimum=1)
     decoding_batch_tokens: int = setting(
         4096,
         "Source positions, padding included, that are translated at once, at most.",
@@ -52,6 +44,4 @@ class DecodingSettings:
         """What contradicts itself."""
         if self.nbest <= self.beam_size:
             return []
-        return [
-            f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."
-        ]
+        return [f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."]

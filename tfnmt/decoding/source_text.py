@@ -32,10 +32,7 @@ class SourceText:
         ids, lengths = self._tokenize(tf.constant(list(lines)))
         sentences = np.split(ids.numpy(), np.cumsum(lengths)[:-1])
         self._warn_of_long(sentences)
-        return [
-            self._cut(sentence) if line.strip() else NO_TOKENS
-            for line, sentence in zip(lines, sentences)
-        ]
+        return [self._cut(sentence) if line.strip() else NO_TOKENS for line, sentence in zip(lines, sentences)]
 
     def _ids_and_lengths(self, lines: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ragged = self.vocabulary.tokenize(lines)
@@ -48,9 +45,7 @@ class SourceText:
         return np.append(sentence[: self.longest - 1], np.int32(END_ID))
 
     def _warn_of_long(self, sentences: Sequence[np.ndarray]) -> None:
-        lengths = [
-            len(sentence) for sentence in sentences if len(sentence) > self.longest
-        ]
+        lengths = [len(sentence) for sentence in sentences if len(sentence) > self.longest]
         if lengths:
             logging.warning(
                 "%d of %d sentences cut to %d tokens (--longest_source_tokens); the longest has %d.",

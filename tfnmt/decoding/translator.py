@@ -30,9 +30,7 @@ class Hypothesis(NamedTuple):
     score: float  # log-probability / length penalty: what hypotheses of a sentence are compared by
     log_probability: float  # of all tokens, END_ID included; nats
     tokens: tuple[int, ...]  # END_ID included
-    attention: np.ndarray | None = (
-        None  # float32 [T, S]: a row for each token over the source's, when asked for
-    )
+    attention: np.ndarray | None = None  # float32 [T, S]: a row for each token over the source's, when asked for
 
 
 NOTHING = Hypothesis("", 0.0, 0.0, ())
@@ -106,14 +104,10 @@ class Translator:
             chosen = [places[index] for index in batch]
             found = search(vectors, pad([sentences[place] for place in chosen]))
             lengths = [len(sentences[place]) for place in chosen]
-            for place, hypotheses in zip(
-                chosen, self._hypotheses(found, lengths, with_attention)
-            ):
+            for place, hypotheses in zip(chosen, self._hypotheses(found, lengths, with_attention)):
                 results[place] = hypotheses
             if report is not None:
-                report(
-                    len(chosen), sum(len(results[place][0].tokens) for place in chosen)
-                )
+                report(len(chosen), sum(len(results[place][0].tokens) for place in chosen))
         return results
 
     def best(self, vectors: Sequence[tf.Tensor], lines: Sequence[str]) -> list[str]:
@@ -125,19 +119,13 @@ class Translator:
         key = (members, with_attention)
         if key not in self._graphs:
             models = self._models * members if len(self._models) == 1 else self._models
-            layouts = (
-                self._layouts * members if len(self._layouts) == 1 else self._layouts
-            )
+            layouts = self._layouts * members if len(self._layouts) == 1 else self._layouts
             if len(models) != members:
-                raise ValueError(
-                    f"{members} parameter vectors for {len(models)} models."
-                )
+                raise ValueError(f"{members} parameter vectors for {len(models)} models.")
             vectors = [tf.TensorSpec([layout.size], tf.float32) for layout in layouts]
             search = functools.partial(self._search, models, layouts, with_attention)
             signature = [vectors, tf.TensorSpec([None, None], tf.int32)]
-            self._graphs[key] = tf.function(
-                search, input_signature=signature, autograph=False
-            )
+            self._graphs[key] = tf.function(search, input_signature=signature, autograph=False)
         return self._graphs[key]
 
     def _search(
@@ -149,14 +137,10 @@ class Translator:
         source_ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         views = [layout.unpack(vector) for layout, vector in zip(layouts, vectors)]
-        joined, views = (
-            (models[0], views[0]) if len(models) == 1 else (Ensemble(models), views)
-        )
+        joined, views = (models[0], views[0]) if len(models) == 1 else (Ensemble(models), views)
         found = beam_search(joined, views, source_ids, self.settings, with_attention)
         sentences, results, length = tf.unstack(tf.shape(found.ids))
-        texts = self._target_vocabulary.detokenize(
-            tf.reshape(found.ids, [sentences * results, length])
-        )
+        texts = self._target_vocabulary.detokenize(tf.reshape(found.ids, [sentences * results, length]))
         return (
             tf.reshape(texts, [sentences, results]),
             found.ids,
@@ -183,21 +167,13 @@ class Translator:
                     texts[row, place],
                     ids[row, place],
                     scores[row, place],
-                    attention[row, place, :, :source_length]
-                    if with_attention
-                    else None,
+                    attention[row, place, :, :source_length] if with_attention else None,
                 )
                 for place in np.flatnonzero(np.isfinite(scores[row]))
             ]
 
-    def _hypothesis(
-        self, text: bytes, ids: np.ndarray, score: float, attention: np.ndarray | None
-    ) -> Hypothesis:
+    def _hypothesis(self, text: bytes, ids: np.ndarray, score: float, attention: np.ndarray | None) -> Hypothesis:
         tokens = tuple(ids[ids != PAD_ID].tolist())
-        log_probability = (
-            float(score) * ((5 + len(tokens)) / 6) ** self.settings.length_penalty
-        )
+        log_probability = float(score) * ((5 + len(tokens)) / 6) ** self.settings.length_penalty
         rows = None if attention is None else attention[: len(tokens)]
-        return Hypothesis(
-            text.decode("utf-8", "replace"), float(score), log_probability, tokens, rows
-        )
+        return Hypothesis(text.decode("utf-8", "replace"), float(score), log_probability, tokens, rows)
