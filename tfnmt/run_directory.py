@@ -10,31 +10,22 @@ lock                      names the process that trains here
 """
 
 import contextlib
-import dataclasses
 import fcntl
-import importlib.metadata
-import inspect
 import json
 import math
 import os
-import platform
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import logging
 
-import tfnmt
-from tfnmt import durable_files
+from tfnmt import durable_files, recorded_settings
 from tfnmt.errors import UserError, refuse
-from tfnmt.settings import flagfile_text, value_text
+from tfnmt.recorded_settings import FLAGS, SETTINGS, Settings
 
-FORMAT = 1
-SETTINGS, FLAGS = "settings.json", "flags.txt"
 JOINT, SOURCE, TARGET = "vocabulary.model", "vocabulary.source.model", "vocabulary.target.model"
-
-Settings = TypeVar("Settings")
 
 
 class RunDirectory:
@@ -57,7 +48,7 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints, self.events, self.logs = (self.path / name for name in ("checkpoints", "events", "logs"))
         self.metrics = self.path / "metrics.jsonl"
-        self._recorded = _read_settings(self.path)
+        self._recorded = recorded_settings.read(self.path)
 
     @classmethod
     def create_or_check(cls, path: Path | str, *settings: Any) -> "RunDirectory":
@@ -70,11 +61,10 @@ class RunDirectory:
         """
         path = Path(path)
         if (path / SETTINGS).exists():
-            refuse(_differences(path, settings))
+            refuse(recorded_settings.differences(path, settings))
         else:
             _make(path)
-        durable_files.replace(path / FLAGS, flagfile_text(*settings).encode())
-        durable_files.replace(path / SETTINGS, json.dumps(_record(settings), indent=1).encode())
+        recorded_settings.write(path, settings)
         return cls(path)
 
     def settings(self, cls: type[Settings]) -> Settings:
@@ -83,12 +73,7 @@ class RunDirectory:
         Raises:
           UserError: the run has no such settings, or one that this version does not know.
         """
-        recorded = self._recorded["settings"].get(cls.__name__)
-        if recorded is None:
-            raise UserError(f"{self.path / SETTINGS}: has no {cls.__name__}. {self._made_by()}")
-        unknown = recorded.keys() - inspect.signature(cls).parameters.keys()
-        refuse([f"{self.path / SETTINGS}: {name} is not a setting. {self._made_by()}" for name in sorted(unknown)])
-        return cls(**{name: _from_json(value) for name, value in recorded.items()})
+        return recorded_settings.instance(self.path, self._recorded, cls)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -110,7 +95,6 @@ class RunDirectory:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
-            file.truncate(0)
 
     def adopt_vocabularies(self, source: Path | str, target: Path | str) -> None:
         """Copies the vocabularies into the directory; one file stands for both when they are the same file.
@@ -118,23 +102,20 @@ class RunDirectory:
         Raises:
           UserError: the run was made with other vocabularies.
         """
-        source, target = Path(source), Path(target)
-        contents = {SOURCE: source.read_bytes(), TARGET: target.read_bytes()}
-        if contents[SOURCE] == contents[TARGET]:
-            contents = {JOINT: contents[SOURCE]}
-        present = {
-            name: (self.path / name).read_bytes() for name in (JOINT, SOURCE, TARGET) if (self.path / name).exists()
-        }
-        conflicts = [name for name, content in present.items() if contents.get(name) != content]
+        given = {SOURCE: _content(Path(source)), TARGET: _content(Path(target))}
+        if given[SOURCE] == given[TARGET]:
+            given = {JOINT: given[SOURCE]}
+        present = {name: _content(self.path / name) for name in (JOINT, SOURCE, TARGET) if (self.path / name).exists()}
         refuse(
             [
                 f"{self.path / name} is another vocabulary than {source} and {target}, and a model is of no use with "
                 "any but its own. Give the old vocabularies or choose another --run_directory."
-                for name in conflicts
+                for name, content in present.items()
+                if given.get(name) != content
             ]
         )
-        for name in contents.keys() - present.keys():
-            durable_files.replace(self.path / name, contents[name])
+        for name in given.keys() - present.keys():
+            durable_files.replace(self.path / name, given[name])
 
     @property
     def source_vocabulary(self) -> Path:
@@ -175,104 +156,6 @@ class RunDirectory:
                 return path
         raise UserError(f"{self.path / name} is missing, and so is {JOINT}; training puts them there at its start.")
 
-    def _made_by(self) -> str:
-        return (
-            f"The run was made by tfnmt {self._recorded['versions'].get('tfnmt')}, this is {tfnmt.__version__}: "
-            "use the former."
-        )
-
-
-def _make(path: Path) -> None:
-    """Creates the directory; one that exists may hold only what a creation that was cut short has left."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(entry.name for entry in path.iterdir() if entry.name != FLAGS and entry.name[0] != ".")
-    except OSError as error:
-        raise UserError(f"--run_directory={path}: {error.strerror}. Choose another.") from error
-    if strangers:
-        raise UserError(
-            f"--run_directory={path} has no {SETTINGS}, so it is not a run directory, and it is not empty: it holds "
-            f"{', '.join(strangers[:5])}. Choose another."
-        )
-
-
-def _record(settings: Sequence[Any]) -> dict[str, Any]:
-    """What `settings.json` holds."""
-    versions = {
-        "tfnmt": tfnmt.__version__,
-        "tensorflow": _version_of("tensorflow"),
-        "python": platform.python_version(),
-    }
-    classes = {type(each).__name__: dataclasses.asdict(each) for each in settings}
-    return {"format": FORMAT, "versions": versions, "settings": classes}
-
-
-def _version_of(package: str) -> str:
-    """The version that is installed, without the seconds that importing it takes."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The content of `settings.json` in the run directory `path`."""
-    file = path / SETTINGS
-    if not path.is_dir():
-        raise UserError(f"--run_directory={path}: there is no such directory.")
-    try:
-        recorded = json.loads(file.read_bytes())
-        if recorded["format"] > FORMAT:
-            version = recorded["versions"]["tfnmt"]
-            raise UserError(
-                f"{file} was made by tfnmt {version}, which is newer than this {tfnmt.__version__}: use it."
-            )
-        if all(isinstance(values, dict) for values in recorded["settings"].values()):
-            return recorded
-    except FileNotFoundError as error:
-        raise UserError(f"--run_directory={path} is not a run directory: it has no {SETTINGS}.") from error
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{file} is damaged. Write it anew by training with --flagfile={path / FLAGS} after removing it.")
-
-
-def _differences(path: Path, settings: Sequence[Any]) -> list[str]:
-    """Every setting that is not what the run was made with and may not change, under a heading with the remedy."""
-    recorded = {
-        name: _from_json(value)
-        for values in _read_settings(path)["settings"].values()
-        for name, value in values.items()
-    }
-    fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
-    values = {name: getattr(each, name) for each in settings for name in vars(each)}
-    # A setting that this version has added had its default's effect before.
-    before = {name: field.default for name, field in fields.items()} | recorded
-    different = [
-        f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
-        for name in before
-        if (name not in values or before[name] != values[name]) and not _may_change(fields.get(name))
-    ]
-    heading = (
-        f"--run_directory={path} was made with other settings. Go on with the old ones by "
-        f"--flagfile={path / FLAGS}, or choose another directory."
-    )
-    return [heading, *different] if different else []
-
-
-def _may_change(field: dataclasses.Field | None) -> bool:
-    return field is not None and bool(field.metadata.get("may_change"))
-
-
-def _shown(values: Mapping[str, Any], name: str) -> str:
-    return (value_text(values[name]) or "(empty)") if name in values else "(absent)"
-
-
-def _from_json(value: Any) -> Any:
-    """JSON has no tuples; every list is one that was."""
-    return tuple(value) if isinstance(value, list) else value
-
 
 def _plain(value: Any) -> Any:
     """The nearest thing to `value` that any reader of JSON understands."""
@@ -283,3 +166,24 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _make(path: Path) -> None:
+    """Creates the directory, or takes one that is empty or whose flags are recorded though its settings are not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"--run_directory={path}: {error.strerror}. Choose another.") from error
+    if names and FLAGS not in names:
+        raise UserError(
+            f"--run_directory={path} is not a run directory, because it has no {SETTINGS}, and it is not empty: it "
+            f"holds {', '.join(names[:5])}. Choose another."
+        )
+
+
+def _content(vocabulary: Path) -> bytes:
+    try:
+        return vocabulary.read_bytes()
+    except OSError as error:
+        raise UserError(f"{vocabulary}: {error.strerror}; tfnmt-vocabulary makes vocabularies.") from error

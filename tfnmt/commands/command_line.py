@@ -42,12 +42,11 @@ class Choice:
 Request = type | Choice
 
 
+@dataclasses.dataclass
 class HelpRequested(Exception):  # noqa: N818 (it is not an error)
-    """`--help` or `--helpfull` was given."""
+    """`--help` was given or, for the flags of the libraries too, `--helpfull`."""
 
-    def __init__(self, full: bool):
-        super().__init__()
-        self.full = full
+    full: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""The settings of a run as its directory records them: written, read back, compared.
+
+settings.json   {"format": 1, "versions": {package: version}, "settings": {class: {field: value}}}
+flags.txt       the same settings as a flagfile
+"""
+
+import dataclasses
+import importlib.metadata
+import inspect
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tfnmt
+from tfnmt import durable_files
+from tfnmt.errors import UserError, refuse
+from tfnmt.settings import flagfile_text, value_text
+
+FORMAT = 1
+SETTINGS, FLAGS = "settings.json", "flags.txt"
+
+Settings = TypeVar("Settings")
+
+
+def write(directory: Path, settings: Sequence[Any]) -> None:
+    """Records `settings`; `settings.json` comes last, since it makes the directory a run directory."""
+    versions = {
+        "tfnmt": tfnmt.__version__,
+        "tensorflow": _version_of("tensorflow"),
+        "python": platform.python_version(),
+    }
+    classes = {type(each).__name__: dataclasses.asdict(each) for each in settings}
+    recorded = {"format": FORMAT, "versions": versions, "settings": classes}
+    durable_files.replace(directory / FLAGS, flagfile_text(*settings).encode())
+    durable_files.replace(directory / SETTINGS, json.dumps(recorded, indent=1).encode())
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The content of `settings.json`.
+
+    Raises:
+      UserError: the directory is missing or is not a run directory, or the file is damaged or made by a newer version.
+    """
+    file = directory / SETTINGS
+    if not directory.is_dir():
+        raise UserError(f"--run_directory={directory}: there is no such directory.")
+    try:
+        recorded = json.loads(file.read_bytes())
+        if recorded["format"] > FORMAT:
+            version = recorded["versions"]["tfnmt"]
+            raise UserError(
+                f"{file} was made by tfnmt {version}, which is newer than this {tfnmt.__version__}: use it."
+            )
+        if all(isinstance(values, dict) for values in recorded["settings"].values()):
+            return recorded
+    except FileNotFoundError as error:
+        raise UserError(f"--run_directory={directory} is not a run directory: it has no {SETTINGS}.") from error
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(
+        f"{file} is damaged. Remove it, and train with --flagfile={directory / FLAGS}: that writes it anew."
+    )
+
+
+def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) -> Settings:
+    """The settings of class `cls` in what `read` returned; fields that are newer than it have their defaults.
+
+    Raises:
+      UserError: there are no such settings, or one that this version does not know.
+    """
+    remedy = (
+        f"The run was made by tfnmt {recorded['versions'].get('tfnmt')}, this is {tfnmt.__version__}: use the former."
+    )
+    values = recorded["settings"].get(cls.__name__)
+    if values is None:
+        raise UserError(f"{directory / SETTINGS}: has no {cls.__name__}. {remedy}")
+    unknown = values.keys() - inspect.signature(cls).parameters.keys()
+    refuse([f"{directory / SETTINGS}: {name} is not a setting. {remedy}" for name in sorted(unknown)])
+    return cls(**{name: _from_json(value) for name, value in values.items()})
+
+
+def differences(directory: Path, settings: Sequence[Any]) -> list[str]:
+    """Every setting that is not the recorded one and may not change, under a heading with the remedy."""
+    classes = read(directory)["settings"].values()
+    recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
+    fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
+    values = {name: getattr(each, name) for each in settings for name in vars(each)}
+    # A setting that this version has added had its default's effect before.
+    before = {name: field.default for name, field in fields.items()} | recorded
+    different = [
+        f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
+        for name in before
+        if (name not in values or before[name] != values[name]) and not _may_change(fields.get(name))
+    ]
+    heading = (
+        f"--run_directory={directory} was made with other settings. Go on with the old ones by "
+        f"--flagfile={directory / FLAGS}, or choose another directory."
+    )
+    return [heading, *different] if different else []
+
+
+def _may_change(field: dataclasses.Field | None) -> bool:
+    return field is not None and bool(field.metadata.get("may_change"))
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return (value_text(values[name]) or "(empty)") if name in values else "(absent)"
+
+
+def _from_json(value: Any) -> Any:
+    """JSON has no tuples; every list is one that was."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _version_of(package: str) -> str:
+    """The version that is installed, without the seconds that importing it takes."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
