@@ -1,9 +1,9 @@
 """How far a long piece of work has come: a bar on a terminal, now and then a log line anywhere else.
 
-    with Progress("Translating", total=1000, unit="sentences") as progress:
-        for batch in batches:
-            ...
-            progress.advance(len(batch))
+with Progress("Translating", total=1000, unit="sentences") as progress:
+    for batch in batches:
+        ...
+        progress.advance(len(batch))
 """
 
 import logging as python_logging
@@ -83,7 +83,8 @@ class Progress:
         if left is None and self._total is not None and rate > 0:
             left = max(self._total - self.done, 0) / rate
         speed = f"{format_number(rate)} {self._unit}/s" if self._unit else ""
-        parts = [self._amount().rstrip(", "), speed, self._facts, f"{format_seconds(left)} left" if left else ""]
+        # A narrow terminal cuts the end off, so the caller's details come last.
+        parts = [self._amount().rstrip(", "), f"{format_seconds(left)} left" if left else "", speed, self._facts]
         return ", ".join(part for part in parts if part)
 
     def _amount(self) -> str:
@@ -112,6 +113,14 @@ def format_number(number: float) -> str:
 
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _columns() -> int:
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return (columns or 80) - 1  # a terminal without a window reports 0, and some break a line that fills it
 
 
 class _Silence:
@@ -153,20 +162,21 @@ class _Bar(_Silence):
     first_seconds, seconds = 0.0, BAR_SECONDS
 
     def __init__(self, what: str, total: float | None):
-        share = "{percentage:3.0f}%|{bar:16}| " if total is not None else ""
+        share = "{percentage:3.0f}%|{bar:8}| " if total is not None else ""
         self._bar = tqdm.tqdm(
             total=total,
             bar_format=f"{what}: {share}{{desc}}",
-            dynamic_ncols=True,
+            ncols=_columns(),
+            nrows=24,  # any number will do: terminals without a window report none, and tqdm would show nothing
             file=sys.stderr,
             mininterval=float("inf"),
-            delay=1e-6,  # the empty bar of the start is not worth showing
+            leave=None,  # a bar below another one goes when its work is done
         )
         self._clearing = _ClearFirst(self._bar)
         python_logging.root.handlers.insert(0, self._clearing)
 
     def show(self, done: float, text: str) -> None:
-        total = self._bar.total
+        total, self._bar.ncols = self._bar.total, _columns()
         self._bar.n = done if total is None else min(done, total)
         self._bar.set_description_str(text, refresh=True)
 

@@ -16,13 +16,15 @@ class StopSignals:
     """Inside the context the first SIGTERM or SIGINT only sets `requested`; the training loop looks between updates.
 
     A thread reads the signals from a pipe that the interpreter's own handler fills, because Python runs handlers
-    between bytecodes alone: while an update of a minute computes, the answer must not wait. Enter it in the main thread.
+    between bytecodes alone: while an update of a minute computes, the answer must not wait. Enter the context in the
+    main thread.
 
     Attributes:
       requested: the first signal that came; None before.
     """
 
     def __init__(self) -> None:
+        """Changes nothing yet."""
         self.requested: signal.Signals | None = None
         self._requested_at = 0.0
 

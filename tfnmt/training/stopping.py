@@ -16,18 +16,27 @@ HIGHER_IS_BETTER = {"bleu": True, "chrf": True, "ter": False, "loss": False, "cr
 class StoppingSettings:
     """Limits of a run, the parts before a resume included; whichever comes first ends it."""
 
-    max_updates: int = setting(0, "Updates after which training ends; 0 for no such limit.", minimum=0)
+    max_updates: int = setting(0, "Updates after which training ends; 0 for no such limit.", minimum=0, may_change=True)
     max_epochs: int = setting(
-        0, "Epochs after which training ends, with the first update that reads beyond; 0 for no such limit.", minimum=0
+        0,
+        "Epochs after which training ends, with the first update that reads beyond; 0 for no such limit.",
+        minimum=0,
+        may_change=True,
     )
-    max_tokens: int = setting(0, "Target tokens after which training ends; 0 for no such limit.", minimum=0)
+    max_tokens: int = setting(
+        0, "Target tokens after which training ends; 0 for no such limit.", minimum=0, may_change=True
+    )
     max_minutes: float = setting(
         0.0,
         "Minutes of training after which it ends, evaluation and saving not counted; 0 for no such limit.",
         minimum=0,
+        may_change=True,
     )
     early_stopping_patience: int = setting(
-        0, "Evaluations in a row without improvement after which training ends; 0 for never.", minimum=0
+        0,
+        "Evaluations in a row without improvement after which training ends; 0 for never.",
+        minimum=0,
+        may_change=True,
     )
     early_stopping_metric: str = setting(
         "bleu",
@@ -35,7 +44,7 @@ class StoppingSettings:
         choices=tuple(HIGHER_IS_BETTER),
     )
     early_stopping_minimum: float = setting(
-        0.0, "Smallest change of the metric that counts as an improvement.", minimum=0
+        0.0, "Smallest change of the metric that counts as an improvement.", minimum=0, may_change=True
     )
 
 
@@ -70,7 +79,7 @@ def share_done(settings: StoppingSettings, totals: Totals) -> float | None:
 def seconds_left(settings: StoppingSettings, totals: Totals, earlier: Totals) -> float | None:
     """Seconds of training until the first limit, at the speed since `earlier`; None when it cannot be told."""
     seconds = totals.seconds - earlier.seconds
-    pairs = zip(_limits(settings, totals), _limits(settings, earlier))
+    pairs = zip(_limits(settings, totals), _limits(settings, earlier), strict=True)
     left = [(now.limit - now.done) * seconds / (now.done - then.done) for now, then in pairs if now.done > then.done]
     return max(min(left), 0.0) if left else None
 
@@ -87,21 +96,15 @@ def describe_limits(settings: StoppingSettings) -> str:
 class EarlyStopping:
     """The best evaluation so far. `dataclasses.asdict` makes it JSON, `EarlyStopping(**json)` brings it back."""
 
-    metric: str = ""
     best: float | None = None
     best_update: int = 0
     evaluations_without_improvement: int = 0
 
     def after(self, settings: StoppingSettings, value: float, update: int) -> "EarlyStopping":
-        """The state behind an evaluation of `--early_stopping_metric` at `update`.
-
-        A value of another metric than before starts afresh: the two cannot be compared.
-        """
-        metric = settings.early_stopping_metric
-        state = self if metric == self.metric else EarlyStopping(metric)
-        if _improves(settings, value, state.best):
-            return EarlyStopping(metric, value, update)
-        return dataclasses.replace(state, evaluations_without_improvement=state.evaluations_without_improvement + 1)
+        """The state behind an evaluation of `--early_stopping_metric` at `update`."""
+        if _improves(settings, value, self.best):
+            return EarlyStopping(value, update)
+        return dataclasses.replace(self, evaluations_without_improvement=self.evaluations_without_improvement + 1)
 
     @property
     def improved(self) -> bool:
@@ -110,10 +113,11 @@ class EarlyStopping:
 
     def patience_ended(self, settings: StoppingSettings) -> str | None:
         """Why training ends, as text; None while it goes on."""
-        if not 0 < settings.early_stopping_patience <= self.evaluations_without_improvement:
+        waited = self.evaluations_without_improvement
+        if not 0 < settings.early_stopping_patience <= waited:
             return None
         best = f"; the best is {self.best:.4g} at update {self.best_update:,}" if self.best is not None else ""
-        return f"no better {self.metric} in {self.evaluations_without_improvement} evaluations{best}"
+        return f"no better {settings.early_stopping_metric} in {waited} evaluations{best}"
 
 
 def _improves(settings: StoppingSettings, value: float, best: float | None) -> bool:

@@ -37,11 +37,11 @@ class Totals:
 
     def __add__(self, other: "Totals") -> "Totals":
         """The sum, field by field."""
-        return Totals(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        return Totals(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def __sub__(self, other: "Totals") -> "Totals":
         """The difference, field by field."""
-        return Totals(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        return Totals(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     @property
     def loss_per_token(self) -> float:

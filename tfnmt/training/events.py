@@ -1,0 +1,83 @@
+"""TensorBoard's event files, written record by record.
+
+TensorFlow's own summary writer lacks the one record that a resumed run needs: the start of a session, from
+which TensorBoard knows that the points behind it were taken back. So the records are made here, of TensorBoard's
+messages; an update's scalars share one record.
+"""
+
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.image.metadata import create_summary_metadata
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.util.tensor_util import make_tensor_proto
+
+FILE_VERSION = "brain.Event:2"
+
+
+class EventFile:
+    """One session's event file in a run's directory of events."""
+
+    def __init__(self, directory: Path | str, update: int):
+        """Opens a new file behind those that are there.
+
+        Args:
+          directory: created when missing.
+          update: the update from which training goes on; TensorBoard drops the points behind it that an earlier
+            session wrote.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = tf.io.TFRecordWriter(str(directory / _next_name(directory)))
+        self._write(Event(file_version=FILE_VERSION))
+        self._write(Event(step=update + 1, session_log=SessionLog(status=SessionLog.START)))
+        self.flush()
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Adds one point to the curve of each tag."""
+        summary = Summary()
+        for tag, value in values.items():
+            summary.MergeFrom(scalar_pb(tag, value))
+        self._write(Event(step=update, summary=summary))
+
+    def text(self, update: int, tag: str, markdown: str) -> None:
+        """Adds a text in Markdown."""
+        self._write(Event(step=update, summary=text_pb(tag, markdown)))
+
+    def picture(self, update: int, tag: str, png: bytes) -> None:
+        """Adds a picture, the content of a PNG file."""
+        width, height = struct.unpack(">II", png[16:24])  # of the header chunk, which comes first
+        tensor = make_tensor_proto([str(width).encode(), str(height).encode(), png], dtype=tf.string)
+        metadata = create_summary_metadata(display_name=None, description=None)
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+        self._write(Event(step=update, summary=summary))
+
+    def hyperparameters(self, values: Mapping[str, bool | int | float | str]) -> None:
+        """Says what the run was made with, for the table of runs."""
+        self._write(Event(summary=hparams_pb(dict(values))))
+
+    def flush(self) -> None:
+        """Brings everything to the file."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
+
+
+def _next_name(directory: Path) -> str:
+    """A name that sorts behind the others, for TensorBoard reads files in the order of their names."""
+    present: Sequence[str] = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    seconds = max([int(time.time()), *(int(stamp) + 1 for stamp in present if stamp.isdigit())])
+    return f"events.out.tfevents.{seconds:010d}.tfnmt"

@@ -1,0 +1,72 @@
+"""The numbers and the line of one log point."""
+
+from collections.abc import Mapping
+
+from tfnmt.engines.report import BlockReport
+from tfnmt.progress import format_number, format_seconds
+from tfnmt.training.stopping import EarlyStopping
+from tfnmt.training.totals import Totals
+
+METRICS = {
+    "bleu": ("BLEU", ".2f"),
+    "chrf": ("chrF", ".2f"),
+    "ter": ("TER", ".2f"),
+    "loss": ("loss", ".3f"),
+    "cross_entropy": ("cross entropy", ".3f"),
+}
+"""A metric's name -> how people write it, and with how many digits."""
+
+
+def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict[str, float]:
+    """The scalars of one log point.
+
+    Args:
+      window: the sums since the log point before.
+      totals: the sums of the whole run.
+      report: the newest report.
+
+    Returns:
+      TensorBoard's tag -> value; what follows the slash is the name in the JSON lines.
+    """
+    return {
+        "train/loss": window.loss_per_token,
+        "train/cross_entropy": window.cross_entropy_per_token,
+        "train/perplexity": window.perplexity,
+        "train/gradient_norm": window.mean_gradient_norm,
+        "train/learning_rate": report.learning_rate,
+        "speed/target_tokens_per_second": window.target_tokens_per_second,
+        "speed/source_tokens_per_second": window.source_tokens_per_second,
+        "speed/sentences_per_second": window.sentences_per_second,
+        "speed/data_wait_share": window.data_wait_share,
+        "speed/data_wait_seconds": window.data_wait_seconds,
+        "speed/padding_share": window.padding_share,
+        "progress/epochs": totals.epochs,
+        "progress/target_tokens": totals.target_tokens,
+        "progress/training_hours": totals.seconds / 3600,
+        "progress/skipped_updates": totals.skipped,
+    }
+
+
+def training_line(window: Totals, totals: Totals, report: BlockReport, left: float | None) -> str:
+    """The log line of one log point; the arguments of `training_values` and the seconds left, None if unknown."""
+    parts = [
+        f"update {totals.updates:,}",
+        f"epoch {report.epoch + 1}",
+        f"loss {window.loss_per_token:.3f}",
+        f"ppl {format_number(window.perplexity)}",
+        f"lr {report.learning_rate:.3g}",
+        f"{format_number(window.target_tokens_per_second)} tokens/s",
+        f"wait {window.data_wait_share:.1%}",
+        f"grad {window.mean_gradient_norm:.3g}",
+        f"skipped {totals.skipped}" if totals.skipped else "",
+        f"left {format_seconds(left)}" if left is not None else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def validation_line(update: int, metrics: Mapping[str, float], early_stopping: EarlyStopping, metric: str) -> str:
+    """The log line of one evaluation; `metric` is that of early stopping."""
+    numbers = [f"{title} {metrics[name]:{style}}" for name, (title, style) in METRICS.items()]
+    best = early_stopping.best
+    told = [f"best {METRICS[metric][0]} {best:.4g} (update {early_stopping.best_update:,})"] if best is not None else []
+    return "  ".join([f"validation at update {update:,}", *numbers, *told])

@@ -1,0 +1,209 @@
+"""What a run tells while it trains: log lines, a bar on a terminal, TensorBoard, metrics as JSON lines.
+
+The x axis is the number of updates. Everything between two log points is summed and divided once, and all of it
+comes from the engine's reports, whose seconds leave out evaluation and saving: the rates are those of training.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+from absl import logging
+
+from tfnmt.engines.report import BlockReport
+from tfnmt.progress import Progress, format_number
+from tfnmt.run_directory import RunDirectory
+from tfnmt.settings import setting, value_text
+from tfnmt.training.events import EventFile
+from tfnmt.training.log_points import training_line, training_values, validation_line
+from tfnmt.training.profiling import Profiler, parse_range
+from tfnmt.training.samples import attention_picture, markdown_table
+from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
+from tfnmt.training.totals import Totals
+
+if TYPE_CHECKING:  # only the shape matters here; validation loads the data and decoding parts
+    from tfnmt.training.validation import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitoringSettings:
+    """What is told about training, and how often."""
+
+    log_every_updates: int = setting(
+        100, "Updates between log points; the first ones come sooner.", minimum=1, may_change=True
+    )
+    log_every_seconds: float = setting(
+        30.0, "Seconds of training after which a log point comes even so.", minimum=0.1, may_change=True
+    )
+    attention_pictures: int = setting(
+        1, "Sample translations whose attention is drawn for TensorBoard.", minimum=0, may_change=True
+    )
+    profile_updates: str = setting(
+        "", "Updates to profile for TensorBoard, such as 100-110; empty for none.", may_change=True
+    )
+
+    def faults(self) -> list[str]:
+        """A range that is none."""
+        if not self.profile_updates or parse_range(self.profile_updates):
+            return []
+        return [f"--profile_updates={self.profile_updates}: must be like 100-110, updates from 2 on."]
+
+
+class Monitor:
+    """Watches one run. It holds nothing that a checkpoint needs: the totals come with every report."""
+
+    def __init__(self, run_directory: RunDirectory, settings: MonitoringSettings, stopping: StoppingSettings):
+        """Nothing is written before the first report or evaluation.
+
+        Args:
+          run_directory: where events and metrics go.
+          settings: how often, and how much.
+          stopping: the limits, from which the time left follows.
+        """
+        self._directory, self._settings, self._stopping = run_directory, settings, stopping
+        self._profiler = Profiler(parse_range(settings.profile_updates), run_directory.events)
+        self._description: tuple[Sequence[Any], str] | None = None
+        self._events: EventFile | None = None
+        self._progress: Progress | None = None
+        self._began = self._logged = Totals()  # where this session and the sums of the next log point begin
+        self._last: tuple[BlockReport, Totals] | None = None
+        self._scores = ""
+        self._writable = True
+
+    def describe(self, settings: Sequence[Any], facts: Mapping[str, Any]) -> None:
+        """Keeps what TensorBoard shall show of the run's making.
+
+        Args:
+          settings: instances of settings dataclasses.
+          facts: more to know, by name, such as the number of parameters.
+        """
+        rows = [(field.name, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)]
+        configuration = markdown_table(("flag", "value"), [(f"--{name}", value_text(value)) for name, value in rows])
+        self._description = (rows, f"{markdown_table(('fact', 'value'), list(facts.items()))}\n\n{configuration}")
+
+    def record(self, report: BlockReport, totals: Totals) -> None:
+        """Takes in one report.
+
+        Args:
+          report: the report.
+          totals: the run's totals, this report and the parts before a resume included.
+        """
+        if self._progress is None:
+            self._begin(totals - Totals.of(report))
+        self._last = (report, totals)
+        if report.skipped is not None:
+            self._append("skipped", report.update, {"reason": report.skipped})
+        if self._due(totals):
+            self._log(report, totals)
+        self._show(report, totals)
+        self._profiler.after(report.update)
+
+    def evaluated(self, evaluation: "Evaluation", totals: Totals, early_stopping: EarlyStopping) -> None:
+        """Takes in an evaluation and, from `early_stopping`, the best one so far."""
+        if self._progress is None:
+            self._begin(totals)
+        update, metrics = totals.updates, evaluation.metrics()
+        metric, best = self._stopping.early_stopping_metric, early_stopping.best
+        found = {**metrics, **({f"best_{metric}": best} if best is not None else {})}
+        self._scores = f"BLEU {metrics['bleu']:.1f}"
+        logging.info("%s", validation_line(update, metrics, early_stopping, metric))
+        for sample in evaluation.samples:
+            logging.info("  source:     %s", sample.source)
+            logging.info("  reference:  %s", sample.reference)
+            logging.info("  hypothesis: %s", sample.hypothesis)
+        signatures = {f"{name}_signature": text for name, text in evaluation.scores.signatures().items()}
+        self._append("validation", update, {**found, **signatures})
+        with self._tolerant():
+            self._write_evaluation(update, evaluation, found)
+
+    def close(self) -> None:
+        """Writes what is left and ends the files and the bar."""
+        if self._last is not None and (self._last[1] - self._logged).updates:
+            self._log(*self._last)
+        with self._tolerant():
+            self._profiler.close()
+            if self._events is not None:
+                self._events.close()
+        if self._progress is not None:
+            self._progress.close()
+
+    def _begin(self, totals: Totals) -> None:
+        """Opens everything, for a run that has come as far as `totals`."""
+        self._began = self._logged = totals
+        total = 1.0 if share_done(self._stopping, totals) is not None else None
+        self._progress = Progress("Training", total, lines=False)
+        with self._tolerant():
+            self._directory.rewind_metrics(totals.updates)
+            self._events = EventFile(self._directory.events, totals.updates)
+            if self._description is not None:
+                rows, text = self._description
+                self._events.hyperparameters({name: _hyperparameter(value) for name, value in rows})
+                self._events.text(totals.updates, "configuration", text)
+
+    def _due(self, totals: Totals) -> bool:
+        """Whether to log: after 1, 2, 4, 8 ... updates of a session at first, for early signs of life."""
+        window = totals - self._logged
+        every = min(self._settings.log_every_updates, ((totals - self._began).updates + 1) // 2)
+        return window.updates > 0 and (window.updates >= every or window.seconds >= self._settings.log_every_seconds)
+
+    def _log(self, report: BlockReport, totals: Totals) -> None:
+        window = totals - self._logged
+        values = training_values(window, totals, report)
+        logging.info("%s", training_line(window, totals, report, self._seconds_left(totals)))
+        self._logged = totals
+        self._append("training", totals.updates, {tag.rpartition("/")[2]: value for tag, value in values.items()})
+        with self._tolerant():
+            if self._events is not None:
+                self._events.scalars(totals.updates, values)
+                self._events.flush()
+
+    def _show(self, report: BlockReport, totals: Totals) -> None:
+        window = totals - self._logged
+        if not window.updates:
+            window = Totals.of(report)
+        facts = (
+            f"loss {window.loss_per_token:.3f}",
+            self._scores,
+            f"{format_number((totals - self._began).target_tokens_per_second)} tokens/s",
+            f"update {totals.updates:,}",
+        )
+        share = share_done(self._stopping, totals)
+        self._progress.show(share or 0.0, ", ".join(filter(None, facts)), self._seconds_left(totals))
+
+    def _seconds_left(self, totals: Totals) -> float | None:
+        return seconds_left(self._stopping, totals, self._began)
+
+    def _write_evaluation(self, update: int, evaluation: "Evaluation", values: Mapping[str, float]) -> None:
+        if self._events is None:
+            return
+        self._events.scalars(update, {f"validation/{name}": value for name, value in values.items()})
+        if evaluation.samples:
+            rows = [(sample.source, sample.reference, sample.hypothesis) for sample in evaluation.samples]
+            self._events.text(update, "samples", markdown_table(("source", "reference", "hypothesis"), rows))
+        for number, sample in enumerate(evaluation.samples[: self._settings.attention_pictures], start=1):
+            if sample.attention.size:
+                png = attention_picture(sample.source_pieces, sample.target_pieces, sample.attention)
+                self._events.picture(update, f"attention/{number}", png)
+        self._events.flush()
+
+    def _append(self, kind: str, update: int, values: Mapping[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        with self._tolerant():
+            self._directory.append_metrics({"kind": kind, "update": update, "time": now, **values})
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Lets training go on when monitoring cannot write, and says so once."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            if self._writable:
+                logging.error("Events or metrics cannot be written, training goes on without: %s", error)
+            self._writable = False
+
+
+def _hyperparameter(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else value_text(value)
