@@ -4,11 +4,13 @@ import dataclasses
 
 from tfnmt.errors import UserError
 from tfnmt.models.base import Model, ModelSettings
+from tfnmt.models.recurrent import Recurrent, RecurrentSettings
 from tfnmt.models.transformer import Transformer, TransformerSettings
 from tfnmt.settings import setting
 
 _MODELS: dict[str, tuple[type[ModelSettings], type[Model]]] = {
     "transformer": (TransformerSettings, Transformer),
+    "recurrent": (RecurrentSettings, Recurrent),
 }
 
 SETTINGS: dict[str, type[ModelSettings]] = {name: settings for name, (settings, _) in _MODELS.items()}

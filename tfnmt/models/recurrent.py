@@ -1,0 +1,213 @@
+"""The recurrent encoder-decoder with attention of the papers on asynchronous SGD (Bogoychev et al. 2018).
+
+One layer on either side is Nematus' shallow model; several layers, `--encoder_type=alternating`,
+`--transition_depth=2` and `--recurrent_normalization` are the deep model of "Deep architectures for neural machine
+translation" (Miceli Barone et al. 2017), which Marian calls best-deep.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfnmt.batch import BEGIN_ID, Batch, is_token
+from tfnmt.errors import refuse
+from tfnmt.layout import Parameter
+from tfnmt.models import layers, output
+from tfnmt.models.base import LossSums, Model, ModelSettings, Views
+from tfnmt.models.cells import CELLS
+from tfnmt.models.dropout import Dropout
+from tfnmt.models.recurrence import Tensors
+from tfnmt.models.recurrent_decoder import Decoder, Memory
+from tfnmt.models.recurrent_encoder import Encoder
+from tfnmt.models.sentence_dropout import SentenceDropout
+from tfnmt.settings import faults_of, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentSettings(ModelSettings):
+    """What a recurrent model has beyond any model; its width D is that of a state."""
+
+    cell: str = setting("gru", "Recurrent cell.", choices=tuple(CELLS))
+    embedding_width: int = setting(256, "Width E of the embeddings and of what the projection reads.", minimum=1)
+    attention_width: int = setting(256, "Width A of the attention's hidden layer.", minimum=1)
+    encoder_type: str = setting(
+        "bidirectional",
+        "Each of the encoder's two stacks reads in one direction (bidirectional) or turns with each layer (alternating).",
+        choices=("bidirectional", "alternating"),
+    )
+    transition_depth: int = setting(1, "Cells that a state passes through for each token, in each layer.", minimum=1)
+    recurrent_normalization: bool = setting(False, "Layer normalization in cells, attention and output.")
+    state_dropout: float = setting(
+        0.0, "Share of a state dropped on its way to the next token, during training.", minimum=0, maximum=0.9
+    )
+    word_dropout: float = setting(0.0, "Share of the words that are not read, during training.", minimum=0, maximum=0.9)
+
+
+class Recurrent(Model):
+    """Two stacks of recurrent layers read the source; a conditional cell and layers above it write the target."""
+
+    settings: RecurrentSettings
+
+    def __init__(self, settings: RecurrentSettings, source_vocabulary_size: int, target_vocabulary_size: int):
+        """Declares the parameters.
+
+        Args:
+          settings: sizes.
+          source_vocabulary_size: tokens of the source vocabulary.
+          target_vocabulary_size: tokens of the target vocabulary.
+
+        Raises:
+          UserError: the settings contradict each other or the vocabularies.
+        """
+        refuse(_faults(settings, source_vocabulary_size, target_vocabulary_size))
+        self.settings = settings
+        self._target_vocabulary_size = target_vocabulary_size
+        tied = settings.tied_embeddings
+        self._source_table = "embedding" if tied == "all" else "encoder/embedding"
+        self._target_table = "embedding" if tied == "all" else "decoder/embedding"
+        self._output_table = "output/kernel" if tied == "none" else self._target_table
+        self._encoder, self._decoder = _encoder(settings), _decoder(settings)
+        self.parameters = (
+            *_tables(settings, source_vocabulary_size, target_vocabulary_size),
+            *self._encoder.parameters(),
+            *self._decoder.parameters(),
+            Parameter("output/bias", (target_vocabulary_size,), layers.zeros),
+        )
+
+    def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:
+        """See `Model.loss`."""
+        states, target_ids = self._decode(views, batch, seed), tf.transpose(batch.target_ids)
+        kernel, bias = self._projection(views)
+        return output.loss_sums(tf.cast(states, kernel.dtype), kernel, bias, target_ids, self.settings.label_smoothing)
+
+    def log_probabilities(self, views: Views, batch: Batch) -> tf.Tensor:
+        """See `Model.log_probabilities`."""
+        states, target_ids = self._decode(views, batch, None), tf.transpose(batch.target_ids)
+        kernel, bias = self._projection(views)
+        scores = output.log_probabilities(tf.cast(states, kernel.dtype), kernel, bias, target_ids)
+        return tf.transpose(tf.cast(scores, tf.float32))
+
+    def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
+        """See `Model.encode`."""
+        return self._encode(self._in_precision(views), source_ids, _Dropouts(self.settings, None))
+
+    def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Tensors:
+        """See `Model.start`."""
+        del views, length
+        return tuple(tf.tile(part[:, None], [1, beams, 1]) for part in memory.start)
+
+    def step(
+        self, views: Views, memory: Memory, cache: Tensors, previous_ids: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        """See `Model.step`."""
+        del step
+        shape = tf.shape(previous_ids)
+        embedded = tf.gather(views[self._target_table], tf.reshape(previous_ids, [-1]))
+        state = tuple(tf.reshape(part, [-1, self.settings.width]) for part in cache)
+        states, state, weights = self._decoder.step(self._in_precision(views), memory, state, embedded)
+        kernel, bias = self._projection(views)
+        scores = output.logits(tf.cast(states, kernel.dtype), kernel, bias)
+        scores = tf.reshape(tf.cast(scores, tf.float32), [shape[0], shape[1], self._target_vocabulary_size])
+        cache = tuple(tf.reshape(part, tf.shape(old)) for part, old in zip(state, cache, strict=True))
+        return scores, cache, tf.cast(weights, tf.float32)
+
+    def operations_per_pair(self, source_length: int, target_length: int) -> float:
+        """See `Model.operations_per_pair`."""
+        settings, width = self.settings, self.settings.width
+        kernels = {parameter.name: parameter.size for parameter in self.parameters if _is_kernel(parameter.name)}
+        kernels["output/kernel"] = settings.embedding_width * self._target_vocabulary_size
+        once = kernels.pop("decoder/start/kernel")
+        read = sum(size for name, size in kernels.items() if name.startswith(("encoder/", "decoder/attention/key")))
+        written = sum(kernels.values()) - read
+        looked_up = settings.attention_width + 2 * width
+        both = looked_up * source_length * target_length
+        # A multiplication and an addition, forward and twice backward.
+        return 6.0 * (once + read * source_length + written * target_length + both)
+
+    def _decode(self, views: Views, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
+        """What the projection reads at every target position: [T, B, E]."""
+        dropouts, views = _Dropouts(self.settings, seed), self._in_precision(views)
+        memory = self._encode(views, batch.source_ids, dropouts)
+        previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
+        embedded = self._embed(views[self._target_table], previous_ids, dropouts)
+        return self._decoder.run(views, memory, embedded, dropouts.layers, dropouts.states)
+
+    def _encode(self, views: Views, source_ids: tf.Tensor, dropouts: "_Dropouts") -> Memory:
+        embedded = self._embed(views[self._source_table], source_ids, dropouts)
+        tokens = is_token(tf.transpose(source_ids))
+        annotations = self._encoder.annotate(views, embedded, tokens, dropouts.layers, dropouts.states)
+        return self._decoder.remember(views, dropouts.layers(annotations), tokens)
+
+    def _embed(self, table: tf.Tensor, ids: tf.Tensor, dropouts: "_Dropouts") -> tf.Tensor:
+        """Embeddings [T, B, E] of `ids` [B, T]."""
+        embedded = layers.embed(table, tf.transpose(ids))
+        read = dropouts.words(tf.ones_like(embedded[..., :1]))
+        return dropouts.layers(embedded * read if dropouts.words.active else embedded)
+
+    def _in_precision(self, views: Views) -> Views:
+        """The views with kernels in the dtype of the products; states and what lies between products stay float32."""
+        kernels = {name: view for name, view in views.items() if _is_kernel(name)}
+        return {**views, **layers.in_precision(kernels, self.settings.precision)}
+
+    def _projection(self, views: Views) -> tuple[tf.Tensor, tf.Tensor]:
+        """The output's kernel [V, E] in the dtype of the products, and its bias [V]."""
+        kernel = {"kernel": views[self._output_table]}
+        return layers.in_precision(kernel, self.settings.precision)["kernel"], views["output/bias"]
+
+
+class _Dropouts:
+    """The dropouts of one step; each has places of its own."""
+
+    def __init__(self, settings: RecurrentSettings, seed: tf.Tensor | None):
+        self.layers = SentenceDropout(settings.dropout, seed, purpose=0)
+        self.states = SentenceDropout(settings.state_dropout, seed, purpose=1)
+        self.words = Dropout(settings.word_dropout, seed, purpose=2)
+
+
+def _encoder(settings: RecurrentSettings) -> Encoder:
+    return Encoder(
+        CELLS[settings.cell],
+        settings.width,
+        settings.embedding_width,
+        layers=settings.encoder_layers,
+        depth=settings.transition_depth,
+        alternating=settings.encoder_type == "alternating",
+        normalized=settings.recurrent_normalization,
+    )
+
+
+def _decoder(settings: RecurrentSettings) -> Decoder:
+    return Decoder(
+        CELLS[settings.cell],
+        settings.width,
+        settings.embedding_width,
+        settings.attention_width,
+        layers=settings.decoder_layers,
+        depth=settings.transition_depth,
+        normalized=settings.recurrent_normalization,
+    )
+
+
+def _tables(settings: RecurrentSettings, source_size: int, target_size: int) -> list[Parameter]:
+    """Embeddings, and the projection where it is none of them."""
+    width, tied = settings.embedding_width, settings.tied_embeddings
+    if tied == "all":
+        return [layers.embedding_parameter("embedding", target_size, width)]
+    source = layers.embedding_parameter("encoder/embedding", source_size, width)
+    target = layers.embedding_parameter("decoder/embedding", target_size, width)
+    kernel = layers.embedding_parameter("output/kernel", target_size, width)
+    return [source, target, kernel] if tied == "none" else [source, target]
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith("/kernel")
+
+
+def _faults(settings: RecurrentSettings, source_size: int, target_size: int) -> list[str]:
+    faults = faults_of(settings)
+    if settings.tied_embeddings == "all" and source_size != target_size:
+        faults.append(
+            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
+            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
+        )
+    return faults

@@ -1,0 +1,175 @@
+"""The recurrent decoder: a conditional cell with attention, further layers above it, and a deep output.
+
+For each target token the conditional cell (Nematus, Sennrich et al. 2017) goes from s to s' with one recurrent cell
+that reads the token before, looks up a context with s' as the query, and goes on from s' with cells that read the
+context. Layers above have residual connections. The output reads the last state, the token before and the context.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfnmt.layout import Parameter
+from tfnmt.models import layers as dense_layers
+from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
+from tfnmt.models.base import Views
+from tfnmt.models.cells import Cell, DeepCell
+from tfnmt.models.recurrence import Multiply, Tensors, multiply_by, recur
+from tfnmt.models.sentence_dropout import SentenceDropout
+
+
+class Memory(NamedTuple):
+    """What the decoder reads of a source."""
+
+    annotations: tf.Tensor  # [B, S, 2 D], in the dtype of the products
+    keys: tf.Tensor  # [B, S, A], the attention's
+    bias: tf.Tensor  # [B, 1, S], hugely negative on padding
+    start: Tensors  # the states before the first token, [B, D] each
+
+
+class Decoder:
+    """States and output of the target side. A state is one tuple of tensors [N, D] over all layers."""
+
+    def __init__(
+        self,
+        kind: type[Cell],
+        width: int,
+        embedding_width: int,
+        attention_width: int,
+        *,
+        layers: int,
+        depth: int,
+        normalized: bool,
+    ):
+        """Sizes.
+
+        Args:
+          kind: the cells.
+          width: D; annotations have 2 D.
+          embedding_width: E of the embeddings and the output.
+          attention_width: A.
+          layers: the conditional cell and those above it.
+          depth: cells that a state passes through for each token, beside the first of the conditional cell.
+          normalized: whether there is layer normalization.
+        """
+        self._sizes = width, embedding_width
+        self._normalized = normalized
+        self._first = kind("decoder/0/token", width, embedding_width, normalized)
+        self._attention = AdditiveAttention("decoder/attention", width, 2 * width, attention_width, normalized)
+        self._second = DeepCell(kind, "decoder/0/context", width, 2 * width, depth, normalized)
+        self._higher = [
+            DeepCell(kind, f"decoder/{layer}", width, width, depth, normalized) for layer in range(1, layers)
+        ]
+        self._parts, self._state_size = kind.state_size, kind.state_size * layers
+
+    def parameters(self) -> list[Parameter]:
+        """What the decoder declares."""
+        width, embedding_width = self._sizes
+        declared = dense_layers.dense_parameters(
+            "decoder/start", 2 * width, self._state_size * width, blocks=self._state_size
+        )
+        for part in (self._first, self._attention, self._second, *self._higher):
+            declared += part.parameters()
+        declared += dense_layers.dense_parameters("decoder/output", 3 * width + embedding_width, embedding_width)
+        return declared + (dense_layers.norm_parameters("decoder/output", embedding_width) if self._normalized else [])
+
+    def remember(self, views: Views, annotations: tf.Tensor, is_token: tf.Tensor) -> Memory:
+        """What does not change from token to token.
+
+        Args:
+          views: the parameters.
+          annotations: [S, B, 2 D], zero on padding.
+          is_token: bool [S, B].
+        """
+        multiply, weights = multiply_by(views), tf.cast(is_token, annotations.dtype)
+        mean = tf.reduce_sum(annotations, axis=0) / tf.reduce_sum(weights, axis=0)[:, None]
+        start = tf.tanh(multiply(mean, "decoder/start/kernel") + views["decoder/start/bias"])
+        annotations = tf.transpose(annotations, [1, 0, 2])
+        keys = self._attention.keys(multiply, views, annotations)
+        annotations = tf.cast(annotations, views["decoder/start/kernel"].dtype)
+        bias = self._attention.bias(tf.transpose(is_token), keys.dtype)
+        return Memory(annotations, keys, bias, tuple(tf.split(start, self._state_size, axis=-1)))
+
+    def run(
+        self,
+        views: Views,
+        memory: Memory,
+        embedded: tf.Tensor,
+        dropout: SentenceDropout,
+        state_dropout: SentenceDropout,
+    ) -> tf.Tensor:
+        """The output's states for given tokens before each position, `embedded` [T, B, E]: [T, B, E]."""
+        states, contexts = self._run_conditional(views, memory, embedded, state_dropout)
+        for place, cell in enumerate(self._higher, 1):
+            initial = memory.start[place * self._parts : (place + 1) * self._parts]
+            states += cell.run(views, dropout(states), initial, state_dropout.mask(states, cell.width))
+        return dropout(self._output(views, states, embedded, contexts))
+
+    def step(
+        self, views: Views, memory: Memory, state: Tensors, embedded: tf.Tensor
+    ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        """One token for each of K hypotheses of each sentence.
+
+        Args:
+          views: the parameters.
+          memory: of B sentences.
+          state: [B K, D] each.
+          embedded: the tokens before, [B K, E].
+
+        Returns:
+          the output's states [B K, E], the new state, and the attention's weights [B, K, S]
+        """
+        views = {**views, MEMORY: memory.annotations, KEYS: memory.keys}
+        multiply = multiply_by(views)
+        projected = self._first.project(multiply, views, embedded)
+        below = self._conditional(multiply, views, state[: self._parts], projected, memory.bias)
+        new_state, context, weights = below
+        states = new_state[0]
+        for place, cell in enumerate(self._higher, 1):
+            before = state[place * self._parts : (place + 1) * self._parts]
+            behind = cell.step(multiply, views, before, cell.project(multiply, views, states))
+            states, new_state = states + behind[0], new_state + behind
+        return self._output(views, states, embedded, context), new_state, weights
+
+    def _conditional(
+        self,
+        multiply: Multiply,
+        views: Views,
+        state: Tensors,
+        projected: tf.Tensor,
+        bias: tf.Tensor,
+        mask: tf.Tensor | None = None,
+    ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
+        """The conditional cell at one position: its state, the context [N, 2 D] and the attention's weights."""
+        state = self._first.step(multiply, views, state, projected, mask)
+        context, weights = self._attention.read(multiply, views, state[0], bias)
+        projected = self._second.project(multiply, views, context)
+        return self._second.step(multiply, views, state, projected, mask), context, weights
+
+    def _run_conditional(
+        self, views: Views, memory: Memory, embedded: tf.Tensor, state_dropout: SentenceDropout
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """States [T, B, D] and contexts [T, B, 2 D] at all positions."""
+        mask = state_dropout.mask(embedded, self._sizes[0])
+
+        def step(multiply: Multiply, state: Tensors, projected: tf.Tensor, constants: Views) -> tuple[Tensors, Tensors]:
+            state, context, _ = self._conditional(multiply, constants, state, projected, memory.bias, mask)
+            return state, (context,)
+
+        parts = (self._first, self._attention, self._second)
+        weights = {name: views[name] for part in parts for name in part.weights}
+        weights |= {self._second.input_kernel: views[self._second.input_kernel], MEMORY: memory.annotations}
+        constants = {name: views[name] for part in parts for name in part.constants}
+        constants |= {name: views[name] for name in self._second.input_constants} | {KEYS: memory.keys}
+        projected = self._first.project(multiply_by(views), views, embedded)
+        initial = memory.start[: self._parts]
+        states, (contexts,) = recur(step, initial, projected, weights, constants, outputs=1)
+        return states[0], contexts
+
+    def _output(self, views: Views, states: tf.Tensor, embedded: tf.Tensor, contexts: tf.Tensor) -> tf.Tensor:
+        """tanh of what the states, the tokens before and the contexts say together: [..., E]."""
+        inputs = tf.concat([states, embedded, contexts], axis=-1)
+        outputs = multiply_by(views)(inputs, "decoder/output/kernel") + views["decoder/output/bias"]
+        if self._normalized:
+            outputs = dense_layers.layer_norm(views, "decoder/output", outputs)
+        return tf.tanh(outputs)
