@@ -21,7 +21,8 @@ class Candidates(NamedTuple):
 def length_penalty(length: tf.Tensor, exponent: float) -> tf.Tensor:
     """((5 + length) / 6)^exponent, float32: what log-probabilities of that many tokens are divided by.
 
-    This is the penalty of Wu et al. (2016), "Google's Neural Machine Translation System", equation 14, without coverage.
+    This is the penalty of Wu et al. (2016), "Google's Neural Machine Translation System", equation 14 without
+    its coverage.
     """
     return tf.pow((5.0 + tf.cast(length, tf.float32)) / 6.0, exponent)
 

@@ -1,0 +1,95 @@
+"""Forced scoring: how likely given translations are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfnmt.batch import Batch
+from tfnmt.data.vocabulary import Vocabulary
+from tfnmt.decoding.batching import cut_batches, pad
+from tfnmt.decoding.ensemble import Ensemble
+from tfnmt.decoding.translator import Report
+from tfnmt.layout import Layout
+from tfnmt.models.base import Model
+
+
+class PairScore(NamedTuple):
+    """How likely one translation is."""
+
+    log_probability: float  # sum over the tokens, nats
+    tokens: int  # END_ID included
+
+    @property
+    def per_token(self) -> float:
+        """Mean log-probability of a token."""
+        return self.log_probability / self.tokens
+
+
+class Scorer:
+    """Scores pairs of lines with one or several sets of parameters (an ensemble)."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        layouts: Sequence[Layout],
+        source_vocabulary: Vocabulary,
+        target_vocabulary: Vocabulary,
+        *,
+        batch_sentences: int,
+        batch_tokens: int,
+    ):
+        """Prepares the graphs.
+
+        Args:
+          models: the model of each parameter vector.
+          layouts: the layout of each parameter vector.
+          source_vocabulary: cuts the source lines.
+          target_vocabulary: cuts the target lines.
+          batch_sentences: most pairs in a batch.
+          batch_tokens: most positions of the longer side in a batch, padding included.
+        """
+        self._models, self._layouts = list(models), list(layouts)
+        self._vocabularies = (source_vocabulary, target_vocabulary)
+        self._batch_sentences, self._batch_tokens = batch_sentences, batch_tokens
+        ids = tf.TensorSpec([None, None], tf.int32)
+        vectors = [tf.TensorSpec([layout.size], tf.float32) for layout in layouts]
+        self._graph = tf.function(self._log_probabilities, input_signature=[vectors, ids, ids], autograph=False)
+
+    def score(
+        self,
+        vectors: Sequence[tf.Tensor],
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        report: Report | None = None,
+    ) -> list[PairScore]:
+        """The score of each pair, in order; nothing is cut, and empty lines count as sentences of END_ID alone."""
+        vectors = [tf.convert_to_tensor(vector) for vector in vectors]
+        source_ids, target_ids = (
+            self._tokenize(vocabulary, lines) for vocabulary, lines in zip(self._vocabularies, (sources, targets))
+        )
+        lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids)]
+        scores: dict[int, PairScore] = {}
+        for places in cut_batches(lengths, self._batch_sentences, self._batch_tokens):
+            batch = [pad([side[place] for place in places]) for side in (source_ids, target_ids)]
+            sums = self._graph(vectors, *batch).numpy()
+            scores |= {place: PairScore(float(total), len(target_ids[place])) for place, total in zip(places, sums)}
+            if report is not None:
+                report(len(places), sum(len(target_ids[place]) for place in places))
+        return [scores[place] for place in range(len(lengths))]
+
+    def _tokenize(self, vocabulary: Vocabulary, lines: Sequence[str]) -> list[np.ndarray]:
+        if not lines:
+            return []
+        ragged = vocabulary.tokenize(tf.constant(list(lines)))
+        return np.split(ragged.flat_values.numpy(), np.cumsum(ragged.row_lengths())[:-1])
+
+    def _log_probabilities(
+        self, vectors: Sequence[tf.Tensor], source_ids: tf.Tensor, target_ids: tf.Tensor
+    ) -> tf.Tensor:
+        """Log-probability of each target, float32 [B]."""
+        views = [layout.unpack(vector) for layout, vector in zip(self._layouts, vectors)]
+        batch = Batch(source_ids, target_ids, tf.zeros([3], tf.int64))
+        return tf.reduce_sum(Ensemble(self._models).log_probabilities(views, batch), axis=1)
