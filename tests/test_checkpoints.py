@@ -33,7 +33,10 @@ def _assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
     assert found.update == expected.update
     assert found.progress == expected.progress
     assert found.state.keys() == expected.state.keys()
-    pairs = [(found.parameters, expected.parameters), *((found.state[slot], expected.state[slot]) for slot in found.state)]
+    pairs = [
+        (found.parameters, expected.parameters),
+        *((found.state[slot], expected.state[slot]) for slot in found.state),
+    ]
     for arrays, others in pairs:
         assert arrays.keys() == others.keys()
         for name in arrays:

@@ -50,13 +50,20 @@ def given(name: str) -> bool:
 
 def configuration_table(*settings: Any) -> str:
     """The settings by class: flag, value, and where the value comes from unless it is the default."""
-    rows: dict[str, tuple[str, str, str]] = {}
-    for each in settings:
-        rows[type(each).__name__] = (f"{type(each).__name__}:", "", "")
-        for name in each.__dataclass_fields__:
-            rows[name] = (f"  --{name}", value_text(getattr(each, name)) or "(none)", _origin(name))
-    widths = [max((len(row[column]) for row in rows.values()), default=0) for column in (0, 1)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows.values())
+    sections = {
+        type(each).__name__: {name: value_text(value) or "(none)" for name, value in vars(each).items()}
+        for each in settings
+    }
+    name_width = max(len(name) for values in sections.values() for name in values)
+    value_width = min(40, max(len(value) for values in sections.values() for value in values.values()))
+    lines = []
+    for heading, values in sections.items():
+        lines.append(f"{heading}:")
+        lines += [
+            f"  --{name:<{name_width}}  {value:<{value_width}}  {_origin(name)}".rstrip()
+            for name, value in values.items()
+        ]
+    return "\n".join(lines)
 
 
 def _origin(name: str) -> str:

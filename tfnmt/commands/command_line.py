@@ -42,7 +42,7 @@ class Choice:
 Request = type | Choice
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class HelpRequested(Exception):  # noqa: N818 (it is not an error)
     """`--help` was given or, for the flags of the libraries too, `--helpfull`."""
 
@@ -112,7 +112,7 @@ class CommandLine:
         name, value = argument.name, argument.value
         if not argument.is_flag:
             return f"{argument.text!r} is not a flag; write --name=value."
-        if name in ("help", "helpshort", "helpfull"):
+        if name in ("h", "help", "helpshort", "helpfull"):
             raise HelpRequested(full=name == "helpfull")
         if value is None and self._is_boolean(name):
             value = "true"
@@ -153,7 +153,8 @@ class CommandLine:
             return self._instance(request)
         value = self._value(request.flag)
         if value not in request.classes:
-            faults.append(f"{flag_text(request.flag, value)}: must be one of {', '.join(request.classes)}.")
+            fault = f"{flag_text(request.flag, value)}: must be one of {', '.join(request.classes)}."
+            faults.append(self._located(request.flag, fault))
             value = next(iter(request.classes))
         return self._instance(request.classes[value])
 
@@ -166,27 +167,26 @@ class CommandLine:
         plain = [self._instance(request) for request in self.requests if not isinstance(request, Choice)]
         return next(getattr(each, name) for each in plain if hasattr(each, name))
 
-    def _limit_faults(self, settings: Iterable[Any]) -> list[str]:
-        faults = []
-        for field, value in (
-            (field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)
-        ):
-            if fault := fault_of(field, value):
-                given = self.given.get(field.name)
-                faults.append(given.argument.fault(fault) if given else fault)
-        return faults
+    def _limit_faults(self, settings: Sequence[Any]) -> list[str]:
+        values = [(field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)]
+        return [self._located(field.name, fault) for field, value in values if (fault := fault_of(field, value))]
 
-    def _useless_flags(self, settings: Iterable[Any]) -> list[str]:
+    def _useless_flags(self, settings: Sequence[Any]) -> list[str]:
         """The flags that were given but belong only to a class that was not chosen."""
         used = {field.name for each in settings for field in dataclasses.fields(each)}
         faults = []
         for choice in (request for request in self.requests if isinstance(request, Choice)):
-            offered = dict.fromkeys(field.name for cls in choice.classes.values() for field in dataclasses.fields(cls))
-            for name in offered:
-                if name in self.given and name not in used:
-                    fault = f"--{name} does nothing with {flag_text(choice.flag, self._value(choice.flag))}."
-                    faults.append(self.given[name].argument.fault(fault))
+            chosen = self._value(choice.flag)
+            offered = {field.name for cls in choice.classes.values() for field in dataclasses.fields(cls)}
+            useless = [name for name in self.given if name in offered - used and chosen in choice.classes]
+            faults += [
+                self._located(name, f"--{name} does nothing with {flag_text(choice.flag, chosen)}.") for name in useless
+            ]
         return faults
+
+    def _located(self, name: str, fault: str) -> str:
+        """`fault` with the place where the flag was given, if that is in a file."""
+        return self.given[name].argument.fault(fault) if name in self.given else fault
 
 
 def without_none(type_: Any) -> Any:

@@ -84,6 +84,6 @@ def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, .
 
 
 def _suggestion(path: Path) -> str:
-    siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+    siblings = [str(sibling) for sibling in path.parent.glob("*")] if not path.exists() else []
     nearest = difflib.get_close_matches(str(path), siblings, n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""

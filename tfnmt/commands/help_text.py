@@ -28,14 +28,19 @@ def help_text(program: str, summary: str, command_line: CommandLine) -> str:
 
 def _request_sections(request: Request, shown: set[type]) -> Iterable[str]:
     """One section for each class in `request` and each of its bases, in the order of inheritance."""
-    classes = request.classes if isinstance(request, Choice) else {None: request}
-    bases = {cls: value for value, leaf in classes.items() for cls in reversed(leaf.__mro__)}
-    for cls in bases:
+    choices = request.classes if isinstance(request, Choice) else {"": request}
+    for cls in (base for leaf in choices.values() for base in reversed(leaf.__mro__)):
         if dataclasses.is_dataclass(cls) and cls not in shown:
             shown.add(cls)
-            value = next((value for value, leaf in classes.items() if leaf is cls), None)
-            condition = f" With {flag_text(request.flag, value)}:" if isinstance(request, Choice) and value else ""
-            yield from _section(cls, condition)
+            yield from _section(cls, _condition(cls, request))
+
+
+def _condition(cls: type, request: Request) -> str:
+    """When the flags of `cls` count, unless they always do."""
+    if not isinstance(request, Choice):
+        return ""
+    values = [flag_text(request.flag, value) for value, leaf in request.classes.items() if issubclass(leaf, cls)]
+    return f" With {' or '.join(values)}:" if len(values) < len(request.classes) else ""
 
 
 def _section(cls: type, condition: str) -> Iterable[str]:

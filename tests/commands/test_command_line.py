@@ -1,0 +1,275 @@
+"""Command lines: flags become settings, and everything wrong is found at once."""
+
+import dataclasses
+
+import pytest
+
+from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested
+from tfnmt.errors import UserError
+from tfnmt.settings import flagfile_text, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceSettings:
+    """Which model."""
+
+    model: str = setting("attentive", "Model.", choices=("attentive", "recurrent"))
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseSettings:
+    """What every model has."""
+
+    width: int = setting(8, "Width D.", minimum=1)
+    dropout: float = setting(0.1, "Share dropped.", minimum=0, maximum=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentiveSettings(BaseSettings):
+    """A model with attention alone."""
+
+    heads: int = setting(4, "Heads.", minimum=1)
+
+    def faults(self):
+        """Impossible combinations."""
+        return [] if self.width % self.heads == 0 else [f"--heads={self.heads} does not divide --width={self.width}."]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentSettings(BaseSettings):
+    """A recurrent model."""
+
+    dropout: float = setting(0.2, "Share dropped.", minimum=0, maximum=0.9)
+    cell: str = setting("gru", "Cell.", choices=("gru", "lstm"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """What is read."""
+
+    source: tuple[str, ...] = setting((), "Files.")
+    languages: tuple[str, ...] = setting(("de", "en"), "Languages.", choices=("de", "en", "fr"))
+    lowercase: bool = setting(False, "Whether to lowercase.")
+    limit: int | None = setting(None, "Sentences.", minimum=1)
+    name: str = setting("", "Name.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RequiredSettings:
+    run_directory: str = setting("", "The directory of the run.", required=True)
+
+
+MODELS = Choice("model", {"attentive": AttentiveSettings, "recurrent": RecurrentSettings})
+
+
+def _parse(*words: str):
+    return CommandLine([ChoiceSettings, MODELS, FileSettings]).parse(words)
+
+
+def _faults(*words: str) -> list[str]:
+    with pytest.raises(UserError) as refusal:
+        _parse(*words)
+    return list(refusal.value.faults)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Values.
+
+
+def test_without_flags_every_default_holds():
+    assert _parse() == [ChoiceSettings(), AttentiveSettings(), FileSettings()]
+
+
+def test_every_type_of_value():
+    _, model, files = _parse(
+        "--width=16", "--dropout=1e-1", "--source=a,b", "--languages=fr", "--lowercase", "--limit=3", "--name=x=y z"
+    )
+    assert model == AttentiveSettings(width=16)
+    assert files == FileSettings(("a", "b"), ("fr",), True, 3, "x=y z")
+
+
+@pytest.mark.parametrize("words", [("--width", "16"), ("-width=16",), ("--width=8", "--width=16")])
+def test_ways_to_give_a_value(words):
+    assert _parse(*words)[1].width == 16
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("--lowercase", True), ("--nolowercase", False), ("--lowercase=true", True), ("--lowercase=0", False)],
+)
+def test_ways_to_give_a_truth(word, value):
+    assert _parse("--lowercase=true", word)[2].lowercase is value
+
+
+def test_a_negative_number_may_be_a_word_of_its_own():
+    assert _faults("--dropout", "-1") == ["--dropout=-1.0: must be at least 0."]
+
+
+def test_an_empty_value():
+    files = _parse("--limit=7", "--limit=", "--source=", "--name=")[2]
+    assert files == FileSettings(source=(), limit=None, name="")
+
+
+def test_commas_inside_an_item_are_quoted():
+    files = FileSettings(source=("a,b", 'c"d', "e f"))
+    line = flagfile_text(files).splitlines()[1]
+    assert _parse(line)[2].source == files.source
+
+
+def test_what_was_given_is_known():
+    command_line = CommandLine([ChoiceSettings, MODELS])
+    command_line.parse(["--width=8"])
+    assert command_line.given.keys() == {"width"}
+
+
+# One class among several.
+
+
+def test_the_chosen_class_is_made_with_its_own_defaults():
+    assert _parse("--model=recurrent", "--cell=lstm")[1] == RecurrentSettings(cell="lstm")
+    assert _parse("--model=recurrent")[1].dropout == 0.2
+    assert _parse("--model=recurrent", "--dropout=0.3", "--width=2")[1] == RecurrentSettings(width=2, dropout=0.3)
+
+
+def test_flags_that_the_chosen_class_lacks_are_refused():
+    assert _faults("--model=recurrent", "--heads=4") == ["--heads does nothing with --model=recurrent."]
+
+
+def test_a_choice_that_does_not_exist_is_refused_once():
+    assert _faults("--model=linear", "--heads=2") == ["--model=linear: must be one of attentive, recurrent."]
+
+
+def test_combinations_are_judged_for_the_chosen_class_alone():
+    assert _parse("--width=9", "--model=recurrent")[1].width == 9
+    assert _faults("--width=9") == ["--heads=4 does not divide --width=9."]
+
+
+def test_two_classes_must_agree_on_a_type():
+    @dataclasses.dataclass(frozen=True)
+    class OtherSettings:
+        width: float = setting(1.0, "Width.")
+
+    with pytest.raises(ValueError, match="--width"):
+        CommandLine([BaseSettings, OtherSettings])
+
+
+# Faults.
+
+
+def test_all_faults_are_found_at_once():
+    assert _faults("--hedas=3", "--width=0", "--limit=many", "--languages=de,xx", "stray", "--nolowercas") == [
+        "--hedas is not a flag of this command. Did you mean --heads?",
+        "--limit=many: must be a whole number.",
+        "'stray' is not a flag; write --name=value.",
+        "--nolowercas is not a flag of this command. Did you mean --nolowercase?",
+        "--width=0: must be at least 1.",
+        "--languages=de,xx: must be one of de, en, fr.",
+    ]
+
+
+def test_the_value_of_an_unknown_flag_is_not_a_fault_too():
+    assert _faults("--qqqq", "3") == ["--qqqq is not a flag of this command."]
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("--width", "--width needs a value."),
+        ("--width=1.5", "--width=1.5: must be a whole number."),
+        ("--dropout=much", "--dropout=much: must be a number."),
+        ("--dropout=nan", "--dropout=nan: must be a number."),
+        ("--dropout=0.95", "--dropout=0.95: must be at most 0.9."),
+        ("--lowercase=perhaps", "--lowercase=perhaps: must be true or false."),
+        ("--model=", "--model is missing: Model."),
+        ("--limit=0", "--limit=0: must be at least 1."),
+        ("--", "'--' is not a flag; write --name=value."),
+    ],
+)
+def test_each_kind_of_bad_value(word, fault):
+    assert fault in _faults(word)
+
+
+def test_a_required_flag_is_missed():
+    with pytest.raises(UserError, match="--run_directory is missing: The directory of the run"):
+        CommandLine([RequiredSettings]).parse([])
+
+
+@pytest.mark.parametrize(("word", "full"), [("--help", False), ("-h", False), ("--helpfull", True)])
+def test_help_comes_before_every_fault(word, full):
+    with pytest.raises(HelpRequested) as request:
+        _parse("--hedas=3", word)
+    assert request.value.full is full
+
+
+# Flagfiles.
+
+
+def test_a_flagfile_gives_flags(directory):
+    (directory / "small.flags").write_text("# The small model.\n\n--width=4\n  --lowercase  \n// And:\n--name\nAda\n")
+    _, model, files = _parse("--flagfile=small.flags")
+    assert (model.width, files.lowercase, files.name) == (4, True, "Ada")
+
+
+@pytest.mark.parametrize("words", [("--width=6", "--flagfile=a"), ("--flagfile", "a", "--width=6")])
+def test_the_command_line_overrides_flagfiles_wherever_it_names_them(directory, words):
+    (directory / "a").write_text("--width=4\n--heads=2\n")
+    assert _parse(*words)[1] == AttentiveSettings(width=6, heads=2)
+
+
+def test_a_later_flagfile_overrides_an_earlier_one(directory):
+    (directory / "a").write_text("--width=4\n")
+    (directory / "b").write_text("--width=12\n")
+    assert _parse("--flagfile=a", "--flagfile=b")[1].width == 12
+
+
+def test_flagfiles_name_others_beside_them_or_from_here(directory):
+    (directory / "configs").mkdir()
+    (directory / "configs" / "outer.flags").write_text("--width=4\n--flagfile=inner.flags\n--flagfile=here.flags\n")
+    (directory / "configs" / "inner.flags").write_text("--width=12\n--heads=1\n")
+    (directory / "here.flags").write_text("--dropout=0.5\n")
+    assert _parse("--flagfile=configs/outer.flags")[1] == AttentiveSettings(width=4, heads=1, dropout=0.5)
+
+
+def test_faults_in_flagfiles_name_file_and_line(directory):
+    (directory / "a.flags").write_text(
+        "--model=recurrent\n# Too small:\n--width=0\n--heads=4\n--dropuot=1\n--limit=x\nword"
+    )
+    assert _faults("--flagfile=a.flags") == [
+        "a.flags:5: --dropuot is not a flag of this command. Did you mean --dropout?",
+        "a.flags:6: --limit=x: must be a whole number.",
+        "a.flags:7: 'word' is not a flag; write --name=value.",
+        "a.flags:3: --width=0: must be at least 1.",
+        "a.flags:4: --heads does nothing with --model=recurrent.",
+    ]
+
+
+def test_missing_and_unreadable_flagfiles_are_named_with_the_nearest(directory):
+    (directory / "tiny.flags").write_text("--flagfile=elsewhere\n")
+    (directory / "binary").write_bytes(b"\xff\xfe")
+    assert _faults("--flagfile=tyni.flags", "--flagfile=tiny.flags", "--flagfile=binary", "--width=0") == [
+        "--flagfile=tyni.flags: No such file or directory. Did you mean tiny.flags?",
+        "tiny.flags:1: --flagfile=elsewhere: No such file or directory.",
+        "--flagfile=binary: not a text file.",
+        "--width=0: must be at least 1.",
+    ]
+
+
+def test_flagfiles_that_name_each_other_are_refused(directory):
+    (directory / "a").write_text("--flagfile=b\n")
+    (directory / "b").write_text("--flagfile=a\n")
+    assert _faults("--flagfile=a") == ["b:1: --flagfile=a: this file names itself, directly or through others."]
+
+
+def test_settings_survive_a_flagfile(directory):
+    settings = [
+        ChoiceSettings("recurrent"),
+        RecurrentSettings(width=3, dropout=0.30000000000000004, cell="lstm"),
+        FileSettings(("a b", "c,d"), ("fr",), True, None, "# not a comment"),
+    ]
+    (directory / "flags.txt").write_text(flagfile_text(*settings))
+    assert _parse("--limit=3", "--limit=", "--flagfile=flags.txt") == settings
