@@ -106,6 +106,10 @@ class CheckpointStore:
         """The update with the best metric; None when none has one."""
         return self._index().best
 
+    def ranking(self) -> list[int]:
+        """The updates that have a metric, from the best to the worst."""
+        return self._index().ranking()
+
     def save(self, checkpoint: Checkpoint, metric: float | None = None) -> None:
         """Commits `checkpoint`, then deletes those that need not be kept.
 

@@ -1,6 +1,6 @@
 """The mean of several checkpoints' parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -8,25 +8,24 @@ from tfnmt.checkpoints import Checkpoint
 from tfnmt.errors import UserError
 
 
-def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """A checkpoint of the newest update with the mean of the parameters, summed in float64, and no training state.
+def average(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
+    """A checkpoint of the newest update with the mean of the parameters, and without training state.
+
+    Args:
+      checkpoints: at least one; they are taken one after the other, so that an iterator need not hold them all.
 
     Raises:
       UserError: the checkpoints are of different models.
     """
-    shapes = [{name: array.shape for name, array in each.parameters.items()} for each in checkpoints]
-    for checkpoint, own in zip(checkpoints, shapes):
-        if own != shapes[0]:
-            raise UserError(
-                f"The checkpoints of updates {checkpoints[0].update} and {checkpoint.update} are of different models."
-            )
-    updates = [checkpoint.update for checkpoint in checkpoints]
-    parameters = {name: _mean([each.parameters[name] for each in checkpoints]) for name in shapes[0]}
+    updates: list[int] = []
+    sums: dict[str, np.ndarray] = {}
+    for checkpoint in checkpoints:
+        arrays = checkpoint.parameters
+        sums = sums or {name: np.zeros(array.shape, np.float64) for name, array in arrays.items()}
+        if {name: array.shape for name, array in arrays.items()} != {name: total.shape for name, total in sums.items()}:
+            raise UserError(f"The checkpoints of updates {updates[0]} and {checkpoint.update} are of different models.")
+        for name, array in arrays.items():
+            sums[name] += array
+        updates.append(checkpoint.update)
+    parameters = {name: (total / len(updates)).astype(np.float32) for name, total in sums.items()}
     return Checkpoint(update=max(updates), parameters=parameters, state={}, progress={"averaged_updates": updates})
-
-
-def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.zeros(arrays[0].shape, np.float64)
-    for array in arrays:
-        total += array
-    return (total / len(arrays)).astype(arrays[0].dtype)

@@ -24,13 +24,14 @@ NEWEST, BEST = "newest", "best"
 class TrainedSettings:
     """Which trained parameters are used."""
 
-    run_directory: tuple[str, ...] = setting((), "Run directory; several, with commas, are an ensemble.", required=True)
+    run_directory: tuple[str, ...] = setting((), "Run directory; several, with commas, are an ensemble.")
     checkpoint: tuple[str, ...] = setting(
         (BEST,),
         "Checkpoint of each run directory: best (by the validation metric; the newest when nothing was validated), "
         "newest, or the number of its update; several, with commas, are an ensemble.",
         required=True,
     )
+    threads: int = setting(0, "Cores to compute on; 0 for all.", minimum=0)
 
     def faults(self) -> list[str]:
         """Names that no checkpoint can have."""
@@ -62,6 +63,8 @@ def load(settings: TrainedSettings) -> Trained:
     Raises:
       UserError: something is missing, damaged, or does not fit together.
     """
+    if not settings.run_directory:
+        raise UserError("--run_directory is missing: it names the run whose model is used.")
     runs = [RunDirectory(path) for path in settings.run_directory]
     vocabularies = [(Vocabulary(run.source_vocabulary), Vocabulary(run.target_vocabulary)) for run in runs]
     refuse(_vocabulary_faults(settings.run_directory, vocabularies))

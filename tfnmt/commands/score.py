@@ -1,0 +1,74 @@
+"""Tells how likely a trained model finds given translations.
+
+tfnmt-score --run_directory=runs/first --source=test.en --target=test.de
+
+The output has one line for each pair, tab-separated: log-probability of the translation in nats, its tokens (the end
+token included), and the mean log-probability of a token. Nothing is cut or left out.
+"""
+
+import dataclasses
+import math
+
+from absl import logging
+
+from tfnmt import runtime
+from tfnmt.commands import application
+from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
+from tfnmt.decoding.loading import TrainedSettings, load
+from tfnmt.decoding.scoring import Scorer
+from tfnmt.decoding.streams import STANDARD, chunks, line_writer
+from tfnmt.errors import refuse
+from tfnmt.progress import Progress
+from tfnmt.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """What is scored."""
+
+    source: str = setting(
+        "", "File of source lines, plain or .gz; tab-separated with both sides without --target.", required=True
+    )
+    target: str = setting("", "File of their translations, plain or .gz.")
+    output: str = setting(STANDARD, "File for the scores; - for standard output.")
+    chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
+    batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
+    batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)
+
+
+def main() -> None:
+    """The console script."""
+    application.run(_main, TrainedSettings, ScoreSettings)
+
+
+def _main(trained_settings: TrainedSettings, settings: ScoreSettings) -> None:
+    pair = TextPair(settings.source, settings.target or None)
+    total, faults = inspect_pairs([pair])
+    refuse(faults)
+    runtime.prepare(trained_settings.threads or None)
+    trained = load(trained_settings)
+    scorer = Scorer(
+        trained.models,
+        trained.layouts,
+        trained.source_vocabulary,
+        trained.target_vocabulary,
+        batch_sentences=settings.batch_sentences,
+        batch_tokens=settings.batch_tokens,
+    )
+    log_probability, tokens = 0.0, 0
+    with line_writer(settings.output) as output, Progress("Scoring", total, "pairs") as progress:
+        for pairs in chunks(read_pairs(pair), settings.chunk_sentences):
+            sides = zip(*pairs)
+            scores = scorer.score(trained.vectors, *sides, report=lambda pairs, _: progress.advance(pairs))
+            output.write(f"{each.log_probability:.6f}\t{each.tokens}\t{each.per_token:.6f}" for each in scores)
+            log_probability += math.fsum(each.log_probability for each in scores)
+            tokens += sum(each.tokens for each in scores)
+    mean = log_probability / tokens
+    logging.info(
+        "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.2f.",
+        *(", ".join(trained.names), f"{total:,}", f"{tokens:,}", -mean, math.exp(-mean)),
+    )
+
+
+if __name__ == "__main__":
+    main()

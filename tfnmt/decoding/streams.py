@@ -1,0 +1,96 @@
+"""Lines in and out, in bounded memory."""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+from tfnmt.data.files import inspect_file, open_bytes
+from tfnmt.errors import UserError, refuse
+
+STANDARD = "-"
+"""Standard input or standard output in place of a file's name."""
+
+Item = TypeVar("Item")
+
+
+def count_lines(path: str) -> int | None:
+    """The lines of a file, all of which are checked; None for standard input, which can be read only once.
+
+    Raises:
+      UserError: the file is missing, damaged, or not UTF-8.
+    """
+    if path == STANDARD:
+        return None
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return 0
+    report = inspect_file(path)
+    refuse(report.faults)
+    return report.lines
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """The lines of a plain or gzip file, or of standard input, without line ends and carriage returns.
+
+    Raises:
+      UserError: a line is not UTF-8; those before it have been given.
+    """
+    name = "standard input" if path == STANDARD else path
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield line.decode("utf-8").rstrip("\n").replace("\r", "")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text to UTF-8."
+                ) from error
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter. Items before an error are given before it is raised."""
+    iterator = iter(items)
+    while True:
+        chunk: list[Item] = []
+        try:
+            for item in itertools.islice(iterator, size):
+                chunk.append(item)
+        except UserError:
+            if chunk:
+                yield chunk
+            raise
+        if not chunk:
+            return
+        yield chunk
+
+
+@contextlib.contextmanager
+def line_writer(path: str) -> Iterator["LineWriter"]:
+    """What writes lines to a file, or to standard output.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if path == STANDARD:
+        yield LineWriter(sys.stdout.buffer)
+        return
+    try:
+        stream = open(path, "wb")  # noqa: SIM115 (errors of the body are not to be caught here)
+    except OSError as error:
+        raise UserError(f"--output={path}: cannot be written ({error.strerror}).") from error
+    with stream:
+        yield LineWriter(stream)
+
+
+class LineWriter:
+    """Writes lines as UTF-8."""
+
+    def __init__(self, stream: IO[bytes]):
+        """Writes to `stream`."""
+        self._stream = stream
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Writes the lines and passes them on at once; line feeds inside of a line become spaces."""
+        self._stream.write("".join(line.replace("\n", " ") + "\n" for line in lines).encode())
+        self._stream.flush()
