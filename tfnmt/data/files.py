@@ -11,7 +11,7 @@ import gzip
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, cast
 
 _CHUNK_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -42,7 +42,7 @@ class TextPair:
 
 def open_bytes(path: str) -> IO[bytes]:
     """Opens a plain or a gzip file for reading."""
-    return gzip.open(path, "rb") if is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
 
 
 def is_gzip(path: str) -> bool:
@@ -52,9 +52,8 @@ def is_gzip(path: str) -> bool:
 
 def read_lines(path: str) -> Iterator[str]:
     """The lines of `path`, without their ends."""
-    with open_bytes(path) as file:
-        for line in file:
-            yield line.decode("utf-8").rstrip("\n").replace("\r", "")
+    for line in _raw_lines(path):
+        yield line.decode("utf-8").rstrip("\n").replace("\r", "")
 
 
 def read_pairs(pair: TextPair) -> Iterator[tuple[str, str]]:
@@ -65,6 +64,11 @@ def read_pairs(pair: TextPair) -> Iterator[tuple[str, str]]:
     for line in read_lines(pair.source):
         source, target = line.split("\t")[:2]
         yield source, target
+
+
+def count_pairs(pairs: Sequence[TextPair]) -> int:
+    """Sentence pairs in files that were inspected before."""
+    return sum(1 for pair in pairs for _ in _raw_lines(pair.source))
 
 
 def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
@@ -83,6 +87,11 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
             faults.append(_unequal(pair, counts))
         total += min(counts)
     return total, faults
+
+
+def _raw_lines(path: str) -> Iterator[bytes]:
+    with open_bytes(path) as file:
+        yield from file
 
 
 @dataclasses.dataclass
@@ -112,7 +121,7 @@ def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
 
 
 def _inspect_stream(file: IO[bytes], report: FileReport) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
     nul_found, last = False, b"\n"
     while chunk := file.read(_CHUNK_BYTES):
         if report.lines == 0 and last == b"\n" and chunk.startswith(_GZIP_MAGIC):

@@ -68,12 +68,15 @@ class PoolBuilder:
         seed: tf.Tensor | None = None,
     ) -> Pool:
         kept = tf.squeeze(tf.where(verdicts == filters.KEPT), axis=1)
-        lengths = [tf.gather(_lengths(ids), kept) for ids in (source_ids, target_ids)]
-        order = batching.length_order(*lengths, seed)
-        sorted_lengths = [tf.gather(side, order) for side in lengths]
-        borders = batching.cut(*sorted_lengths, self.settings.source_budget, self.settings.batch_tokens)
+        order = batching.length_order(
+            tf.gather(_lengths(source_ids), kept), tf.gather(_lengths(target_ids), kept), seed
+        )
         rows = tf.gather(kept, order)
-        return Pool(place, tf.gather(source_ids, rows), tf.gather(target_ids, rows), rows, borders, verdicts)
+        source_ids, target_ids = tf.gather(source_ids, rows), tf.gather(target_ids, rows)
+        borders = batching.cut(
+            _lengths(source_ids), _lengths(target_ids), self.settings.source_budget, self.settings.batch_tokens
+        )
+        return Pool(place, source_ids, target_ids, rows, borders, verdicts)
 
 
 def _lengths(ids: tf.RaggedTensor) -> tf.Tensor:

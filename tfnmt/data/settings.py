@@ -11,7 +11,9 @@ class DataSettings:
     """Files, filters and batches."""
 
     data: str = setting("", "Directory with train.LANGUAGE and validation.LANGUAGE files, as tfnmt-corpus makes it.")
-    languages: str = setting("", "Source and target language of --data, such as en-de.")
+    languages: str = setting(
+        "", "Source and target language, such as en-de; tfnmt-corpus leaves a note of it in --data."
+    )
     train_source: tuple[str, ...] = setting(
         (), "Files of source lines to train on (plain or .gz), or tab-separated files when there is no --train_target."
     )
@@ -25,12 +27,10 @@ class DataSettings:
         minimum=0,
     )
     max_length: int = setting(
-        256,
-        "Longer sentences, in tokens with the end token, are left out of training; at most --batch_tokens.",
-        minimum=2,
+        256, "Training leaves out sentences of more tokens, the end included; never more than a batch has.", minimum=2
     )
     max_length_ratio: float = setting(
-        6.0, "Training pairs with a side this many times as many tokens as the other are left out.", minimum=1
+        6.0, "Training leaves out pairs with more than so many times as many tokens on one side.", minimum=1
     )
     shuffle_buffer: int = setting(200_000, "Sentence pairs held in memory and shuffled together.", minimum=1)
     pool_pairs: int = setting(
@@ -38,8 +38,8 @@ class DataSettings:
     )
     subword_nbest: int = setting(
         0,
-        "Subword sampling in training: 0 for none, above 1 from so many best segmentations, -1 from all. Such runs are "
-        "not repeatable bit by bit.",
+        "Subword sampling in training: 0 for none, above 1 among so many best segmentations, -1 among all. It is drawn "
+        "from a generator that cannot be seeded, so such a run cannot be repeated bit by bit.",
         minimum=-1,
     )
     subword_alpha: float = setting(0.1, "Smoothing of subword sampling; the lower, the more even.", minimum=0)
@@ -53,3 +53,17 @@ class DataSettings:
     def length_limit(self) -> int:
         """Tokens in a training sentence: one that fills more than a batch cannot be used."""
         return min(self.max_length, self.batch_tokens, self.source_budget)
+
+    def faults(self) -> list[str]:
+        """Flags that do not fit each other."""
+        faults = []
+        for split in ("train", "validation"):
+            sources, targets = getattr(self, f"{split}_source"), getattr(self, f"{split}_target")
+            if targets and len(targets) != len(sources):
+                faults.append(
+                    f"--{split}_source names {len(sources)} files and --{split}_target {len(targets)}: give one target "
+                    "file for each source file, in the same order."
+                )
+            if sources and self.data:
+                faults.append(f"--{split}_source: --data names the files already; give one of the two flags.")
+        return faults

@@ -1,0 +1,55 @@
+"""Makes the vocabulary of a corpus, joint or one for each language, and shows what it does to the text.
+
+tfnmt-vocabulary --data=data/software.en-de --vocabulary=data/vocabulary --vocabulary_size=8000
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from tfnmt.commands import application
+from tfnmt.data.corpus import find_corpus
+from tfnmt.data.files import TextPair, read_pairs
+from tfnmt.data.settings import DataSettings
+from tfnmt.data.vocabulary import Vocabulary
+from tfnmt.data.vocabulary_training import VocabularySettings, train_vocabularies
+from tfnmt.errors import UserError
+
+_MEASURED_PAIRS = 20_000
+_SHOWN_PAIRS = 3
+
+
+def main() -> None:
+    """Runs the console script."""
+    application.run(_main, DataSettings, VocabularySettings)
+
+
+def _main(data: DataSettings, settings: VocabularySettings) -> None:
+    directory = settings.vocabulary or data.data
+    if not directory:
+        raise UserError("--vocabulary is missing: name the directory to write the vocabulary to.")
+    corpus = find_corpus(data)
+    pairs = corpus.inspect()["train"]
+    print(f"Making a {settings.vocabulary_type} vocabulary from {pairs:,} sentence pairs.", flush=True)
+    vocabularies = train_vocabularies(corpus.train, directory, settings)
+    for name, side, vocabulary in zip(("source", "target"), range(2), vocabularies):
+        lines = [pair[side] for pair in itertools.islice(_pairs(corpus.train), _MEASURED_PAIRS)]
+        print(f"{name}: {vocabulary.size:,} pieces in {vocabulary.path}; {_measure(vocabulary, lines)}")
+    for pair in itertools.islice(_pairs(corpus.train), _SHOWN_PAIRS):
+        for line, vocabulary in zip(pair, vocabularies):
+            print(f"  {' '.join(vocabulary.segment(line))}")
+
+
+def _pairs(files: Sequence[TextPair]) -> Iterator[tuple[str, str]]:
+    return (pair for file in files for pair in read_pairs(file))
+
+
+def _measure(vocabulary: Vocabulary, lines: Sequence[str]) -> str:
+    """Pieces per word, and the share of characters that the vocabulary can write."""
+    known = set(vocabulary.pieces())
+    pieces = [piece for line in lines for piece in vocabulary.segment(line)]
+    words = sum(len(line.split()) for line in lines)
+    unknown = sum(len(piece.lstrip("▁")) for piece in pieces if piece not in known)
+    characters = sum(len(unicodedata.normalize("NFKC", line).replace(" ", "")) for line in lines)
+    coverage = 1 - unknown / max(characters, 1)
+    return f"{len(pieces) / max(words, 1):.2f} pieces a word, {coverage:.4%} of the characters covered"

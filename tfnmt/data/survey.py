@@ -1,0 +1,185 @@
+"""What training will see of its files: what is left out and why, lengths, padding and batches."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfnmt.batch import UNKNOWN_ID
+from tfnmt.data import filters
+from tfnmt.data.batching import padded_positions
+from tfnmt.data.files import TextPair, count_pairs
+from tfnmt.data.lines import line_pairs
+from tfnmt.data.pools import Pool, PoolBuilder
+from tfnmt.data.settings import DataSettings
+from tfnmt.data.vocabulary import Vocabulary
+from tfnmt.errors import UserError
+
+SURVEYED_PAIRS = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """Sums over the kept sentences of one language; END is a token, padding a position."""
+
+    sentences: int
+    tokens: int
+    positions: int
+    longest: int
+    unknown: int
+
+    def describe(self, name: str) -> str:
+        """The sums in words."""
+        return (
+            f"{name}: {self.tokens:,} tokens, {self.tokens / self.sentences:.1f} a sentence, at most {self.longest}, "
+            f"{self.unknown / self.tokens:.2%} unknown"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Counts over the first `sum(verdicts.values())` pairs of the files.
+
+    Attributes:
+      pairs: sentence pairs in the files.
+      verdicts: "kept", or a reason to leave a pair out -> number of pairs.
+      batches: how many the kept pairs make on one worker.
+      source: sums of the source side.
+      target: sums of the target side.
+      batch_tokens: the budget of target positions.
+    """
+
+    pairs: int
+    verdicts: dict[str, int]
+    batches: int
+    source: Side
+    target: Side
+    batch_tokens: int
+
+    @property
+    def share_read(self) -> float:
+        """The part of the files that the counts are of."""
+        return sum(self.verdicts.values()) / self.pairs
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that all the files make on one worker; an estimate when only a part was read."""
+        return max(1, round(self.batches / self.share_read))
+
+    @property
+    def padding_share(self) -> float:
+        """Padding among the source and target positions of the batches."""
+        return 1 - (self.source.tokens + self.target.tokens) / (self.source.positions + self.target.positions)
+
+    @property
+    def fill(self) -> float:
+        """Target positions of a batch on average, as a share of the budget."""
+        return self.target.positions / (self.batches * self.batch_tokens)
+
+    @property
+    def target_tokens_per_batch(self) -> float:
+        """Target tokens of a batch on average, padding excluded."""
+        return self.target.tokens / self.batches
+
+    def describe(self) -> str:
+        """The survey in words, in four lines."""
+        return "\n  ".join(
+            [self._pairs_text(), self.source.describe("source"), self.target.describe("target"), self._batches_text()]
+        )
+
+    def _pairs_text(self) -> str:
+        kept, *left_out = self.verdicts.items()
+        reasons = ", ".join(f"{count:,} {name}" for name, count in left_out if count) or "none"
+        partly = "" if self.share_read == 1 else f" of the first {self.share_read:.0%} of {self.pairs:,}"
+        return f"{kept[1]:,} pairs kept{partly}; left out: {reasons}"
+
+    def _batches_text(self) -> str:
+        pairs = self.source.sentences / self.batches
+        return (
+            f"{self.batches_per_epoch:,} batches an epoch on one worker, each with {pairs:.0f} pairs and "
+            f"{self.target_tokens_per_batch:,.0f} target tokens on average; {self.padding_share:.1%} padding, "
+            f"{self.fill:.1%} of --batch_tokens used"
+        )
+
+
+def survey(
+    files: Sequence[TextPair],
+    source_vocabulary: Vocabulary,
+    target_vocabulary: Vocabulary,
+    settings: DataSettings,
+    *,
+    shards: int = 1,
+    limit: int = SURVEYED_PAIRS,
+) -> Survey:
+    """Tokenizes the first `limit` pairs, as training would, and counts.
+
+    Args:
+      files: the training files, inspected before.
+      source_vocabulary: cuts the source lines.
+      target_vocabulary: cuts the target lines.
+      settings: filters and budgets.
+      shards: number of workers.
+      limit: where to stop.
+
+    Raises:
+      UserError: no pair is left, or fewer than there are workers.
+    """
+    builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
+    no_seed, no_place = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
+
+    def counted(source_lines: tf.Tensor, target_lines: tf.Tensor) -> _Counts:
+        return _count(builder.for_training(no_place, source_lines, target_lines, no_seed))
+
+    pools = line_pairs(files).take(limit).batch(settings.pool_pairs).map(counted)
+    counts = _Counts(*(np.stack(field) for field in zip(*pools.as_numpy_iterator())))
+    verdicts = dict(zip(filters.VERDICTS, counts.verdicts.sum(axis=0).tolist()))
+    read = sum(verdicts.values())
+    pairs = read if read < limit else count_pairs(files)
+    if verdicts["kept"] < (shards if pairs == read else 1):
+        raise UserError(_too_few(files, verdicts, settings, shards))
+    source, target = (_side(verdicts["kept"], sums) for sums in (counts.source, counts.target))
+    return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_tokens)
+
+
+class _Counts(NamedTuple):
+    verdicts: tf.Tensor  # int32 [len(VERDICTS)]
+    batches: tf.Tensor  # int64 scalar
+    source: tf.Tensor  # int64 [4]: tokens, positions, longest, unknown
+    target: tf.Tensor  # int64 [4]
+
+
+def _count(pool: Pool) -> _Counts:
+    verdicts = tf.math.bincount(pool.verdicts, minlength=len(filters.VERDICTS))
+    source, target = (_count_side(ids, pool.borders) for ids in (pool.source_ids, pool.target_ids))
+    return _Counts(verdicts, pool.batches, source, target)
+
+
+def _count_side(ids: tf.RaggedTensor, borders: tf.Tensor) -> tf.Tensor:
+    lengths = tf.cast(ids.row_lengths(), tf.int32)
+    numbers = (
+        tf.reduce_sum(lengths),
+        padded_positions(lengths, borders),
+        tf.reduce_max(tf.concat([[0], lengths], axis=0)),
+        tf.math.count_nonzero(tf.equal(ids.flat_values, UNKNOWN_ID)),
+    )
+    return tf.stack([tf.cast(number, tf.int64) for number in numbers])
+
+
+def _side(sentences: int, counts: np.ndarray) -> Side:
+    """Adds up the pools' counts, int64 [pools, 4]."""
+    tokens, positions, _, unknown = counts.sum(axis=0).tolist()
+    return Side(sentences, tokens, positions, int(counts[:, 2].max()), unknown)
+
+
+def _too_few(files: Sequence[TextPair], verdicts: dict[str, int], settings: DataSettings, shards: int) -> str:
+    names = "; ".join(str(pair) for pair in files)
+    reasons = ", ".join(f"{count:,} {name}" for name, count in verdicts.items())
+    if verdicts["kept"]:
+        remedy = "use fewer workers or more text"
+        return f"{names}: {verdicts['kept']} pairs are too few for {shards} workers ({reasons}); {remedy}."
+    return (
+        f"{names}: no pair is left after filtering ({reasons}); the limits are --max_length={settings.max_length}, "
+        f"--batch_tokens={settings.batch_tokens} and --max_length_ratio={settings.max_length_ratio:g}."
+    )
