@@ -1,6 +1,7 @@
 """Brings pairs into one form and drops those that teach nothing, counting the reasons.
 
-A rule is a predicate of a pair. The rules are asked in order, and the first that holds is the reason counted.
+A rule is a predicate of a pair. The rules are asked in order, and the first that holds is the reason counted;
+what was met before is a duplicate, whatever it was dropped for.
 """
 
 import dataclasses
@@ -10,8 +11,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from tfnmt.corpora.languages import script_of, scripts_of
+from tfnmt.corpora.markup import has_markup
 from tfnmt.corpora.pairs import PLACEHOLDER, Pair, skeleton
 from tfnmt.corpora.report import Step
+from tfnmt.progress import Progress
 from tfnmt.settings import setting
 
 Rule = Callable[[Pair], bool]
@@ -21,18 +24,25 @@ Rule = Callable[[Pair], bool]
 class CleaningSettings:
     """What may stay in a corpus."""
 
-    maximum_characters: int = setting(500, "Longest sentence kept by cleaning, in characters.", minimum=1)
+    maximum_characters: int = setting(
+        500, "Longest sentence kept by cleaning, in characters.", minimum=1
+    )
     maximum_length_ratio: float = setting(
-        3.0,
+        2.5,
         "Cleaning drops pairs in which one side is this many times longer than the other usually is.",
         minimum=1.0,
     )
     minimum_letters: float = setting(
-        0.5, "Cleaning drops pairs with a smaller share of letters on either side.", minimum=0, maximum=1
+        0.5,
+        "Cleaning drops pairs with a smaller share of letters on either side.",
+        minimum=0,
+        maximum=1,
     )
 
 
-def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings) -> tuple[list[Pair], Step]:
+def clean(
+    pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings
+) -> tuple[list[Pair], Step]:
     """The pairs worth training on, each once.
 
     Args:
@@ -43,22 +53,34 @@ def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningS
     Returns:
       The pairs kept, in order, in normal form; and the counts.
     """
-    pairs = [Pair(normal_text(pair.source), normal_text(pair.target), pair.origin) for pair in pairs]
+    pairs = [
+        Pair(normal_text(pair.source), normal_text(pair.target), pair.origin)
+        for pair in pairs
+    ]
     step = Step("clean", read=len(pairs))
     rules = _rules(languages, settings, _typical_ratio(pairs))
-    kept: dict[tuple[str, str], Pair] = {}
-    for pair in pairs:
-        reason = next((name for name, holds in rules.items() if holds(pair)), None)
-        if reason is None and pair[:2] in kept:
-            reason = "duplicates"
-        if reason is None:
-            kept[pair[:2]] = pair
-        else:
-            step.dropped[reason] += 1
-    return list(kept.values()), step
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    with Progress("Cleaning", len(pairs), "pairs") as progress:
+        for pair in pairs:
+            reason = "duplicates" if pair[:2] in seen else _reason(pair, rules)
+            seen.add(pair[:2])
+            if reason is None:
+                kept.append(pair)
+            else:
+                step.dropped[reason] += 1
+            progress.advance()
+    return kept, step
 
 
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]|[\u202a-\u202e]|[\u2066-\u2069]")
+def _reason(pair: Pair, rules: dict[str, Rule]) -> str | None:
+    """The first rule that `pair` breaks."""
+    return next((name for name, holds in rules.items() if holds(pair)), None)
+
+
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b\u200e\u200f\u2060\ufeff]|[\u202a-\u202e]|[\u2066-\u2069]"
+)
 
 
 def normal_text(text: str) -> str:
@@ -66,46 +88,36 @@ def normal_text(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
 
 
-def strip_accelerator(text: str, mark: str) -> str:
-    """`text` without the mark before the underlined letter of a menu entry, as in "_Save" and "保存(_S)".
-
-    Texts with several marks are left alone: there the mark is a character like any other.
-    """
-    if not mark or text.count(mark) != 1 or mark in "".join(PLACEHOLDER.findall(text)):
-        return text
-    text = re.sub(rf"\s*\({re.escape(mark)}\w\)", "", text)
-    return re.sub(rf"{re.escape(mark)}(?=\w)", "", text)
-
-
-def _rules(languages: tuple[str, str], settings: CleaningSettings, ratio: float) -> dict[str, Rule]:
+def _rules(
+    languages: tuple[str, str], settings: CleaningSettings, ratio: float
+) -> dict[str, Rule]:
+    scripts = [scripts_of(language) for language in languages]
     return {
         "empty": lambda pair: not pair.source or not pair.target,
-        "markup": lambda pair: _has_markup(pair.source) or _has_markup(pair.target),
-        "addresses": lambda pair: bool(_ADDRESS.search(pair.source) or _ADDRESS.search(pair.target)),
-        "placeholders differ": lambda pair: _placeholders(pair.source) != _placeholders(pair.target),
-        "few letters": lambda pair: min(map(_letter_share, pair[:2])) < settings.minimum_letters,
-        "same on both sides": lambda pair: skeleton(pair.source) == skeleton(pair.target),
-        "too long": lambda pair: max(len(pair.source), len(pair.target)) > settings.maximum_characters,
-        "length ratio": lambda pair: _imbalance(pair, ratio) > settings.maximum_length_ratio,
-        "wrong script": lambda pair: any(map(_is_foreign, pair[:2], map(scripts_of, languages))),
+        "markup": lambda pair: has_markup(pair.source) or has_markup(pair.target),
+        "addresses": lambda pair: bool(
+            _ADDRESS.search(pair.source) or _ADDRESS.search(pair.target)
+        ),
+        "placeholders differ": lambda pair: (
+            _placeholders(pair.source) != _placeholders(pair.target)
+        ),
+        "few letters": lambda pair: (
+            min(map(_letter_share, pair[:2])) < settings.minimum_letters
+        ),
+        "same on both sides": lambda pair: (
+            skeleton(pair.source) == skeleton(pair.target)
+        ),
+        "too long": lambda pair: (
+            max(len(pair.source), len(pair.target)) > settings.maximum_characters
+        ),
+        "length ratio": lambda pair: (
+            _imbalance(pair, ratio) > settings.maximum_length_ratio
+        ),
+        "wrong script": lambda pair: (
+            _is_foreign(pair.source, pair.target, scripts[0])
+            or _is_foreign(pair.target, pair.source, scripts[1])
+        ),
     }
-
-
-_MARKUP = re.compile(
-    r"</?[A-Za-z!][^<>]*>"  # HTML and its like
-    r"|&(?:[a-z]+|#\d+);"  # entities
-    r"|\]\(|\[%|`|\*\*|\{%|:[a-z]+:"  # Markdown, references, template blocks, roles
-    r"|\\[nrt\"]"  # escapes that were meant to be resolved
-    r"|\w[|]\w"  # alternatives or context in one text
-)
-
-
-def _has_markup(text: str) -> bool:
-    """True too where braces are left without the placeholders, as in "{n, plural, one {# day} other {# days}}"."""
-    if _MARKUP.search(text):
-        return True
-    rest = PLACEHOLDER.sub("", text)
-    return "{" in rest or "}" in rest
 
 
 _ADDRESS = re.compile(r"https?:|www\.|\w@\w")
@@ -118,7 +130,9 @@ def _placeholders(text: str) -> list[str]:
 def _letter_share(text: str) -> float:
     """Share of letters and their marks among what is not space or placeholder; 0 where there are none."""
     rest = "".join(PLACEHOLDER.sub("", text).split())
-    return sum(unicodedata.category(character)[0] in "LM" for character in rest) / max(len(rest), 1)
+    return sum(unicodedata.category(character)[0] in "LM" for character in rest) / max(
+        len(rest), 1
+    )
 
 
 def _typical_ratio(pairs: Sequence[Pair]) -> float:
@@ -137,14 +151,22 @@ def _imbalance(pair: Pair, ratio: float) -> float:
     return max(source, target) / min(source, target)
 
 
-_OWN_SHARE = 0.25  # product names in Latin letters are frequent in every language
+_OWN_SHARE = 0.25
+_LATIN_WORD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
-def _is_foreign(text: str, scripts: frozenset[str]) -> bool:
-    """Whether hardly any letter of `text` belongs to the scripts of its language; False where these are unknown."""
-    if not scripts:
+def _is_foreign(text: str, other: str, scripts: frozenset[str]) -> bool:
+    """Whether hardly any letter of `text` is in the scripts of its language; False where these are unknown.
+
+    Names that a translation copies in Latin letters, words that are in the `other` side too, are not counted.
+    """
+    if not scripts or "LATIN" in scripts and text.isascii():
         return False
-    letters = [character for character in PLACEHOLDER.sub("", text) if character.isalpha()]
+    copied = set(_LATIN_WORD.findall(other))
+    rest = _LATIN_WORD.sub(
+        lambda word: "" if word[0] in copied else word[0], PLACEHOLDER.sub("", text)
+    )
+    letters = [character for character in rest if character.isalpha()]
     own = sum(_script(character) in scripts for character in letters)
     return own < _OWN_SHARE * len(letters)
 

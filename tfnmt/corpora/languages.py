@@ -1,8 +1,9 @@
 """Language codes: what catalogues write and what a user asks for."""
 
+import collections
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from tfnmt.errors import UserError
 
@@ -18,7 +19,7 @@ _OTHER_NAMES = {
     "sr-latn": ("sr-latn-rs",),
 }
 _CODE = re.compile("[A-Za-z]{2,3}(_[A-Za-z0-9]+)*")
-_SHOWN_AS = {"zh-hans": "zh", "zh-cn": "zh", "zh-tw": "zh-hant", "iw": "he"}
+_LISTED = 40
 
 
 def parse_pair(languages: str) -> tuple[str, str]:
@@ -28,7 +29,11 @@ def parse_pair(languages: str) -> tuple[str, str]:
       UserError: there are not two different codes.
     """
     codes = [code.strip() for code in languages.split("-")]
-    if len(codes) != 2 or not all(_CODE.fullmatch(code) for code in codes) or codes[0] == codes[1]:
+    if (
+        len(codes) != 2
+        or not all(_CODE.fullmatch(code) for code in codes)
+        or codes[0] == codes[1]
+    ):
         raise UserError(
             f"--languages={languages}: give two different codes joined by a hyphen, such as en-de; "
             "a region or script is joined by an underscore, such as en-pt_BR."
@@ -38,13 +43,24 @@ def parse_pair(languages: str) -> tuple[str, str]:
 
 def normal_code(code: str) -> str:
     """One spelling for "pt_BR", "pt-br" and "sr@latin": lower case with hyphens."""
-    return code.strip().lower().replace("_", "-").replace("@", "-").replace("latin", "latn")
+    return (
+        code.strip()
+        .lower()
+        .replace("_", "-")
+        .replace("@", "-")
+        .replace("latin", "latn")
+    )
 
 
 def shown_code(code: str) -> str:
     """`code`, normal, as it is given to --languages and used in file names: "pt_BR", "zh_Hant"."""
     language, *parts = code.split("-")
-    return "_".join([language, *(part.upper() if len(part) == 2 else part.capitalize() for part in parts)])
+    return "_".join(
+        [
+            language,
+            *(part.upper() if len(part) == 2 else part.capitalize() for part in parts),
+        ]
+    )
 
 
 def find_code(wanted: str, codes: Collection[str]) -> str | None:
@@ -69,9 +85,28 @@ def _is_region_of(name: str, language: str) -> bool:
     return name.startswith(f"{language}-") and len(name) == len(language) + 3
 
 
-def common_codes(codes: Collection[str]) -> list[str]:
-    """The languages that `codes` hold, each once, in the spelling that --languages takes."""
-    return sorted({shown_code(_SHOWN_AS.get(normal_code(code), normal_code(code))) for code in codes})
+def listing(catalogues: Iterable[Collection[str]]) -> str:
+    """The languages that most catalogues have, in the spelling that --languages takes.
+
+    Args:
+      catalogues: for each catalogue, the codes as it writes them.
+    """
+    counts = collections.Counter(
+        code for codes in catalogues for code in {_listed(code) for code in codes}
+    )
+    common = sorted(code for code, _ in counts.most_common(_LISTED))
+    rarer = len(counts) - len(common)
+    return ", ".join(common) + (f" and {rarer} rarer ones" if rarer else "")
+
+
+def _listed(code: str) -> str:
+    """The code that stands for `code` in a listing: "de" for "de_DE", "zh" for "zh-Hans"."""
+    name = normal_code(code)
+    for language, names in _OTHER_NAMES.items():
+        if name in names and name not in _OTHER_NAMES:
+            return shown_code(language)
+    language, *parts = name.split("-")
+    return language if parts == [language] else shown_code(name)
 
 
 _SCRIPTS = {
@@ -99,7 +134,11 @@ def scripts_of(code: str) -> frozenset[str]:
     language, *parts = normal_code(code).split("-")
     if "latn" in parts:
         return frozenset({"LATIN"})
-    found = (scripts.split() for scripts, languages in _SCRIPTS.items() if language in languages.split())
+    found = (
+        scripts.split()
+        for scripts, languages in _SCRIPTS.items()
+        if language in languages.split()
+    )
     return frozenset(next(found, ()))
 
 

@@ -13,7 +13,12 @@ from tfnmt.errors import UserError
 DESCRIPTION = "corpus.json"
 
 
-def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, facts: Mapping[str, Any]) -> None:
+def write_corpus(
+    directory: Path,
+    languages: tuple[str, str],
+    splits: Splits,
+    facts: Mapping[str, Any],
+) -> None:
     """Writes train.en, train.de and so on; corpus.json comes last, so that it vouches for complete files.
 
     Args:
@@ -37,11 +42,17 @@ def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, fa
         text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
         _replace(directory / DESCRIPTION, f"{text}\n".encode())
     except OSError as error:
-        raise UserError(f"--output={directory}: {error.strerror or error}; name a directory that can be written.") from error
+        raise UserError(
+            f"--output={directory}: {error.strerror or error}; name a directory that can be written."
+        ) from error
 
 
 def _described(content: bytes) -> dict[str, int | str]:
-    return {"lines": content.count(b"\n"), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {
+        "lines": content.count(b"\n"),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def _replace(path: Path, content: bytes) -> None:
