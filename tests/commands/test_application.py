@@ -166,10 +166,11 @@ def test_interruption_is_quiet(program):
     assert _times_cut(errors) == ["width 8", "warning: be careful"]
 
 
-def test_a_reader_that_has_gone_is_no_defect(program):
+@pytest.mark.parametrize("word", ["--act=pour", "--help"])
+def test_a_reader_that_has_gone_is_no_defect(program, word):
     reading, writing = os.pipe()
     os.close(reading)
-    with subprocess.Popen([*program, "--act=pour"], stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*program, word], stdout=writing, stderr=subprocess.PIPE, text=True) as process:
         os.close(writing)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 141

@@ -75,12 +75,9 @@ def _origin(name: str) -> str:
 def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | int | None:
     """Runs `main` and turns the way it ends into an exit code."""
     try:
-        app.run(lambda settings: _call(main, settings), flags_parser=lambda words: _parse(requests, words[1:]))
+        app.run(lambda settings: _call(main, settings), flags_parser=lambda words: _parse(main, requests, words))
     except SystemExit as end:
         return end.code
-    except HelpRequested as request:
-        print(_help(main, request.full))
-        return 0
     except UserError as error:
         _show(error)
         return REFUSED
@@ -102,12 +99,17 @@ def _call(main: Callable[..., int | None], settings: Sequence[Any]) -> int | Non
     return code
 
 
-def _parse(requests: Sequence[Request], words: Sequence[str]) -> list[Any]:
+def _parse(main: Callable[..., int | None], requests: Sequence[Request], words: Sequence[str]) -> list[Any]:
+    """The settings in `words`, of which the first is the program; exits behind the help if that is asked for."""
     global _command_line
     _command_line = CommandLine(requests)
     flags.FLAGS.mark_as_parsed()
     logs.log_to_standard_error()
-    return _command_line.parse(words)
+    try:
+        return _command_line.parse(words[1:])
+    except HelpRequested as request:
+        print(_help(main, request.full), flush=True)
+        sys.exit()
 
 
 def _help(main: Callable[..., int | None], full: bool) -> str:

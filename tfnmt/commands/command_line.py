@@ -143,7 +143,7 @@ class CommandLine:
         return name in self._flags and self._flags[name].boolean
 
     def _suggestion(self, name: str) -> str:
-        names = [*self._types, *(f"no{each}" for each in self._types if self._is_boolean(each))]
+        names = [*self._types, *(f"no{each}" for each in self._types if self._is_boolean(each)), "flagfile", "help"]
         nearest = difflib.get_close_matches(name, names, n=1)
         return f" Did you mean --{nearest[0]}?" if nearest else ""
 
