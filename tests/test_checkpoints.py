@@ -221,6 +221,19 @@ def test_a_checkpoint_that_was_removed_by_hand_is_missed_aloud(store, caplog):
     assert "No such file" in caplog.text
 
 
+def test_training_may_go_on_while_another_process_reads(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.save(_checkpoint(1))
+
+    def read_too_late(*arguments, read=checkpoint_files.read):
+        monkeypatch.undo()
+        store.save(_checkpoint(2))
+        return read(*arguments)
+
+    monkeypatch.setattr(checkpoint_files, "read", read_too_late)
+    assert store.load().update == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"newest": 1}', b"\xff"])
 def test_without_a_sound_index_the_newest_is_found(store, caplog, content):
     store.save(_checkpoint(1), metric=1.0)
@@ -354,6 +367,14 @@ def test_too_little_room_is_noticed_before_writing(store, monkeypatch):
     needed_bytes = 60 * 4 + 8 + 60 * 4 + 60 * 8
     assert f"({needed_bytes} bytes needed, 959 bytes free)" in str(refusal.value)
     assert str(store.directory) in str(refusal.value)
+
+
+def test_a_metric_that_cannot_be_written_leaves_the_checkpoints(store):
+    store.save(_checkpoint(1), metric=1.0)
+    with _files_up_to(10), pytest.raises(SaveError, match="the metric of update 1 could not be saved"):
+        store.record_metric(1, 2.0)
+    assert store.best == 1
+    assert _hidden(store.directory) == []
 
 
 @pytest.fixture

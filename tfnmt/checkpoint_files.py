@@ -8,6 +8,7 @@ manifest.json              size and SHA-256 of each of the files above; written 
 
 import dataclasses
 import json
+import re
 import struct
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tfnmt.durable_files import Fingerprint, Piece
 
 FORMAT = 1
 MANIFEST, PARAMETERS, PROGRESS = "manifest.json", "parameters.safetensors", "progress.json"
+STATE = re.compile(r"state\.(.+)\.safetensors")
 DTYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
 
 Arrays = Mapping[str, np.ndarray]
@@ -82,23 +84,18 @@ def read(directory: Path, slots: Container[str] | None = None) -> Checkpoint:
     Raises:
       DamagedError: a file is missing, damaged or of an unknown format.
     """
-    manifest = verify(directory)
-    state_files = {
-        name.split(".", 1)[1].removesuffix(".safetensors"): name
-        for name in manifest["files"]
-        if name.startswith("state.")
-    }
-    progress = json.loads((directory / PROGRESS).read_bytes())
-    return Checkpoint(
-        update=progress["update"],
-        parameters=safetensors.numpy.load_file(directory / PARAMETERS),
-        state={
+    slots_of_files = {name: match[1] for name in verify(directory)["files"] if (match := STATE.fullmatch(name))}
+    try:
+        progress = json.loads((directory / PROGRESS).read_bytes())
+        parameters = safetensors.numpy.load_file(directory / PARAMETERS)
+        state = {
             slot: safetensors.numpy.load_file(directory / name)
-            for slot, name in state_files.items()
+            for name, slot in slots_of_files.items()
             if slots is None or slot in slots
-        },
-        progress=progress["progress"],
-    )
+        }
+    except OSError as error:
+        raise DamagedError(f"{directory} cannot be read ({error})") from error
+    return Checkpoint(progress["update"], parameters, state, progress["progress"])
 
 
 def verify(directory: Path) -> dict[str, Any]:

@@ -129,12 +129,21 @@ class CheckpointStore:
             self._commit(aside, checkpoint.update, metric)
         except (OSError, DamagedError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            raise self._save_error(checkpoint, error) from error
+            needed_bytes = checkpoint_files.size_bytes(checkpoint)
+            raise self._save_error(f"checkpoint of update {checkpoint.update}", needed_bytes, error) from error
         self._delete_surplus()
 
     def record_metric(self, update: int, metric: float) -> None:
-        """Notes how good the checkpoint of `update` was found to be; larger is better."""
-        self._write_index(self._index().rated(update, metric))
+        """Notes how good the checkpoint of `update` was found to be; larger is better.
+
+        Raises:
+          SaveError: it could not be written down; the checkpoints are intact.
+        """
+        index = self._index().rated(update, metric)
+        try:
+            self._write_index(index)
+        except OSError as error:
+            raise self._save_error(f"metric of update {update}", len(index.to_json()), error) from error
         self._delete_surplus()
 
     def load(self, update: int | Literal["best"] | None = None, *, slots: Container[str] | None = None) -> Checkpoint:
@@ -160,6 +169,8 @@ class CheckpointStore:
             for damage in damages:
                 logging.warning("Checkpoint damaged: %s. Using that of update %d instead.", damage, candidate)
             return checkpoint
+        if self._directories().keys() != directories.keys():  # Training went on meanwhile and deleted what was read.
+            return self.load(update, slots=slots)
         raise UserError(*(f"{damage}." for damage in damages), self._nothing_loaded(update, directories))
 
     def remove_leftovers(self) -> None:
@@ -169,7 +180,7 @@ class CheckpointStore:
             if not successor.exists():
                 path.rename(successor)
         for path in self.directory.glob(".update-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def describe(self) -> str:
         """A table of the checkpoints: update, size, metric, and which are the newest and the best."""
@@ -240,13 +251,12 @@ class CheckpointStore:
         if shutil.disk_usage(self.directory).free < checkpoint_files.size_bytes(checkpoint):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _save_error(self, checkpoint: Checkpoint, error: Exception) -> SaveError:
-        needed = checkpoint_files.size_bytes(checkpoint)
-        free = f"{shutil.disk_usage(self.directory).free:,}" if self.directory.is_dir() else "unknown"
+    def _save_error(self, what: str, needed_bytes: int, error: Exception) -> SaveError:
+        free_bytes = f"{shutil.disk_usage(self.directory).free:,}" if self.directory.is_dir() else "unknown"
         return SaveError(
-            f"{self.directory}: the checkpoint of update {checkpoint.update} could not be saved: "
-            f"{getattr(error, 'strerror', None) or error} ({needed:,} bytes needed, {free} bytes free). "
-            "The earlier checkpoints are intact. Make room there, or keep fewer with --keep_last and --keep_best."
+            f"{self.directory}: the {what} could not be saved: {getattr(error, 'strerror', None) or error} "
+            f"({needed_bytes:,} bytes needed, {free_bytes} bytes free). The earlier checkpoints are intact. "
+            "Make room there, or keep fewer with --keep_last and --keep_best."
         )
 
     def _nothing_loaded(self, update: int | str | None, directories: Iterable[int]) -> str:
