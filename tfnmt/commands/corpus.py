@@ -19,13 +19,7 @@ from tfnmt.corpora.plain import FileSettings, read_files, read_multi30k
 from tfnmt.corpora.report import Report
 from tfnmt.corpora.software import read_software
 from tfnmt.corpora.sources import SOFTWARE
-from tfnmt.corpora.splitting import (
-    Splits,
-    SplittingSettings,
-    shuffled,
-    split,
-    without_leaks,
-)
+from tfnmt.corpora.splitting import Splits, SplittingSettings, shuffled, split, without_leaks
 from tfnmt.corpora.wheels import WheelSettings, fetch
 from tfnmt.settings import setting
 
@@ -43,9 +37,7 @@ class CorpusSettings:
         "or a small synthetic language (generated).",
         choices=("software", "multi30k", "files", "generated"),
     )
-    languages: str = setting(
-        "en-de", "Source and target language, such as en-de, en-zh or en-pt_BR."
-    )
+    languages: str = setting("en-de", "Source and target language, such as en-de, en-zh or en-pt_BR.")
     output: str = setting("", "Directory that the corpus is written to.", required=True)
     cleaning: str = setting(
         "auto",
@@ -57,13 +49,7 @@ class CorpusSettings:
 def main() -> None:
     """The console script."""
     application.run(
-        prepare,
-        CorpusSettings,
-        WheelSettings,
-        FileSettings,
-        GeneratedSettings,
-        CleaningSettings,
-        SplittingSettings,
+        prepare, CorpusSettings, WheelSettings, FileSettings, GeneratedSettings, CleaningSettings, SplittingSettings
     )
 
 
@@ -79,21 +65,13 @@ def prepare(
     languages = parse_pair(corpus.languages)
     report = Report()
     splits = _read(corpus, languages, wheels, files, generated, report)
-    if (
-        corpus.cleaning == "on"
-        or corpus.cleaning == "auto"
-        and corpus.corpus in _CLEANED_UNASKED
-    ):
+    if corpus.cleaning == "on" or corpus.cleaning == "auto" and corpus.corpus in _CLEANED_UNASKED:
         splits = _cleaned(splits, languages, cleaning, report)
-    if (
-        corpus.corpus != "multi30k"
-    ):  # Its splits are what published figures were measured on.
+    if corpus.corpus != "multi30k":  # Its splits are what published figures were measured on.
         splits = _separated(splits, splitting, report)
     if corpus.corpus == "software":
         splits["train"] = shuffled(splits["train"])
-    write_corpus(
-        pathlib.Path(corpus.output), languages, splits, _facts(corpus, report, splits)
-    )
+    write_corpus(pathlib.Path(corpus.output), languages, splits, _facts(corpus, report, splits))
     _show(corpus, languages, splits)
 
 
@@ -116,12 +94,7 @@ def _read(
     return read_files(files, report)
 
 
-def _cleaned(
-    splits: Splits,
-    languages: tuple[str, str],
-    settings: CleaningSettings,
-    report: Report,
-) -> Splits:
+def _cleaned(splits: Splits, languages: tuple[str, str], settings: CleaningSettings, report: Report) -> Splits:
     """The training pairs cleaned; what was given to validate and test on stays as it is."""
     kept, step = clean(splits["train"], languages, settings)
     report.add(step)
@@ -134,20 +107,14 @@ def _separated(splits: Splits, settings: SplittingSettings, report: Report) -> S
     if given:
         splits["train"], step = without_leaks(splits["train"], given)
         report.add(step)
-    divided, step = split(
-        splits["train"],
-        settings,
-        held_out=[name for name in _HELD_OUT if name not in splits],
-    )
+    divided, step = split(splits["train"], settings, held_out=[name for name in _HELD_OUT if name not in splits])
     report.add(step)
     return splits | divided
 
 
 def _facts(corpus: CorpusSettings, report: Report, splits: Splits) -> dict[str, Any]:
     """What corpus.json says: nothing that differs between two runs over the same input."""
-    origins = collections.Counter(
-        pair.origin for pairs in splits.values() for pair in pairs if pair.origin
-    )
+    origins = collections.Counter(pair.origin for pairs in splits.values() for pair in pairs if pair.origin)
     facts = {
         "corpus": corpus.corpus,
         "languages": corpus.languages,
@@ -157,7 +124,5 @@ def _facts(corpus: CorpusSettings, report: Report, splits: Splits) -> dict[str, 
 
 
 def _show(corpus: CorpusSettings, languages: tuple[str, str], splits: Splits) -> None:
-    sizes = ", ".join(
-        f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test")
-    )
+    sizes = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
     logging.info("%s: %s pairs of %s", corpus.output, sizes, " and ".join(languages))

@@ -63,10 +63,7 @@ class Catalogues:
         if not all(texts.values()):
             return []
         keys = dict.fromkeys([*texts[source], *texts[target]])
-        return [
-            Message(texts[source].get(key, ""), texts[target].get(key, ""))
-            for key in keys
-        ]
+        return [Message(texts[source].get(key, ""), texts[target].get(key, "")) for key in keys]
 
     def _texts(self, language: str) -> dict[Any, str]:
         """Message id -> text; the last part of a gettext message's id is its English text."""
@@ -82,14 +79,9 @@ class Catalogues:
 
     def _gettext_texts(self, code: str) -> Iterator[tuple[Any, str]]:
         # A compiled catalogue leaves out what is marked as fuzzy, so it is preferred to its text form.
-        by_domain = {
-            (match["root"], match["domain"]): match
-            for match in sorted(self._members[code], key=_compiled)
-        }
+        by_domain = {(match["root"], match["domain"]): match for match in sorted(self._members[code], key=_compiled)}
         for domain, match in by_domain.items():
-            for context, english, text in _entries(
-                self._archive.read(match[0]), match["kind"]
-            ):
+            for context, english, text in _entries(self._archive.read(match[0]), match["kind"]):
                 yield (*domain, context, english), text
 
 
@@ -97,9 +89,7 @@ def _compiled(match: re.Match) -> bool:
     return match["kind"] == "mo"
 
 
-def _flatten(
-    tree: Any, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def _flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """The texts of nested dictionaries, each with the keys that lead to it."""
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -110,9 +100,7 @@ def _flatten(
 
 def _entries(content: bytes, kind: str) -> Iterator[tuple[str, str, str]]:
     """(context, English text, translation) of each message of a gettext file."""
-    catalogue = (
-        polib.mofile(content) if kind == "mo" else polib.pofile(content.decode("utf-8"))
-    )
+    catalogue = polib.mofile(content) if kind == "mo" else polib.pofile(content.decode("utf-8"))
     one, many = _plural_forms(catalogue.metadata.get("Plural-Forms", ""))
     for entry in catalogue:
         if entry.obsolete or "fuzzy" in entry.flags:

@@ -24,25 +24,16 @@ Rule = Callable[[Pair], bool]
 class CleaningSettings:
     """What may stay in a corpus."""
 
-    maximum_characters: int = setting(
-        500, "Longest sentence kept by cleaning, in characters.", minimum=1
-    )
+    maximum_characters: int = setting(500, "Longest sentence kept by cleaning, in characters.", minimum=1)
     maximum_length_ratio: float = setting(
-        2.5,
-        "Cleaning drops pairs in which one side is this many times longer than the other usually is.",
-        minimum=1.0,
+        2.5, "Cleaning drops pairs in which one side is this many times longer than the other usually is.", minimum=1.0
     )
     minimum_letters: float = setting(
-        0.5,
-        "Cleaning drops pairs with a smaller share of letters on either side.",
-        minimum=0,
-        maximum=1,
+        0.5, "Cleaning drops pairs with a smaller share of letters on either side.", minimum=0, maximum=1
     )
 
 
-def clean(
-    pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings
-) -> tuple[list[Pair], Step]:
+def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings) -> tuple[list[Pair], Step]:
     """The pairs worth training on, each once.
 
     Args:
@@ -53,10 +44,7 @@ def clean(
     Returns:
       The pairs kept, in order, in normal form; and the counts.
     """
-    pairs = [
-        Pair(normal_text(pair.source), normal_text(pair.target), pair.origin)
-        for pair in pairs
-    ]
+    pairs = [Pair(normal_text(pair.source), normal_text(pair.target), pair.origin) for pair in pairs]
     step = Step("clean", read=len(pairs))
     rules = _rules(languages, settings, _typical_ratio(pairs))
     seen: set[tuple[str, str]] = set()
@@ -78,9 +66,7 @@ def _reason(pair: Pair, rules: dict[str, Rule]) -> str | None:
     return next((name for name, holds in rules.items() if holds(pair)), None)
 
 
-_INVISIBLE = re.compile(
-    "[\u00ad\u200b\u200e\u200f\u2060\ufeff]|[\u202a-\u202e]|[\u2066-\u2069]"
-)
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]|[\u202a-\u202e]|[\u2066-\u2069]")
 
 
 def normal_text(text: str) -> str:
@@ -88,34 +74,19 @@ def normal_text(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
 
 
-def _rules(
-    languages: tuple[str, str], settings: CleaningSettings, ratio: float
-) -> dict[str, Rule]:
+def _rules(languages: tuple[str, str], settings: CleaningSettings, ratio: float) -> dict[str, Rule]:
     scripts = [scripts_of(language) for language in languages]
     return {
         "empty": lambda pair: not pair.source or not pair.target,
         "markup": lambda pair: has_markup(pair.source) or has_markup(pair.target),
-        "addresses": lambda pair: bool(
-            _ADDRESS.search(pair.source) or _ADDRESS.search(pair.target)
-        ),
-        "placeholders differ": lambda pair: (
-            _placeholders(pair.source) != _placeholders(pair.target)
-        ),
-        "few letters": lambda pair: (
-            min(map(_letter_share, pair[:2])) < settings.minimum_letters
-        ),
-        "same on both sides": lambda pair: (
-            skeleton(pair.source) == skeleton(pair.target)
-        ),
-        "too long": lambda pair: (
-            max(len(pair.source), len(pair.target)) > settings.maximum_characters
-        ),
-        "length ratio": lambda pair: (
-            _imbalance(pair, ratio) > settings.maximum_length_ratio
-        ),
+        "addresses": lambda pair: bool(_ADDRESS.search(pair.source) or _ADDRESS.search(pair.target)),
+        "placeholders differ": lambda pair: _placeholders(pair.source) != _placeholders(pair.target),
+        "few letters": lambda pair: min(map(_letter_share, pair[:2])) < settings.minimum_letters,
+        "same on both sides": lambda pair: skeleton(pair.source) == skeleton(pair.target),
+        "too long": lambda pair: max(len(pair.source), len(pair.target)) > settings.maximum_characters,
+        "length ratio": lambda pair: _imbalance(pair, ratio) > settings.maximum_length_ratio,
         "wrong script": lambda pair: (
-            _is_foreign(pair.source, pair.target, scripts[0])
-            or _is_foreign(pair.target, pair.source, scripts[1])
+            _is_foreign(pair.source, pair.target, scripts[0]) or _is_foreign(pair.target, pair.source, scripts[1])
         ),
     }
 
@@ -130,9 +101,7 @@ def _placeholders(text: str) -> list[str]:
 def _letter_share(text: str) -> float:
     """Share of letters and their marks among what is not space or placeholder; 0 where there are none."""
     rest = "".join(PLACEHOLDER.sub("", text).split())
-    return sum(unicodedata.category(character)[0] in "LM" for character in rest) / max(
-        len(rest), 1
-    )
+    return sum(unicodedata.category(character)[0] in "LM" for character in rest) / max(len(rest), 1)
 
 
 def _typical_ratio(pairs: Sequence[Pair]) -> float:
@@ -163,12 +132,10 @@ def _is_foreign(text: str, other: str, scripts: frozenset[str]) -> bool:
     if not scripts or "LATIN" in scripts and text.isascii():
         return False
     copied = set(_LATIN_WORD.findall(other))
-    rest = _LATIN_WORD.sub(
-        lambda word: "" if word[0] in copied else word[0], PLACEHOLDER.sub("", text)
-    )
+    rest = _LATIN_WORD.sub(lambda word: "" if word[0] in copied else word[0], PLACEHOLDER.sub("", text))
     letters = [character for character in rest if character.isalpha()]
     own = sum(_script(character) in scripts for character in letters)
-    return own < _OWN_SHARE * len(letters)
+    return own < _OWN_SHARE * len(letters) or (own == 0 and "LATIN" not in scripts)
 
 
 _script = functools.lru_cache(maxsize=1 << 14)(script_of)

@@ -10,72 +10,13 @@ import random
 from tfnmt.corpora.pairs import Pair
 from tfnmt.settings import setting
 
-MODIFIERS = (
-    "red",
-    "old",
-    "small",
-    "quiet",
-    "cold",
-    "bright",
-    "soft",
-    "round",
-    "new",
-    "green",
-)
+MODIFIERS = ("red", "old", "small", "quiet", "cold", "bright", "soft", "round", "new", "green")
 WORDS = (
-    *(
-        "house",
-        "river",
-        "bird",
-        "tree",
-        "child",
-        "stone",
-        "boat",
-        "road",
-        "hill",
-        "lamp",
-    ),
-    *(
-        "sees",
-        "finds",
-        "holds",
-        "leaves",
-        "calls",
-        "builds",
-        "likes",
-        "moves",
-        "opens",
-        "draws",
-    ),
-    *(
-        "here",
-        "there",
-        "today",
-        "often",
-        "never",
-        "soon",
-        "again",
-        "always",
-        "now",
-        "then",
-    ),
+    *("house", "river", "bird", "tree", "child", "stone", "boat", "road", "hill", "lamp"),
+    *("sees", "finds", "holds", "leaves", "calls", "builds", "likes", "moves", "opens", "draws"),
+    *("here", "there", "today", "often", "never", "soon", "again", "always", "now", "then"),
 )
-_SYLLABLES = (
-    "ba",
-    "de",
-    "fi",
-    "go",
-    "ku",
-    "la",
-    "mi",
-    "no",
-    "pe",
-    "ru",
-    "sa",
-    "ti",
-    "vo",
-    "zu",
-)
+_SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "mi", "no", "pe", "ru", "sa", "ti", "vo", "zu")
 _SHORTEST, _LONGEST = 3, 8
 
 
@@ -84,10 +25,7 @@ class GeneratedSettings:
     """The size of the synthetic corpus."""
 
     generated_pairs: int = setting(
-        4000,
-        "Sentence pairs of --corpus=generated, held-out ones included.",
-        minimum=10,
-        maximum=1_000_000,
+        4000, "Sentence pairs of --corpus=generated, held-out ones included.", minimum=10, maximum=1_000_000
     )
     generated_seed: int = setting(1, "Seed of --corpus=generated.", minimum=0)
 
@@ -106,13 +44,9 @@ def generate(pairs: int = 4000, seed: int = 1) -> list[Pair]:
     sentences = random.Random(f"{seed}/sentences")
     found: dict[str, str] = {}
     while len(found) < pairs:
-        words = sentences.choices(
-            MODIFIERS + WORDS, k=sentences.randint(_SHORTEST, _LONGEST) - 1
-        )
+        words = sentences.choices(MODIFIERS + WORDS, k=sentences.randint(_SHORTEST, _LONGEST) - 1)
         words += sentences.choices(WORDS)
-        found.setdefault(
-            " ".join(words), " ".join(lexicon[word] for word in reorder(words))
-        )
+        found.setdefault(" ".join(words), " ".join(lexicon[word] for word in reorder(words)))
     return [Pair(source, target, "generated") for source, target in found.items()]
 
 
@@ -139,6 +73,4 @@ def _lexicon(seed: int) -> dict[str, str]:
     """Source word -> target word, all different."""
     syllables = random.Random(f"{seed}/lexicon")
     invented = [first + second for first in _SYLLABLES for second in _SYLLABLES]
-    return dict(
-        zip(MODIFIERS + WORDS, syllables.sample(invented, len(MODIFIERS + WORDS)))
-    )
+    return dict(zip(MODIFIERS + WORDS, syllables.sample(invented, len(MODIFIERS + WORDS))))

@@ -29,11 +29,7 @@ def parse_pair(languages: str) -> tuple[str, str]:
       UserError: there are not two different codes.
     """
     codes = [code.strip() for code in languages.split("-")]
-    if (
-        len(codes) != 2
-        or not all(_CODE.fullmatch(code) for code in codes)
-        or codes[0] == codes[1]
-    ):
+    if len(codes) != 2 or not all(_CODE.fullmatch(code) for code in codes) or codes[0] == codes[1]:
         raise UserError(
             f"--languages={languages}: give two different codes joined by a hyphen, such as en-de; "
             "a region or script is joined by an underscore, such as en-pt_BR."
@@ -43,24 +39,13 @@ def parse_pair(languages: str) -> tuple[str, str]:
 
 def normal_code(code: str) -> str:
     """One spelling for "pt_BR", "pt-br" and "sr@latin": lower case with hyphens."""
-    return (
-        code.strip()
-        .lower()
-        .replace("_", "-")
-        .replace("@", "-")
-        .replace("latin", "latn")
-    )
+    return code.strip().lower().replace("_", "-").replace("@", "-").replace("latin", "latn")
 
 
 def shown_code(code: str) -> str:
     """`code`, normal, as it is given to --languages and used in file names: "pt_BR", "zh_Hant"."""
     language, *parts = code.split("-")
-    return "_".join(
-        [
-            language,
-            *(part.upper() if len(part) == 2 else part.capitalize() for part in parts),
-        ]
-    )
+    return "_".join([language, *(part.upper() if len(part) == 2 else part.capitalize() for part in parts)])
 
 
 def find_code(wanted: str, codes: Collection[str]) -> str | None:
@@ -91,9 +76,7 @@ def listing(catalogues: Iterable[Collection[str]]) -> str:
     Args:
       catalogues: for each catalogue, the codes as it writes them.
     """
-    counts = collections.Counter(
-        code for codes in catalogues for code in {_listed(code) for code in codes}
-    )
+    counts = collections.Counter(code for codes in catalogues for code in {_listed(code) for code in codes})
     common = sorted(code for code, _ in counts.most_common(_LISTED))
     rarer = len(counts) - len(common)
     return ", ".join(common) + (f" and {rarer} rarer ones" if rarer else "")
@@ -134,11 +117,7 @@ def scripts_of(code: str) -> frozenset[str]:
     language, *parts = normal_code(code).split("-")
     if "latn" in parts:
         return frozenset({"LATIN"})
-    found = (
-        scripts.split()
-        for scripts, languages in _SCRIPTS.items()
-        if language in languages.split()
-    )
+    found = (scripts.split() for scripts, languages in _SCRIPTS.items() if language in languages.split())
     return frozenset(next(found, ()))
 
 

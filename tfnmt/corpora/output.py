@@ -13,12 +13,7 @@ from tfnmt.errors import UserError
 DESCRIPTION = "corpus.json"
 
 
-def write_corpus(
-    directory: Path,
-    languages: tuple[str, str],
-    splits: Splits,
-    facts: Mapping[str, Any],
-) -> None:
+def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, facts: Mapping[str, Any]) -> None:
     """Writes train.en, train.de and so on; corpus.json comes last, so that it vouches for complete files.
 
     Args:
@@ -48,11 +43,7 @@ def write_corpus(
 
 
 def _described(content: bytes) -> dict[str, int | str]:
-    return {
-        "lines": content.count(b"\n"),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    return {"lines": content.count(b"\n"), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -45,9 +45,7 @@ def skeleton(text: str) -> str:
     """
     text = unicodedata.normalize("NFKC", PLACEHOLDER.sub("{}", text)).casefold()
     text = re.sub(r"\d+", "0", text)
-    return "".join(
-        character for character in text if unicodedata.category(character)[0] in "LMN"
-    )
+    return "".join(character for character in text if unicodedata.category(character)[0] in "LMN")
 
 
 def stable_order(text: str) -> bytes:

@@ -23,50 +23,30 @@ class FileSettings:
         "Directory of --corpus=multi30k: train, val and test_2016_flickr, each as NAME.LANGUAGE or NAME.LANGUAGE.gz.",
     )
     train_source: tuple[str, ...] = setting(
-        (),
-        "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target.",
+        (), "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target."
     )
-    train_target: tuple[str, ...] = setting(
-        (), "Files of target lines, one for each of --train_source, in its order."
-    )
+    train_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --train_source, in its order.")
     validation_source: tuple[str, ...] = setting(
-        (),
-        "Source lines to validate on; held out of the training lines when not given; tab-separated as above.",
+        (), "Source lines to validate on; held out of the training lines when not given; tab-separated as above."
     )
-    validation_target: tuple[str, ...] = setting(
-        (), "Files of target lines, one for each of --validation_source."
-    )
+    validation_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --validation_source.")
     test_source: tuple[str, ...] = setting(
-        (),
-        "Source lines to test on; held out of the training lines when not given; tab-separated as above.",
+        (), "Source lines to test on; held out of the training lines when not given; tab-separated as above."
     )
-    test_target: tuple[str, ...] = setting(
-        (), "Files of target lines, one for each of --test_source."
-    )
+    test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.")
 
 
-def read_multi30k(
-    settings: FileSettings, languages: tuple[str, str], report: Report
-) -> Splits:
+def read_multi30k(settings: FileSettings, languages: tuple[str, str], report: Report) -> Splits:
     """The three splits of Multi30k as they are.
 
     Raises:
       UserError: the directory lacks one of the files, or one is damaged.
     """
     if not settings.input:
-        raise UserError(
-            "--corpus=multi30k needs --input=DIRECTORY with the files of Multi30k."
-        )
+        raise UserError("--corpus=multi30k needs --input=DIRECTORY with the files of Multi30k.")
     directory = pathlib.Path(settings.input).expanduser()
     found = {
-        name: [
-            TextPair(
-                *(
-                    str(_plain_or_gzip(directory / f"{stem}.{code}"))
-                    for code in languages
-                )
-            )
-        ]
+        name: [TextPair(*(str(_plain_or_gzip(directory / f"{stem}.{code}")) for code in languages))]
         for name, stem in _MULTI30K.items()
     }
     return _read(found, report)
@@ -80,36 +60,22 @@ def read_files(settings: FileSettings, report: Report) -> Splits:
     """
     faults: list[str] = []
     files = {
-        name: _text_pairs(
-            name,
-            getattr(settings, f"{name}_source"),
-            getattr(settings, f"{name}_target"),
-            faults,
-        )
+        name: _text_pairs(name, getattr(settings, f"{name}_source"), getattr(settings, f"{name}_target"), faults)
         for name in ("train", "validation", "test")
     }
     if not settings.train_source:
-        faults.append(
-            "--corpus=files needs --train_source, and --train_target unless that is tab-separated."
-        )
+        faults.append("--corpus=files needs --train_source, and --train_target unless that is tab-separated.")
     refuse(faults)
     return _read({name: pairs for name, pairs in files.items() if pairs}, report)
 
 
-def _text_pairs(
-    name: str, sources: Sequence[str], targets: Sequence[str], faults: list[str]
-) -> list[TextPair]:
+def _text_pairs(name: str, sources: Sequence[str], targets: Sequence[str], faults: list[str]) -> list[TextPair]:
     if not targets:
         return [TextPair(source) for source in sources]
     if len(sources) != len(targets):
-        faults.append(
-            f"--{name}_source names {len(sources)} files and --{name}_target {len(targets)}: give as many."
-        )
+        faults.append(f"--{name}_source names {len(sources)} files and --{name}_target {len(targets)}: give as many.")
         return []
-    return [
-        TextPair(source, target)
-        for source, target in zip(sources, targets, strict=True)
-    ]
+    return [TextPair(source, target) for source, target in zip(sources, targets, strict=True)]
 
 
 def _read(files: dict[str, list[TextPair]], report: Report) -> Splits:
@@ -118,9 +84,7 @@ def _read(files: dict[str, list[TextPair]], report: Report) -> Splits:
     refuse(faults)
     splits: Splits = {}
     for name, text_pairs in files.items():
-        splits[name] = [
-            Pair(*lines) for pair in text_pairs for lines in read_pairs(pair)
-        ]
+        splits[name] = [Pair(*lines) for pair in text_pairs for lines in read_pairs(pair)]
         names = [pathlib.Path(path).name for pair in text_pairs for path in pair.paths]
         report.add_source({"split": name, "files": names, "pairs": len(splits[name])})
         report.add(Step(f"read {name}", read=len(splits[name])))

@@ -22,9 +22,7 @@ class Step:
     name: str
     read: int = 0
     added: int = 0
-    dropped: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter
-    )
+    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def kept(self) -> int:
@@ -33,19 +31,12 @@ class Step:
 
     def as_json(self) -> dict[str, Any]:
         """The counts, reasons in alphabetical order."""
-        counts = {
-            "step": self.name,
-            "read": self.read,
-            "added": self.added,
-            "kept": self.kept,
-        }
+        counts = {"step": self.name, "read": self.read, "added": self.added, "kept": self.kept}
         return counts | {"dropped": dict(sorted(self.dropped.items()))}
 
     def __str__(self) -> str:
         added = f", {self.added:,} added" if self.added else ""
-        reasons = ", ".join(
-            f"{count:,} {reason}" for reason, count in self.dropped.most_common()
-        )
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
         return f"{self.name}: {self.read:,} read{added}, {self.kept:,} kept; dropped: {reasons or 'none'}"
 
 
@@ -68,7 +59,4 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Sources and steps."""
-        return {
-            "sources": self.sources,
-            "steps": [step.as_json() for step in self.steps],
-        }
+        return {"sources": self.sources, "steps": [step.as_json() for step in self.steps]}

@@ -18,10 +18,7 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 
 
 def read_software(
-    sources: Sequence[Source],
-    wheels: Sequence[Path],
-    languages: tuple[str, str],
-    report: Report,
+    sources: Sequence[Source], wheels: Sequence[Path], languages: tuple[str, str], report: Report
 ) -> list[Pair]:
     """The messages of all wheels that are translated, aligned by message id and cut into paragraphs.
 
@@ -47,33 +44,22 @@ def read_software(
         raise UserError(_no_pair(sources, wheels, languages))
     report.add(step)
     parts = [part for pair in aligned for part in paragraphs(pair)]
-    report.add(
-        Step("cut into paragraphs", read=len(aligned), added=len(parts) - len(aligned))
-    )
+    report.add(Step("cut into paragraphs", read=len(aligned), added=len(parts) - len(aligned)))
     return parts
 
 
 def paragraphs(pair: Pair) -> list[Pair]:
     """`pair` cut at its blank lines, if both sides have equally many."""
-    sources, targets = (
-        _BLANK_LINE.split(pair.source.strip()),
-        _BLANK_LINE.split(pair.target.strip()),
-    )
+    sources, targets = (_BLANK_LINE.split(pair.source.strip()), _BLANK_LINE.split(pair.target.strip()))
     if len(sources) != len(targets):
         return [pair]
-    return [
-        Pair(source, target, pair.origin)
-        for source, target in zip(sources, targets, strict=True)
-    ]
+    return [Pair(source, target, pair.origin) for source, target in zip(sources, targets, strict=True)]
 
 
 def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[Message]:
     with zipfile.ZipFile(wheel) as archive:
         messages = Catalogues(archive, source.form).messages(*languages)
-    return [
-        Message(*(_plain(text, source.accelerator) for text in message))
-        for message in messages
-    ]
+    return [Message(*(_plain(text, source.accelerator) for text in message)) for message in messages]
 
 
 def _plain(text: str, accelerator: str) -> str:
@@ -81,16 +67,10 @@ def _plain(text: str, accelerator: str) -> str:
 
 
 def _translated(messages: Sequence[Message], source: Source) -> list[Pair]:
-    return [
-        Pair(*message, source.name)
-        for message in messages
-        if message.source.strip() and message.target.strip()
-    ]
+    return [Pair(*message, source.name) for message in messages if message.source.strip() and message.target.strip()]
 
 
-def _facts(
-    source: Source, wheel: Path, messages: int, translated: int
-) -> dict[str, str | int]:
+def _facts(source: Source, wheel: Path, messages: int, translated: int) -> dict[str, str | int]:
     return {
         "name": source.name,
         "version": source.version,
@@ -102,23 +82,11 @@ def _facts(
     }
 
 
-def _no_pair(
-    sources: Sequence[Source], wheels: Sequence[Path], languages: tuple[str, str]
-) -> str:
+def _no_pair(sources: Sequence[Source], wheels: Sequence[Path], languages: tuple[str, str]) -> str:
     catalogues = []
     for source, wheel in zip(sources, wheels, strict=True):
         with zipfile.ZipFile(wheel) as archive:
             catalogues.append(Catalogues(archive, source.form).codes)
-    unknown = [
-        each
-        for each in languages
-        if not any(find_code(each, codes) for codes in catalogues)
-    ]
-    what = (
-        f"no catalogue is in {' or '.join(unknown)}"
-        if unknown
-        else "no catalogue has both languages"
-    )
-    return (
-        f"--languages={'-'.join(languages)}: {what}; there are {listing(catalogues)}."
-    )
+    unknown = [each for each in languages if not any(find_code(each, codes) for codes in catalogues)]
+    what = f"no catalogue is in {' or '.join(unknown)}" if unknown else "no catalogue has both languages"
+    return f"--languages={'-'.join(languages)}: {what}; there are {listing(catalogues)}."

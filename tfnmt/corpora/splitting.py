@@ -24,23 +24,13 @@ class SplittingSettings:
     """How much is held out."""
 
     validation_pairs: int = setting(
-        1000,
-        "Sentence pairs held out for validation, a tenth of the corpus at most.",
-        minimum=1,
+        1000, "Sentence pairs held out for validation, a tenth of the corpus at most.", minimum=1
     )
-    test_pairs: int = setting(
-        1000,
-        "Sentence pairs held out for the test, a tenth of the corpus at most.",
-        minimum=1,
-    )
-    minimum_words: int = setting(
-        4, "Fewest words on either side of a pair that is held out.", minimum=1
-    )
+    test_pairs: int = setting(1000, "Sentence pairs held out for the test, a tenth of the corpus at most.", minimum=1)
+    minimum_words: int = setting(4, "Fewest words on either side of a pair that is held out.", minimum=1)
 
 
-def split(
-    pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Collection[str]
-) -> tuple[Splits, Step]:
+def split(pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Collection[str]) -> tuple[Splits, Step]:
     """Holds out pairs in an order that depends on their sources alone, so that it is the same every time.
 
     Args:
@@ -54,10 +44,7 @@ def split(
     Raises:
       UserError: nothing can be held out, or nothing is left.
     """
-    candidates = sorted(
-        _separable(pairs, settings.minimum_words),
-        key=lambda pair: stable_order(pair.source),
-    )
+    candidates = sorted(_separable(pairs, settings.minimum_words), key=lambda pair: stable_order(pair.source))
     wanted = {"test": settings.test_pairs, "validation": settings.validation_pairs}
     splits: Splits = {}
     start = 0
@@ -72,9 +59,7 @@ def split(
     return splits, Step("split", read=len(pairs), dropped=_held_out_counts(splits))
 
 
-def without_leaks(
-    pairs: Sequence[Pair], held_out: Sequence[Pair]
-) -> tuple[list[Pair], Step]:
+def without_leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> tuple[list[Pair], Step]:
     """The `pairs` that share neither source nor target with a pair `held_out`, and the counts."""
     sources = {skeleton(pair.source) for pair in held_out}
     targets = {skeleton(pair.target) for pair in held_out}
@@ -107,19 +92,12 @@ def _separable(pairs: Sequence[Pair], minimum_words: int) -> list[Pair]:
 
 def _held_out_counts(splits: Splits) -> collections.Counter[str]:
     return collections.Counter(
-        {
-            f"held out for {name}": len(pairs)
-            for name, pairs in splits.items()
-            if name != "train"
-        }
+        {f"held out for {name}": len(pairs) for name, pairs in splits.items() if name != "train"}
     )
 
 
 def _nothing_to_hold_out(
-    name: str,
-    pairs: Sequence[Pair],
-    candidates: Sequence[Pair],
-    settings: SplittingSettings,
+    name: str, pairs: Sequence[Pair], candidates: Sequence[Pair], settings: SplittingSettings
 ) -> str:
     return (
         f"No pair is left to hold out for {name}: of {len(pairs):,} pairs, {len(candidates):,} have at least "

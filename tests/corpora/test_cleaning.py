@@ -1,0 +1,110 @@
+"""What cleaning keeps, drops and counts."""
+
+import pytest
+
+from tfnmt.corpora.cleaning import CleaningSettings, clean, normal_text
+from tfnmt.corpora.markup import strip_accelerator, strip_markdown
+from tfnmt.corpora.pairs import Pair, skeleton, word_count
+
+GOOD = [
+    Pair("The door is open.", "Die Tür ist offen."),
+    Pair("Delete {name} after %d days", "Nach %d Tagen {name} löschen"),
+    Pair("No", "Nein"),
+]
+
+
+def _clean(pairs, languages=("en", "de"), **settings):
+    return clean([Pair(*pair) for pair in pairs], languages, CleaningSettings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("reason", "pair"),
+    [
+        ("empty", ("Hello", " \u200b")),
+        ("markup", ("See <a href='x'>this</a>", "Siehe <a href='x'>hier</a>")),
+        ("markup", ("{n, plural, one {# day} other {# days}}", "{n, plural, one {# Tag} other {# Tage}}")),
+        ("markup", ("It is [%key:common::open%] now", "Es ist jetzt [%key:common::open%]")),
+        ("addresses", ("Read more at https://example.org", "Mehr auf https://example.org")),
+        ("placeholders differ", ("Delete {name} now", "Jetzt löschen")),
+        ("placeholders differ", ("%(count)s of them", "%(number)s davon")),
+        ("placeholders differ", ("${a} or {b} {b}", "${a} oder {b}")),
+        ("few letters", ("{host}:{port}", "{host}:{port}!")),
+        ("few letters", ("12.5 %", "12,5 %")),
+        ("same on both sides", ("Wi-Fi 6", "WiFi 7")),
+        ("too long", ("a " * 300, "ein " * 100)),
+        ("length ratio", ("Yes", "Ja, das ist ganz und gar richtig so, wie es hier geschrieben steht")),
+        ("wrong script", ("The lamp is on", "Лампа включена")),
+        ("duplicates", GOOD[0][:2]),
+        ("duplicates", ("The  door is\nopen.", "Die Tür ist offen.")),
+    ],
+)
+def test_each_reason(reason, pair):
+    kept, step = _clean([*GOOD, pair])
+    assert kept == GOOD
+    assert dict(step.dropped) == {reason: 1}
+    assert step.read == len(GOOD) + 1 and step.kept == len(GOOD)
+
+
+def test_names_in_latin_letters_do_not_make_a_script_wrong():
+    pairs = [
+        ("Powershare status", "Powershare 状态"),
+        ("Home Assistant Supervisor add-on", "Home Assistant Supervisor 加载项"),
+    ]
+    assert _clean(pairs, ("en", "zh"))[1].kept == 2
+    assert _clean([("Start the server", "Start server")], ("en", "zh"))[1].dropped == {"wrong script": 1}
+
+
+def test_languages_written_much_shorter_are_not_out_of_proportion():
+    chinese = [
+        ("Please enter the number of your account", "请输入您的账号"),
+        ("The connection was closed", "连接已关闭"),
+    ]
+    assert _clean(chinese * 1, ("en", "zh"))[1].kept == 2
+
+
+def test_limits_are_the_settings():
+    pair = [("Twenty characters ok", "Zwanzig Zeichen gehn")]
+    assert _clean(pair, maximum_characters=20)[1].kept == 1
+    assert _clean(pair, maximum_characters=19)[1].kept == 0
+    assert _clean([("abc 123", "def 123")], minimum_letters=0.6)[1].kept == 0
+    assert _clean([("abc 123", "def 123")], minimum_letters=0.5)[1].kept == 1
+
+
+def test_different_translations_of_one_source_stay():
+    assert _clean([("Open", "Öffnen"), ("Open", "Offen")])[1].kept == 2
+
+
+def test_normal_text():
+    assert normal_text(" Cafe\u0301 \n\u2028 au\u00a0lait\ufeff ") == "Caf\u00e9 au lait"
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "plain"),
+    [
+        ("_Save", "_", "Save"),
+        ("B_earbeiten", "_", "Bearbeiten"),
+        ("保存(_S)", "_", "保存"),
+        ("Find & Replace", "&", "Find & Replace"),
+        ("&Close", "&", "Close"),
+        ("the_long_name", "_", "the_long_name"),
+        ("{file_name}", "_", "{file_name}"),
+        ("_Save", "", "_Save"),
+    ],
+)
+def test_accelerators(text, mark, plain):
+    assert strip_accelerator(text, mark) == plain
+
+
+def test_markdown():
+    assert strip_markdown("Press **OK** or read [the `manual`]({url}).") == "Press OK or read the manual."
+
+
+def test_skeleton():
+    assert skeleton("The {name} has 3 Lamps!") == skeleton("the %s has 14 lamps")
+    assert skeleton("a lamp") != skeleton("a lump")
+    assert skeleton("…") == ""
+
+
+def test_word_count():
+    assert word_count("Don't delete {name} at 7 o'clock") == 4
+    assert word_count("请输入 Wi-Fi 密码") == 7
