@@ -29,7 +29,15 @@ class Strategy:
 
 STRATEGIES = {
     row.name: row
-    for row in (Strategy("single", workers=1, local_steps=1, payload="gradient sum", server_update="optimizer"),)
+    for row in (
+        Strategy(
+            "single",
+            workers=1,
+            local_steps=1,
+            payload="gradient sum",
+            server_update="optimizer",
+        ),
+    )
 }
 
 
@@ -37,13 +45,17 @@ STRATEGIES = {
 class StrategySettings:
     """Which strategy trains, and what every strategy's server update shares."""
 
-    strategy: str = setting("single", "Row of the strategy table.", choices=tuple(STRATEGIES))
+    strategy: str = setting(
+        "single", "Row of the strategy table.", choices=tuple(STRATEGIES)
+    )
     global_batch_tokens: int = setting(
         0,
         "Target tokens of one update: batches are accumulated until they hold as many; 0 for one batch an update.",
         minimum=0,
     )
-    clip_norm: float = setting(1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0)
+    clip_norm: float = setting(
+        1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0
+    )
     average_rate: float = setting(
         0.0,
         "Weight of the newest parameters in the exponential moving average that is evaluated and saved, 1e-4 or "
@@ -51,7 +63,9 @@ class StrategySettings:
         minimum=0,
         maximum=1,
     )
-    max_nonfinite: int = setting(
-        10, "Skipped updates in a row, for gradients that are not finite, before the run stops.", minimum=1
+    seed: int = setting(
+        1,
+        "Seed of initial parameters, order of the data and dropout.",
+        minimum=0,
+        maximum=2**31 - 1,
     )
-    seed: int = setting(1, "Seed of initial parameters, order of the data and dropout.", minimum=0, maximum=2**31 - 1)

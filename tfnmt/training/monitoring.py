@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -23,9 +23,7 @@ from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
 from tfnmt.training.totals import Totals
-
-if TYPE_CHECKING:  # only the shape matters here; validation loads the data and decoding parts
-    from tfnmt.training.validation import Evaluation
+from tfnmt.training.validation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Monitor:
         self._show(report, totals)
         self._profiler.after(report.update)
 
-    def evaluated(self, evaluation: "Evaluation", totals: Totals, early_stopping: EarlyStopping) -> None:
+    def evaluated(self, evaluation: Evaluation, totals: Totals, early_stopping: EarlyStopping) -> None:
         """Takes in an evaluation and, from `early_stopping`, the best one so far."""
         if self._progress is None:
             self._begin(totals)
@@ -176,7 +174,7 @@ class Monitor:
     def _seconds_left(self, totals: Totals) -> float | None:
         return seconds_left(self._stopping, totals, self._began)
 
-    def _write_evaluation(self, update: int, evaluation: "Evaluation", values: Mapping[str, float]) -> None:
+    def _write_evaluation(self, update: int, evaluation: Evaluation, values: Mapping[str, float]) -> None:
         if self._events is None:
             return
         self._events.scalars(update, {f"validation/{name}": value for name, value in values.items()})

@@ -1,0 +1,280 @@
+"""The training loop: it consumes an engine's reports, and between them evaluates, saves and stops.
+
+Any engine will do: the loop knows neither the strategy nor how many workers there are.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
+from tfnmt.engines.report import BlockReport
+from tfnmt.errors import UserError
+from tfnmt.layout import Layout
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.settings import setting
+from tfnmt.training.monitoring import Monitor
+from tfnmt.training.signals import StopSignals
+from tfnmt.training.stopping import (
+    HIGHER_IS_BETTER,
+    EarlyStopping,
+    StoppingSettings,
+    limit_reached,
+)
+from tfnmt.training.totals import EpochMeter, Totals
+from tfnmt.training.validation import Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class SavingSettings:
+    """When the run is saved, beside each evaluation and the end."""
+
+    save_every_minutes: float = setting(
+        10.0, "Minutes between checkpoints.", minimum=0.01, may_change=True
+    )
+    max_nonfinite: int = setting(
+        10,
+        "Updates skipped in a row, because their gradients were not finite, after which the run stops.",
+        minimum=1,
+        may_change=True,
+    )
+
+
+class Engine(Protocol):
+    """Where a strategy runs; see `tfnmt.engines.local.LocalEngine`."""
+
+    def blocks(self) -> Iterator[BlockReport]: ...
+    def snapshot(self) -> tf.Tensor: ...
+    def scale_learning_rate(self, factor: float) -> None: ...
+    def vectors(self) -> Mapping[str, np.ndarray]: ...
+    def counters(self) -> Mapping[str, Any]: ...
+    def restore(
+        self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]
+    ) -> None: ...
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come; with the engine's state, all that a checkpoint holds."""
+
+    totals: Totals = Totals()
+    meter: EpochMeter = EpochMeter()
+    early_stopping: EarlyStopping = EarlyStopping()
+    skipped_in_a_row: int = 0
+
+    def take(self, report: BlockReport) -> None:
+        """Counts one report."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
+        self.meter = self.meter.at(report.epoch, self.totals.sentences)
+        totals = self.totals + Totals.of(report)
+        self.totals = dataclasses.replace(
+            totals, epochs=self.meter.epochs(totals.sentences)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of all fields."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """The progress that `to_json` wrote."""
+        return cls(
+            Totals(**values["totals"]),
+            EpochMeter(**values["meter"]),
+            EarlyStopping(**values["early_stopping"]),
+            values["skipped_in_a_row"],
+        )
+
+
+class Trainer:
+    """Trains until a limit, early stopping, too many updates that are not finite, or a signal."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        layout: Layout,
+        store: CheckpointStore,
+        monitor: Monitor,
+        validation: Validation | None,
+        *,
+        stopping: StoppingSettings,
+        schedule: ScheduleSettings,
+        saving: SavingSettings,
+        evaluate_every_updates: int,
+    ):
+        """Brings the parts together.
+
+        Args:
+          engine: what computes the updates.
+          layout: names the parameters in checkpoints.
+          store: where checkpoints go.
+          monitor: is told of every report and evaluation.
+          validation: evaluates; None for a run without validation files.
+          stopping: what ends the run.
+          schedule: told about evaluations without improvement when it is a plateau.
+          saving: when to save.
+          evaluate_every_updates: 0 for no evaluation.
+        """
+        self._engine, self._layout, self._store = engine, layout, store
+        self._monitor, self._validation = (
+            monitor,
+            validation if evaluate_every_updates else None,
+        )
+        self._stopping, self._schedule, self._saving = stopping, schedule, saving
+        self._evaluate_every_updates = evaluate_every_updates
+        self._progress = Progress()
+        self._saved_update: int | None = None
+        self._evaluated_update: int | None = None
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> bool:
+        """Takes up the newest checkpoint that verifies; False when there is none."""
+        if not self._store.updates():
+            return False
+        checkpoint = self._store.load()
+        evaluated = self._layout.pack_arrays(checkpoint.parameters)
+        vectors = {
+            name: self._layout.pack_arrays(arrays)
+            for name, arrays in checkpoint.state.items()
+        }
+        # The evaluated parameters are the moving average in a run that has one; it then saves the trained ones beside.
+        vectors |= (
+            {"average": evaluated}
+            if "parameters" in vectors
+            else {"parameters": evaluated}
+        )
+        self._engine.restore(vectors, checkpoint.progress["engine"])
+        self._progress = Progress.from_json(checkpoint.progress["trainer"])
+        self._saved_update = self._evaluated_update = checkpoint.update
+        return True
+
+    def train(self) -> int:
+        """Runs to the end and saves; the process's exit code: 0, or 128 + the signal that ended it.
+
+        Raises:
+          SaveError: the last checkpoint could not be saved.
+          UserError: too many updates in a row were not finite.
+        """
+        reason = limit_reached(self._stopping, self._progress.totals)
+        with StopSignals() as signals:
+            if reason is None:
+                reason = self._loop(signals)
+            logging.info("Training ends: %s.", reason)
+            if (
+                not signals.requested
+                and self._validation
+                and self._evaluated_update != self.update
+            ):
+                self._evaluate(scheduled=False)
+            self._save(last=True)
+        self._monitor.close()
+        return signals.exit_code
+
+    @property
+    def update(self) -> int:
+        return self._progress.totals.updates
+
+    def _loop(self, signals: StopSignals) -> str:
+        """Trains until there is a reason to end, and returns it."""
+        for report in self._engine.blocks():
+            self._progress.take(report)
+            self._monitor.record(report, self._progress.totals)
+            self._refuse_nonfinite(report)
+            reason = signals.reason or limit_reached(
+                self._stopping, self._progress.totals
+            )
+            if signals.requested is None and report.skipped is None:
+                reason = self._between_updates() or reason
+            if reason:
+                return reason
+        raise AssertionError("An engine's reports never end.")
+
+    def _between_updates(self) -> str | None:
+        """Evaluates or saves when it is time; why training ends, if the evaluation says so."""
+        if self._validation and self.update % self._evaluate_every_updates == 0:
+            self._evaluate(scheduled=True)
+            return self._progress.early_stopping.patience_ended(self._stopping)
+        if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
+            self._save()
+        return None
+
+    def _evaluate(self, scheduled: bool) -> None:
+        """Evaluates and saves the same parameters.
+
+        Only scheduled evaluations count for early stopping and the plateau: the one at the end of a run must not
+        make a resumed run differ from one that never ended.
+        """
+        evaluation = self._validation.evaluate(self._engine.snapshot())
+        self._evaluated_update = self.update
+        metric = evaluation.metrics()[self._stopping.early_stopping_metric]
+        if scheduled:
+            state = self._progress.early_stopping.after(
+                self._stopping, metric, self.update
+            )
+            self._progress.early_stopping = state
+            self._lower_plateau(state)
+        self._monitor.evaluated(
+            evaluation, self._progress.totals, self._progress.early_stopping
+        )
+        self._save(
+            metric
+            if HIGHER_IS_BETTER[self._stopping.early_stopping_metric]
+            else -metric
+        )
+
+    def _lower_plateau(self, state: EarlyStopping) -> None:
+        waited = state.evaluations_without_improvement
+        if (
+            self._schedule.schedule == "plateau"
+            and waited
+            and waited % self._schedule.plateau_patience == 0
+        ):
+            self._engine.scale_learning_rate(self._schedule.plateau_factor)
+            logging.info(
+                "No better for %d evaluations: learning rate times %g.",
+                waited,
+                self._schedule.plateau_factor,
+            )
+
+    def _save(self, metric: float | None = None, last: bool = False) -> None:
+        """Saves what was evaluated and all that resuming needs; unless it is the last, a failure does not end the run."""
+        if self._saved_update == self.update and metric is None:
+            return
+        vectors = dict(self._engine.vectors())
+        evaluated = vectors.pop("average" if "average" in vectors else "parameters")
+        checkpoint = Checkpoint(
+            update=self.update,
+            parameters=self._layout.unpack_array(evaluated),
+            state={
+                name: self._layout.unpack_array(vector)
+                for name, vector in vectors.items()
+            },
+            progress={
+                "engine": self._engine.counters(),
+                "trainer": self._progress.to_json(),
+            },
+        )
+        self._saved_at = time.monotonic()
+        try:
+            self._store.save(checkpoint, metric)
+            self._saved_update = self.update
+        except SaveError as error:
+            if last:
+                raise
+            logging.error("%s", error)
+
+    def _refuse_nonfinite(self, report: BlockReport) -> None:
+        if report.skipped:
+            logging.warning("Update skipped: %s.", report.skipped)
+        if self._progress.skipped_in_a_row >= self._saving.max_nonfinite:
+            self._save()
+            raise UserError(
+                f"--max_nonfinite={self._saving.max_nonfinite}: as many updates in a row were skipped, the last because "
+                f"{report.skipped}. Lower --learning_rate, lengthen --warmup_updates or lower --clip_norm, and start "
+                "again from the last checkpoint."
+            )

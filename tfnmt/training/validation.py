@@ -1,0 +1,174 @@
+"""Validation: the loss of held-out pairs and the quality of their translations, for one parameter vector."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfnmt.batch import Batch
+from tfnmt.data.files import TextPair, read_pairs
+from tfnmt.data.pipeline import pair_batches
+from tfnmt.data.settings import DataSettings
+from tfnmt.data.vocabulary import Vocabulary
+from tfnmt.decoding.settings import DecodingSettings
+from tfnmt.decoding.translator import Hypothesis, Translator
+from tfnmt.evaluation import Scores, evaluate
+from tfnmt.layout import Layout
+from tfnmt.models.base import Model
+from tfnmt.progress import Progress
+from tfnmt.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSettings:
+    """When and how the parameters are evaluated during training."""
+
+    evaluate_every_updates: int = setting(
+        500,
+        "Updates between evaluations, each of which saves a checkpoint; 0 for none.",
+        minimum=0,
+    )
+    validation_beam_size: int = setting(
+        1, "Beam size of the translations during training.", minimum=1
+    )
+    validation_sentences: int = setting(
+        0,
+        "Translate only so many pairs from the start of the validation files; 0 for all.",
+        minimum=0,
+    )
+    samples: int = setting(
+        3,
+        "Translations of validation sentences shown at each evaluation.",
+        minimum=0,
+        may_change=True,
+    )
+
+
+class Sample(NamedTuple):
+    """One validation sentence with its translation."""
+
+    source: str
+    reference: str
+    hypothesis: str
+    source_pieces: tuple[str, ...]  # S of them
+    target_pieces: tuple[str, ...]  # T of them
+    attention: np.ndarray  # float32 [T, S]
+
+
+class Evaluation(NamedTuple):
+    """What was found of one parameter vector."""
+
+    loss: float  # nats per target token, label smoothing included
+    cross_entropy: float  # nats per target token
+    scores: Scores  # of the translations
+    samples: tuple[Sample, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Every number by the name that `--early_stopping_metric` has for it."""
+        scores = {name: getattr(self.scores, name) for name in ("bleu", "chrf", "ter")}
+        return {"loss": self.loss, "cross_entropy": self.cross_entropy, **scores}
+
+
+class Validation:
+    """Evaluates parameter vectors on the validation files."""
+
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        files: Sequence[TextPair],
+        vocabularies: tuple[Vocabulary, Vocabulary],
+        data: DataSettings,
+        decoding: DecodingSettings,
+        settings: ValidationSettings,
+        target_language: str | None = None,
+    ):
+        """Reads the files and prepares the graphs.
+
+        Args:
+          model: the model.
+          layout: of its parameters.
+          files: the validation text.
+          vocabularies: source and target.
+          data: batch sizes.
+          decoding: length penalty and limits; the beam size is `settings.validation_beam_size`.
+          settings: how much is translated.
+          target_language: decides sacreBLEU's tokenizer.
+        """
+        self._model, self._layout, self._settings = model, layout, settings
+        self._vocabularies, self._target_language = vocabularies, target_language
+        self._batches = pair_batches(files, *vocabularies, data).map(
+            lambda indexed: indexed.batch
+        )
+        pairs = [pair for file in files for pair in read_pairs(file)][
+            : settings.validation_sentences or None
+        ]
+        self._sources, self._references = (
+            [pair[side] for pair in pairs] for side in range(2)
+        )
+        search = dataclasses.replace(
+            decoding, beam_size=settings.validation_beam_size, nbest=1
+        )
+        self._translator = Translator(model, layout, *vocabularies, search)
+
+    def evaluate(self, vector: tf.Tensor) -> Evaluation:
+        """The loss and the scores of the parameters `vector` [size]."""
+        loss, cross_entropy, target_tokens = (
+            float(number) for number in self._sums(vector)
+        )
+        with Progress("Validating", len(self._sources), "sentences") as progress:
+            found = self._translator.translate(
+                [vector],
+                self._sources,
+                report=lambda sentences, tokens: progress.advance(sentences),
+            )
+        hypotheses = [best.text for best, *_ in found]
+        return Evaluation(
+            loss=loss / target_tokens,
+            cross_entropy=cross_entropy / target_tokens,
+            scores=evaluate(
+                hypotheses, self._references, target_language=self._target_language
+            ),
+            samples=self._samples(vector),
+        )
+
+    @tf.function(reduce_retracing=True)
+    def _sums(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Loss, cross entropy and target tokens, summed over the files; float64 scalars."""
+        views = self._layout.unpack(vector)
+
+        def add(totals: tuple[tf.Tensor, ...], batch: Batch) -> tuple[tf.Tensor, ...]:
+            return tuple(
+                total + tf.cast(more, tf.float64)
+                for total, more in zip(totals, self._model.loss(views, batch))
+            )
+
+        return self._batches.reduce((tf.zeros([], tf.float64),) * 3, add)
+
+    def _samples(self, vector: tf.Tensor) -> tuple[Sample, ...]:
+        """The same few sentences each time, spread over the files."""
+        count = min(self._settings.samples, len(self._sources))
+        places = [place * len(self._sources) // count for place in range(count)]
+        found = self._translator.translate(
+            [vector], [self._sources[place] for place in places], with_attention=True
+        )
+        return tuple(
+            self._sample(place, best) for place, (best, *_) in zip(places, found)
+        )
+
+    def _sample(self, place: int, best: Hypothesis) -> Sample:
+        source_vocabulary, target_vocabulary = self._vocabularies
+        end = ("</s>",)
+        pieces = target_vocabulary.pieces()
+        return Sample(
+            source=self._sources[place],
+            reference=self._references[place],
+            hypothesis=best.text,
+            source_pieces=tuple(source_vocabulary.segment(self._sources[place])) + end,
+            target_pieces=tuple(pieces[token] for token in best.tokens),
+            attention=np.zeros((0, 0), np.float32)
+            if best.attention is None
+            else best.attention,
+        )
