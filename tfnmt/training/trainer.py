@@ -134,6 +134,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Takes up the newest checkpoint that verifies; False when there is none."""
+        self._store.remove_leftovers()
         if not self._store.updates():
             return False
         checkpoint = self._store.load()

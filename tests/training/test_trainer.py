@@ -1,0 +1,191 @@
+"""The training loop around the local engine: exact resume, limits, early stopping, what is saved."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests import toy
+from tfnmt.checkpoints import CheckpointStore, SaveError
+from tfnmt.engines.local import LocalEngine
+from tfnmt.errors import UserError
+from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import StrategySettings
+from tfnmt.training.stopping import StoppingSettings
+from tfnmt.training.trainer import SavingSettings, Trainer
+
+
+class Listener:
+    """A monitor that keeps what it hears."""
+
+    def __init__(self):
+        self.updates, self.evaluations, self.closed = [], [], False
+
+    def record(self, report, totals):
+        self.updates.append(report.update)
+
+    def evaluated(self, evaluation, totals, early_stopping):
+        self.evaluations.append((totals.updates, evaluation.metrics()["bleu"]))
+
+    def close(self):
+        self.closed = True
+
+
+class ScriptedValidation:
+    """Gives the BLEU scores of a list, one at each evaluation, and keeps the vectors that it saw."""
+
+    def __init__(self, scores):
+        self._scores, self.vectors = list(scores), []
+
+    def evaluate(self, vector):
+        self.vectors.append(vector.numpy())
+        score = self._scores[len(self.vectors) - 1]
+        return SimpleNamespace(metrics=lambda: {"bleu": score})
+
+
+class PoisonedModel(toy.ToyModel):
+    """Its loss is never a number."""
+
+    def loss(self, views, batch, seed=None):
+        sums = super().loss(views, batch, seed)
+        return sums._replace(loss=sums.loss * np.nan)
+
+
+def build(directory, *, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits):
+    schedule = schedule or ScheduleSettings(learning_rate=0.1, warmup_updates=2)
+    engine = LocalEngine(
+        model or toy.ToyModel(dropout=0.2),
+        toy.layout(),
+        build_optimizer(OptimizerSettings()),
+        schedule,
+        StrategySettings(average_rate=average_rate),
+        toy.dataset(toy.make_batches(60, epoch_length=7)),
+    )
+    store, monitor, validation = CheckpointStore(directory), Listener(), ScriptedValidation(scores)
+    trainer = Trainer(
+        engine,
+        toy.layout(),
+        store,
+        monitor,
+        validation,
+        stopping=StoppingSettings(**limits),
+        schedule=schedule,
+        saving=SavingSettings(max_nonfinite=max_nonfinite),
+        evaluate_every_updates=every,
+    )
+    return trainer, store, monitor, validation
+
+
+def saved(store):
+    """The newest checkpoint without what depends on the clock."""
+    checkpoint = store.load()
+    for name in ("seconds", "data_wait_seconds"):
+        checkpoint.progress["trainer"]["totals"][name] = 0.0
+    return checkpoint
+
+
+@pytest.mark.parametrize("average_rate", [0.0, 0.01])
+def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate):
+    """I1, through the files: parameters, slots, average, reader, dropout, totals and best-so-far."""
+    scores = [3.0, 5.0, 4.0, 6.0]
+    through, whole, *_ = build(tmp_path / "a", scores=scores, every=4, max_updates=16, average_rate=average_rate)
+    through.train()
+    first, *_ = build(tmp_path / "b", scores=scores[:2], every=4, max_updates=8, average_rate=average_rate)
+    first.train()
+    second, parts, *_ = build(tmp_path / "b", scores=scores[2:], every=4, max_updates=16, average_rate=average_rate)
+    assert second.resume()
+    second.train()
+    one, other = saved(whole), saved(parts)
+    assert one.progress == other.progress
+    assert one.state.keys() == other.state.keys()
+    for arrays, others in [(one.parameters, other.parameters), *((one.state[n], other.state[n]) for n in one.state)]:
+        for name in arrays:
+            np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+    assert (whole.newest, whole.best) == (parts.newest, parts.best)
+
+
+def test_a_run_that_starts_afresh_would_differ(tmp_path):
+    """The negative control: eight updates are not sixteen."""
+    through, whole, *_ = build(tmp_path / "a", max_updates=16)
+    through.train()
+    half, part, *_ = build(tmp_path / "b", max_updates=8)
+    half.train()
+    assert not np.array_equal(saved(whole).parameters["bias"], saved(part).parameters["bias"])
+
+
+def test_nothing_to_resume(tmp_path):
+    trainer, *_ = build(tmp_path, max_updates=1)
+    assert not trainer.resume()
+
+
+def test_what_was_evaluated_is_what_was_saved(tmp_path):
+    trainer, store, _, validation = build(tmp_path, scores=[2.0, 1.0], every=3, max_updates=6, average_rate=0.1)
+    trainer.train()
+    np.testing.assert_array_equal(toy.layout().pack_arrays(store.load("best").parameters), validation.vectors[0])
+    np.testing.assert_array_equal(toy.layout().pack_arrays(store.load().parameters), validation.vectors[1])
+    assert "parameters" in store.load().state
+
+
+def test_the_end_is_evaluated_too(tmp_path):
+    trainer, store, monitor, _ = build(tmp_path, scores=[2.0, 7.0], every=3, max_updates=5)
+    assert trainer.train() == 0
+    assert monitor.updates == [1, 2, 3, 4, 5]
+    assert monitor.evaluations == [(3, 2.0), (5, 7.0)]
+    assert monitor.closed
+    assert (store.newest, store.best) == (5, 5)
+
+
+def test_early_stopping(tmp_path):
+    trainer, store, monitor, _ = build(
+        tmp_path, scores=[5.0, 4.0, 3.0, 9.0], every=2, max_updates=20, early_stopping_patience=2
+    )
+    trainer.train()
+    assert [update for update, _ in monitor.evaluations] == [2, 4, 6]
+    assert store.best == 2
+
+
+def test_epochs_end_the_run(tmp_path):
+    trainer, _, monitor, _ = build(tmp_path, max_epochs=2)
+    trainer.train()
+    assert monitor.updates[-1] in (14, 15)
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    trainer, *_ = build(tmp_path, scores=[1.0], every=2, max_updates=2)
+    trainer.train()
+    again, _, monitor, _ = build(tmp_path, every=2, max_updates=2)
+    again.resume()
+    assert again.train() == 0
+    assert monitor.updates == [] and monitor.evaluations == []
+
+
+def test_plateau_lowers_the_learning_rate(tmp_path):
+    schedule = ScheduleSettings(learning_rate=0.1, warmup_updates=1, schedule="plateau", plateau_patience=2)
+    trainer, store, *_ = build(tmp_path, scores=[5, 4, 4, 4, 4], every=1, max_updates=5, schedule=schedule)
+    trainer.train()
+    assert store.load().progress["engine"]["plateau_scale"] == 0.25
+
+
+def test_too_many_updates_that_are_not_finite(tmp_path):
+    trainer, store, monitor, _ = build(tmp_path, model=PoisonedModel(), max_updates=10)
+    with pytest.raises(UserError, match=r"--max_nonfinite=3.*gradient of \w+ was not finite at step 3.*learning_rate"):
+        trainer.train()
+    assert monitor.updates == [0, 0, 0]
+    assert np.isfinite(store.load().parameters["bias"]).all()
+
+
+def test_a_full_disk_ends_only_the_last_save(tmp_path, monkeypatch):
+    trainer, store, monitor, _ = build(tmp_path, scores=[1.0, 2.0, 3.0], every=2, max_updates=5)
+    save = store.save
+
+    def fail(checkpoint, metric=None):
+        if checkpoint.update > 2:
+            raise SaveError("no room")
+        save(checkpoint, metric)
+
+    monkeypatch.setattr(store, "save", fail)
+    with pytest.raises(SaveError):
+        trainer.train()
+    assert monitor.updates == [1, 2, 3, 4, 5]
+    assert store.newest == 2
