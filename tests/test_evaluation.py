@@ -3,15 +3,12 @@
 import json
 
 import pytest
+from sacrebleu.metrics import BLEU, CHRF, TER
 
 from tfnmt.errors import UserError
 from tfnmt.evaluation import evaluate, tokenizer_for
 
-REFERENCES = [
-    "A man in an orange hat is looking at something.",
-    "Five people stand in the snow.",
-    "Zwei Hunde.",
-]
+REFERENCES = ["A man in an orange hat is looking at something.", "Five people stand in the snow.", "Zwei Hunde."]
 
 
 def test_perfect_translations():
@@ -56,12 +53,7 @@ def test_languages_whose_tokenizer_may_be_missing(language):
 
 
 def test_tokenizers():
-    assert [tokenizer_for(language) for language in (None, "de", "pt_BR", "zh-CN")] == [
-        "13a",
-        "13a",
-        "13a",
-        "zh",
-    ]
+    assert [tokenizer_for(language) for language in (None, "de", "pt_BR", "zh-CN")] == ["13a", "13a", "13a", "zh"]
 
 
 def test_confidence_intervals_hold_the_score():
@@ -70,6 +62,19 @@ def test_confidence_intervals_hold_the_score():
     for name, (low, high) in scores.intervals.items():
         assert low <= getattr(scores, name) <= high
     assert scores.as_dict()["intervals"].keys() == {"bleu", "chrf", "ter"}
+
+
+def test_scores_are_those_of_sacrebleu():
+    hypotheses = ["A man in an orange hat looks at it.", "Five men.", "Drei Hunde schlafen."]
+    scores = evaluate(hypotheses, REFERENCES)
+    expected = [metric.corpus_score(hypotheses, [REFERENCES]).score for metric in (BLEU(), CHRF(), TER())]
+    assert scores[:3] == pytest.approx(expected)
+
+
+def test_confidence_in_worthless_translations():
+    """Some resampled corpora have no match at all, others have one."""
+    scores = evaluate(["x", "y", "Zwei Hunde."], REFERENCES, bootstrap_samples=50)
+    assert 0 <= scores.intervals["bleu"][0] <= scores.intervals["bleu"][1]
 
 
 @pytest.mark.parametrize("hypotheses", [[], ["one"]])

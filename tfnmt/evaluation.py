@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 from sacrebleu.metrics import BLEU, CHRF, TER
 
@@ -12,11 +13,9 @@ from tfnmt.errors import UserError
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 """Languages written without spaces between words, or with particles attached to them: sacreBLEU's tokenizers."""
 
-_PACKAGES = {
-    "ja-mecab": ("MeCab", "sacrebleu[ja]"),
-    "ko-mecab": ("mecab_ko", "sacrebleu[ko]"),
-}
+_PACKAGES = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 _OTHER_LANGUAGES = "13a"
+_BOOTSTRAP_SEED = 12345
 
 
 class Scores(NamedTuple):
@@ -32,11 +31,7 @@ class Scores(NamedTuple):
 
     def signatures(self) -> dict[str, str]:
         """Metric -> signature."""
-        return {
-            "bleu": self.bleu_signature,
-            "chrf": self.chrf_signature,
-            "ter": self.ter_signature,
-        }
+        return {"bleu": self.bleu_signature, "chrf": self.chrf_signature, "ter": self.ter_signature}
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; the intervals are left out when there are none."""
@@ -82,21 +77,16 @@ def evaluate(
         raise UserError("There are no sentences to evaluate.")
     tokenizer = tokenizer_for(target_language)
     is_asian = tokenizer != _OTHER_LANGUAGES
-    metrics = [
-        BLEU(tokenize=tokenizer),
-        CHRF(),
-        TER(normalized=is_asian, asian_support=is_asian),
-    ]
-    results = [
-        metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=max(bootstrap_samples, 1))
-        for metric in metrics
-    ]
+    metrics = [BLEU(tokenize=tokenizer), CHRF(), TER(normalized=is_asian, asian_support=is_asian)]
+    statistics = [metric._extract_corpus_statistics(list(hypotheses), [list(references)]) for metric in metrics]
+    scores = [float(metric._aggregate_and_compute(own).score) for metric, own in zip(metrics, statistics)]
     signatures = [metric.get_signature().format() for metric in metrics]
-    return Scores(
-        *(result.score for result in results),
-        *signatures,
-        _intervals(results, bootstrap_samples),
-    )
+    intervals = {
+        name: _interval(metric, np.array(own, np.float64), bootstrap_samples)
+        for name, metric, own in zip(("bleu", "chrf", "ter"), metrics, statistics)
+        if bootstrap_samples
+    }
+    return Scores(*scores, *signatures, intervals)
 
 
 def tokenizer_for(language: str | None) -> str:
@@ -114,11 +104,19 @@ def tokenizer_for(language: str | None) -> str:
     return "char"
 
 
-def _intervals(results: Sequence[Any], bootstrap_samples: int) -> dict[str, tuple[float, float]]:
-    if bootstrap_samples < 2:
-        return {}
-    middles_and_halves = [(result._mean, result._ci) for result in results]
-    return {
-        name: (middle - half, middle + half)
-        for name, (middle, half) in zip(("bleu", "chrf", "ter"), middles_and_halves)
-    }
+def _interval(metric: Any, statistics: np.ndarray, samples: int) -> tuple[float, float]:
+    """The bounds that hold the middle 95% of the scores of resampled corpora.
+
+    sacreBLEU's own resampling gives a mean and half a width instead, and fails where a score is zero.
+
+    Args:
+      metric: one of sacreBLEU's.
+      statistics: float64 [sentences, numbers], what the metric sums over the sentences.
+      samples: number of resampled corpora.
+    """
+    generator = np.random.default_rng(_BOOTSTRAP_SEED)
+    sentences = len(statistics)
+    sums = (statistics[generator.integers(sentences, size=sentences)].sum(axis=0) for _ in range(samples))
+    scores = [float(metric._compute_score_from_stats(own.tolist()).score) for own in sums]
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return float(low), float(high)

@@ -40,10 +40,7 @@ class ScriptedModel(Model):
 
     def encode(self, views, source_ids):
         padding = tf.cast(source_ids == 0, tf.float32)
-        return {
-            "kind": source_ids[:, 0],
-            "attention": (1 - padding) / tf.reduce_sum(1 - padding, 1, keepdims=True),
-        }
+        return {"kind": source_ids[:, 0], "attention": (1 - padding) / tf.reduce_sum(1 - padding, 1, keepdims=True)}
 
     def start(self, views, memory, beams, length):
         return {"history": tf.zeros([tf.shape(memory["kind"])[0], beams, 1], tf.int32)}
@@ -69,13 +66,7 @@ def log_probability(table: np.ndarray, kind: int, tokens: list[int]) -> float:
     return total
 
 
-def exhaustive_search(
-    table: np.ndarray,
-    kind: int,
-    limit: int,
-    exponent: float,
-    allow_unknown: bool = False,
-):
+def exhaustive_search(table: np.ndarray, kind: int, limit: int, exponent: float, allow_unknown: bool = False):
     """Every finished translation of at most `limit` tokens as (score, tokens), best first."""
     words = [token for token in range(table.shape[2]) if token > END_ID or (allow_unknown and token == UNKNOWN_ID)]
     found = []

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.decoding.scripted_model import (
-    ScriptedModel,
-    exhaustive_search,
-    log_probability,
-)
+from tests.decoding.scripted_model import ScriptedModel, exhaustive_search, log_probability
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID
 from tfnmt.decoding.beam_search import beam_search
 from tfnmt.decoding.ensemble import Ensemble

@@ -15,14 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, PAD_ID
-from tfnmt.decoding.candidates import (
-    IMPOSSIBLE,
-    Candidates,
-    best_candidates,
-    ending,
-    going_on,
-    length_penalty,
-)
+from tfnmt.decoding.candidates import IMPOSSIBLE, Candidates, best_candidates, ending, going_on, length_penalty
 from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.models.base import Model, Nest, Views
 
@@ -53,11 +46,7 @@ class Search(NamedTuple):
 
 
 def beam_search(
-    model: Model,
-    views: Views,
-    source_ids: tf.Tensor,
-    settings: DecodingSettings,
-    with_attention: bool = False,
+    model: Model, views: Views, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool = False
 ) -> Hypotheses:
     """The N best translations of each sentence; to be called inside a graph.
 
@@ -89,11 +78,7 @@ def length_limits(source_ids: tf.Tensor, settings: DecodingSettings) -> tf.Tenso
 
 
 def _begin(
-    model: Model,
-    views: Views,
-    source_ids: tf.Tensor,
-    settings: DecodingSettings,
-    with_attention: bool,
+    model: Model, views: Views, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool
 ) -> Search:
     batch, source_length = tf.unstack(tf.shape(source_ids))
     limits = length_limits(source_ids, settings)
@@ -142,11 +127,7 @@ def _loose_shapes(search: Search) -> Search:
 
 
 def _advance(
-    model: Model,
-    views: Views,
-    search: Search,
-    settings: DecodingSettings,
-    with_attention: bool,
+    model: Model, views: Views, search: Search, settings: DecodingSettings, with_attention: bool
 ) -> tuple[Search, tf.Tensor]:
     """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]
@@ -168,30 +149,15 @@ def _advance(
     # A sentence that is done but still in the batch has nothing alive, so that nothing of it can finish any more.
     scores = tf.where(done[:, None], IMPOSSIBLE, alive.log_probabilities)
     live = _extend(search.live, alive, scores, attention)
-    search = search._replace(
-        step=length,
-        done=done,
-        endings=endings,
-        live=live,
-        finished=finished,
-        cache=cache,
-    )
+    search = search._replace(step=length, done=done, endings=endings, live=live, finished=finished, cache=cache)
     return search, alive.parents
 
 
-def _extend(
-    hypotheses: Hypotheses,
-    chosen: Candidates,
-    scores: tf.Tensor,
-    attention: tf.Tensor | None,
-) -> Hypotheses:
+def _extend(hypotheses: Hypotheses, chosen: Candidates, scores: tf.Tensor, attention: tf.Tensor | None) -> Hypotheses:
     """The hypotheses continued by the chosen candidates."""
     ids, rows = (tf.gather(kept, chosen.parents, batch_dims=1) for kept in (hypotheses.ids, hypotheses.attention))
     if attention is not None:
-        rows = tf.concat(
-            [rows, tf.gather(attention, chosen.parents, batch_dims=1)[:, :, None, :]],
-            axis=2,
-        )
+        rows = tf.concat([rows, tf.gather(attention, chosen.parents, batch_dims=1)[:, :, None, :]], axis=2)
     return Hypotheses(tf.concat([ids, chosen.tokens[:, :, None]], axis=2), scores, rows)
 
 
@@ -230,27 +196,9 @@ def _reorder(search: Search, parents: tf.Tensor) -> Search:
         cache = tf.cond(pays, lambda: _hypotheses(search.cache, rows, parents), lambda: search.cache)
     else:
         cache = _hypotheses(search.cache, rows, parents)
-    by_sentence = (
-        search.places,
-        search.limits,
-        search.done,
-        search.endings,
-        search.live,
-        search.finished,
-    )
+    by_sentence = (search.places, search.limits, search.done, search.endings, search.live, search.finished)
     places, limits, done, endings, live, finished = _rows(by_sentence, rows)
-    return Search(
-        search.step,
-        places,
-        limits,
-        done,
-        endings,
-        live,
-        finished,
-        memory,
-        cache,
-        output,
-    )
+    return Search(search.step, places, limits, done, endings, live, finished, memory, cache, output)
 
 
 def _rows(nest: Nest, rows: tf.Tensor) -> Nest:

@@ -28,10 +28,7 @@ def length_penalty(length: tf.Tensor, exponent: float) -> tf.Tensor:
 
 
 def best_candidates(
-    log_probabilities: tf.Tensor,
-    logits: tf.Tensor,
-    must_end: tf.Tensor,
-    allow_unknown: bool = False,
+    log_probabilities: tf.Tensor, logits: tf.Tensor, must_end: tf.Tensor, allow_unknown: bool = False
 ) -> Candidates:
     """The 2K best continuations: as at most K of them end their hypothesis, K are left to go on.
 
@@ -68,11 +65,7 @@ def _best_of_all(values: tf.Tensor, tokens: tf.Tensor, count: int) -> Candidates
     sentences, hypotheses, width = tf.unstack(tf.shape(values))
     everything = [sentences, hypotheses * width]
     best, places = tf.math.top_k(tf.reshape(values, everything), count)
-    return Candidates(
-        best,
-        places // width,
-        tf.gather(tf.reshape(tokens, everything), places, batch_dims=1),
-    )
+    return Candidates(best, places // width, tf.gather(tf.reshape(tokens, everything), places, batch_dims=1))
 
 
 def going_on(candidates: Candidates, count: int) -> Candidates:
@@ -80,9 +73,7 @@ def going_on(candidates: Candidates, count: int) -> Candidates:
     open_values = tf.where(candidates.tokens == END_ID, IMPOSSIBLE, candidates.log_probabilities)
     best, places = tf.math.top_k(open_values, count)
     return Candidates(
-        best,
-        tf.gather(candidates.parents, places, batch_dims=1),
-        tf.gather(candidates.tokens, places, batch_dims=1),
+        best, tf.gather(candidates.parents, places, batch_dims=1), tf.gather(candidates.tokens, places, batch_dims=1)
     )
 
 

@@ -32,21 +32,12 @@ class Ensemble:
         return tuple(model.start(*own, beams, length) for model, *own in zip(self.models, views, memory))
 
     def step(
-        self,
-        views: Sequence[Any],
-        memory: Nest,
-        cache: Nest,
-        previous_ids: tf.Tensor,
-        step: tf.Tensor,
+        self, views: Sequence[Any], memory: Nest, cache: Nest, previous_ids: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, Nest, tf.Tensor]:
         """Log of the mean probability [B, K, V], the members' caches, and the mean attention [B, K, S]."""
         members = [model.step(*own, previous_ids, step) for model, *own in zip(self.models, views, memory, cache)]
         logits, caches, attention = zip(*members)
-        return (
-            _log_mean([tf.nn.log_softmax(own) for own in logits]),
-            caches,
-            tf.add_n(attention) / len(members),
-        )
+        return (_log_mean([tf.nn.log_softmax(own) for own in logits]), caches, tf.add_n(attention) / len(members))
 
 
 def _log_mean(log_probabilities: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -2,15 +2,7 @@
 
 import tensorflow as tf
 
-_BLOCK_WIDTHS = (
-    32,
-    40,
-    25,
-    50,
-    20,
-    64,
-    16,
-)  # the first that divides the vocabulary is taken
+_BLOCK_WIDTHS = (32, 40, 25, 50, 20, 64, 16)  # the first that divides the vocabulary is taken
 
 
 def largest(values: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -20,9 +20,7 @@ class SourceText:
         self.vocabulary = vocabulary
         self.longest = longest
         self._tokenize = tf.function(
-            self._ids_and_lengths,
-            input_signature=[tf.TensorSpec([None], tf.string)],
-            autograph=False,
+            self._ids_and_lengths, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
         )
 
     def tokenize(self, lines: Sequence[str]) -> list[np.ndarray]:

@@ -141,19 +141,9 @@ class Translator:
         found = beam_search(joined, views, source_ids, self.settings, with_attention)
         sentences, results, length = tf.unstack(tf.shape(found.ids))
         texts = self._target_vocabulary.detokenize(tf.reshape(found.ids, [sentences * results, length]))
-        return (
-            tf.reshape(texts, [sentences, results]),
-            found.ids,
-            found.scores,
-            found.attention,
-        )
+        return (tf.reshape(texts, [sentences, results]), found.ids, found.scores, found.attention)
 
-    def _hypotheses(
-        self,
-        found: Sequence[tf.Tensor],
-        source_lengths: Sequence[int],
-        with_attention: bool,
-    ):
+    def _hypotheses(self, found: Sequence[tf.Tensor], source_lengths: Sequence[int], with_attention: bool):
         """The hypotheses of each sentence of a batch, best first."""
         texts, ids, scores, attention = (tensor.numpy() for tensor in found)
         if not np.isfinite(scores[:, 0]).all():
