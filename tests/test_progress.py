@@ -126,8 +126,16 @@ def test_silence_where_other_lines_tell_the_same(monkeypatch):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3569, "59 min"), (3590, "1 h 00 min"), (11100, "3 h 05 min")]
-    + [(86399, "1 d 0 h"), (2 * 86400 + 7 * 3600, "2 d 7 h")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (3569, "59 min"),
+        (3590, "1 h 00 min"),
+        (11100, "3 h 05 min"),
+        (86399, "1 d 0 h"),
+        (2 * 86400 + 7 * 3600, "2 d 7 h"),
+    ],
 )
 def test_seconds(seconds, text):
     assert format_seconds(seconds) == text

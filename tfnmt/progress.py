@@ -37,7 +37,8 @@ class Progress:
         """
         self.done = 0.0
         self._what, self._total, self._unit = what, total, unit
-        self._facts, self._seconds_left = "", None
+        self._facts = ""
+        self._seconds_left: float | None = None
         self._started = time.monotonic()
         self._display = _Bar(what, total) if _on_terminal() else _Lines(what) if lines else _Silence()
         self._next = self._started + self._display.first_seconds

@@ -89,14 +89,13 @@ class Monitor:
           report: the report.
           totals: the run's totals, this report and the parts before a resume included.
         """
-        if self._progress is None:
-            self._begin(totals - Totals.of(report))
+        progress = self._progress or self._begin(totals - Totals.of(report))
         self._last = (report, totals)
         if report.skipped is not None:
             self._append("skipped", report.update, {"reason": report.skipped})
         if self._due(totals):
             self._log(report, totals)
-        self._show(report, totals)
+        self._show(progress, report, totals)
         self._profiler.after(report.update)
 
     def evaluated(self, evaluation: Evaluation, totals: Totals, early_stopping: EarlyStopping) -> None:
@@ -118,17 +117,28 @@ class Monitor:
             self._write_evaluation(update, evaluation, found)
 
     def close(self) -> None:
-        """Writes what is left and ends the files and the bar."""
+        """Writes what is left and ends the files and the bar; again, it does nothing."""
         if self._last is not None and (self._last[1] - self._logged).updates:
             self._log(*self._last)
+        self._last = None
         with self._tolerant():
             self._profiler.close()
             if self._events is not None:
                 self._events.close()
+                self._events = None
         if self._progress is not None:
             self._progress.close()
+            self._progress = None
 
-    def _begin(self, totals: Totals) -> None:
+    def __enter__(self) -> "Monitor":
+        """The monitor itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it, however the run ends: the bar must leave the terminal in order."""
+        self.close()
+
+    def _begin(self, totals: Totals) -> Progress:
         """Opens everything, for a run that has come as far as `totals`."""
         self._began = self._logged = totals
         total = 1.0 if share_done(self._stopping, totals) is not None else None
@@ -140,6 +150,7 @@ class Monitor:
                 rows, text = self._description
                 self._events.hyperparameters({name: _hyperparameter(value) for name, value in rows})
                 self._events.text(totals.updates, "configuration", text)
+        return self._progress
 
     def _due(self, totals: Totals) -> bool:
         """Whether to log: after 1, 2, 4, 8 ... updates of a session at first, for early signs of life."""
@@ -158,7 +169,7 @@ class Monitor:
                 self._events.scalars(totals.updates, values)
                 self._events.flush()
 
-    def _show(self, report: BlockReport, totals: Totals) -> None:
+    def _show(self, progress: Progress, report: BlockReport, totals: Totals) -> None:
         window = totals - self._logged
         if not window.updates:
             window = Totals.of(report)
@@ -168,8 +179,8 @@ class Monitor:
             f"{format_number((totals - self._began).target_tokens_per_second)} tokens/s",
             f"update {totals.updates:,}",
         )
-        share = share_done(self._stopping, totals)
-        self._progress.show(share or 0.0, ", ".join(filter(None, facts)), self._seconds_left(totals))
+        share = share_done(self._stopping, totals) or 0.0
+        progress.show(share, ", ".join(filter(None, facts)), self._seconds_left(totals))
 
     def _seconds_left(self, totals: Totals) -> float | None:
         return seconds_left(self._stopping, totals, self._began)

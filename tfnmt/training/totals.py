@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 
 from tfnmt.engines.report import BlockReport
 
@@ -29,19 +30,17 @@ class Totals:
     @classmethod
     def of(cls, report: BlockReport) -> "Totals":
         """The totals of one report."""
-        time = {"seconds": report.seconds, "data_wait_seconds": report.data_wait_seconds}
         if report.skipped is not None:
-            return cls(skipped=1, **time)
-        summed = ("loss", "cross_entropy", "target_tokens", "source_tokens", "positions", "sentences", "gradient_norm")
-        return cls(updates=1, **{name: getattr(report, name) for name in summed}, **time)
+            return cls(skipped=1, seconds=report.seconds, data_wait_seconds=report.data_wait_seconds)
+        return cls(updates=1, **{name: getattr(report, name) for name in _SUMMED})
 
     def __add__(self, other: "Totals") -> "Totals":
         """The sum, field by field."""
-        return Totals(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Totals(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: "Totals") -> "Totals":
         """The difference, field by field."""
-        return Totals(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Totals(*map(operator.sub, vars(self).values(), vars(other).values()))
 
     @property
     def loss_per_token(self) -> float:
@@ -107,6 +106,9 @@ class EpochMeter:
         """Epochs read, once `sentences` have been."""
         share = (sentences - self.began_at) / self.length if self.length else 0.0
         return self.epoch + min(share, 1.0)
+
+
+_SUMMED = tuple(name for name in vars(Totals()) if name in BlockReport._fields and name != "skipped")
 
 
 def _ratio(amount: float, of: float) -> float:
