@@ -77,16 +77,16 @@ def evaluate(
         raise UserError("There are no sentences to evaluate.")
     tokenizer = tokenizer_for(target_language)
     is_asian = tokenizer != _OTHER_LANGUAGES
-    metrics = [BLEU(tokenize=tokenizer), CHRF(), TER(normalized=is_asian, asian_support=is_asian)]
+    metrics: list[Any] = [BLEU(tokenize=tokenizer), CHRF(), TER(normalized=is_asian, asian_support=is_asian)]
     statistics = [metric._extract_corpus_statistics(list(hypotheses), [list(references)]) for metric in metrics]
-    scores = [float(metric._aggregate_and_compute(own).score) for metric, own in zip(metrics, statistics)]
-    signatures = [metric.get_signature().format() for metric in metrics]
+    bleu, chrf, ter = (float(metric._aggregate_and_compute(own).score) for metric, own in zip(metrics, statistics))
+    signatures = tuple(metric.get_signature().format() for metric in metrics)
     intervals = {
         name: _interval(metric, np.array(own, np.float64), bootstrap_samples)
         for name, metric, own in zip(("bleu", "chrf", "ter"), metrics, statistics)
         if bootstrap_samples
     }
-    return Scores(*scores, *signatures, intervals)
+    return Scores(bleu, chrf, ter, signatures[0], signatures[1], signatures[2], intervals)
 
 
 def tokenizer_for(language: str | None) -> str:

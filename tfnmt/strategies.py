@@ -45,17 +45,13 @@ STRATEGIES = {
 class StrategySettings:
     """Which strategy trains, and what every strategy's server update shares."""
 
-    strategy: str = setting(
-        "single", "Row of the strategy table.", choices=tuple(STRATEGIES)
-    )
+    strategy: str = setting("single", "Row of the strategy table.", choices=tuple(STRATEGIES))
     global_batch_tokens: int = setting(
         0,
         "Target tokens of one update: batches are accumulated until they hold as many; 0 for one batch an update.",
         minimum=0,
     )
-    clip_norm: float = setting(
-        1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0
-    )
+    clip_norm: float = setting(1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0)
     average_rate: float = setting(
         0.0,
         "Weight of the newest parameters in the exponential moving average that is evaluated and saved, 1e-4 or "

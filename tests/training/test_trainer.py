@@ -28,7 +28,10 @@ class Listener:
     def evaluated(self, evaluation, totals, early_stopping):
         self.evaluations.append((totals.updates, evaluation.metrics()["bleu"]))
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.closed = True
 
 

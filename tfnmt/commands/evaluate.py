@@ -68,8 +68,6 @@ def main() -> None:
 
 def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: DecodingSettings) -> None:
     run = RunDirectory(trained.run_directory[0]) if trained.run_directory else None
-    if run is None and not settings.hypotheses:
-        raise UserError("--run_directory is missing: it names the run whose model translates. Or give --hypotheses.")
     files = _files(settings, run)
     total, faults = inspect_pairs(files)
     refuse(faults)
@@ -89,23 +87,26 @@ def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: Decodi
 
 def _files(settings: EvaluateSettings, run: RunDirectory | None) -> Sequence[TextPair]:
     """Pairs of the text that is translated, or was, and the references."""
-    if settings.reference:
+    if run is None and not settings.hypotheses:
+        raise UserError("--run_directory is missing: it names the run whose model translates. Or give --hypotheses.")
+    if run is None or settings.reference:
         return [TextPair(settings.source or settings.hypotheses, settings.reference)]
     data = run.settings(DataSettings)
-    corpus = find_corpus(data)
-    if settings.split == "validation":
-        files = corpus.validation
-    else:
-        paths = [_find(Path(data.data), language) for language in (corpus.source_language, corpus.target_language)]
-        files = [TextPair(*paths)] if data.data and all(paths) else []
+    files = find_corpus(data).validation if settings.split == "validation" else _test_files(data)
     if not files:
         raise UserError(f"The run has no {settings.split} files: give --source and --reference.")
     return files
 
 
-def _find(directory: Path, language: str | None) -> str | None:
-    paths = [directory / f"test.{language}{ending}" for ending in ("", ".gz")]
-    return next((str(path) for path in paths if path.is_file()), None)
+def _test_files(data: DataSettings) -> Sequence[TextPair]:
+    """The test files beside the training files; none where there is not one for each language."""
+    corpus = find_corpus(data)
+    names = [f"test.{language}" for language in (corpus.source_language, corpus.target_language)]
+    for ending in ("", ".gz"):
+        source, target = (Path(data.data) / f"{name}{ending}" for name in names)
+        if data.data and source.is_file() and target.is_file():
+            return [TextPair(str(source), str(target))]
+    return []
 
 
 def _target_language(run: RunDirectory) -> str | None:

@@ -48,9 +48,7 @@ class RunSettings:
         "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
     )
     engine: str = setting("local", "Where the strategy runs.", choices=("local",))
-    threads: int = setting(
-        0, "Cores to compute on; 0 for all.", minimum=0, may_change=True
-    )
+    threads: int = setting(0, "Cores to compute on; 0 for all.", minimum=0, may_change=True)
     dry_run: bool = setting(
         False,
         "Check and build everything, print what would be trained, and exit.",
@@ -111,9 +109,7 @@ def _main(*all_settings) -> int:
     found = survey(corpus.train, *vocabularies, settings.data)
     facts = _facts(settings, model, layout, found)
     if settings.run.dry_run:
-        print(
-            application.configuration_table(*settings), *_lines(facts, layout), sep="\n"
-        )
+        print(application.configuration_table(*settings), *_lines(facts, layout), sep="\n")
         return 0
     run = RunDirectory.create_or_check(settings.run.run_directory, *settings)
     with run.lock():
@@ -164,9 +160,7 @@ def _train(
             settings.validation,
             corpus.target_language,
         )
-    store = CheckpointStore(
-        run.checkpoints, settings.checkpoints.keep_last, settings.checkpoints.keep_best
-    )
+    store = CheckpointStore(run.checkpoints, settings.checkpoints.keep_last, settings.checkpoints.keep_best)
     monitor = Monitor(run, settings.monitoring, settings.stopping)
     trainer = Trainer(
         engine,
@@ -185,17 +179,11 @@ def _train(
     return trainer.train()
 
 
-def _facts(
-    settings: Settings, model: Model, layout: Layout, found: Survey
-) -> dict[str, str]:
+def _facts(settings: Settings, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
-    slots = len(build_optimizer(settings.optimizer).slots) + (
-        settings.strategy.average_rate > 0
-    )
+    slots = len(build_optimizer(settings.optimizer).slots) + (settings.strategy.average_rate > 0)
     megabytes = layout.size * 4 * (3 + slots) / 1e6
-    tokens = settings.strategy.global_batch_tokens or round(
-        found.target_tokens_per_batch
-    )
+    tokens = settings.strategy.global_batch_tokens or round(found.target_tokens_per_batch)
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
         "Memory": f"{megabytes:,.0f} MB for parameters, gradient, replica and {slots} optimizer vectors; activations extra",

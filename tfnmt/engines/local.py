@@ -68,9 +68,10 @@ class LocalEngine:
     def blocks(self) -> Iterator[BlockReport]:
         """Trains for as long as the caller asks for the next report; one report for each server update."""
         batches = iter(self._make_batches(self._position))
+        block = self._block.get_concrete_function(batches)
         while True:
             started = time.monotonic()
-            update, totals, position = tf.nest.map_structure(lambda tensor: tensor.numpy(), self._block(batches))
+            update, totals, position = tf.nest.map_structure(lambda tensor: tensor.numpy(), block(batches))
             self._position = tuple(position.tolist())
             yield self._report(update, totals, time.monotonic() - started)
 

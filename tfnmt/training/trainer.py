@@ -34,9 +34,7 @@ from tfnmt.training.validation import Validation
 class SavingSettings:
     """When the run is saved, beside each evaluation and the end."""
 
-    save_every_minutes: float = setting(
-        10.0, "Minutes between checkpoints.", minimum=0.01, may_change=True
-    )
+    save_every_minutes: float = setting(10.0, "Minutes between checkpoints.", minimum=0.01, may_change=True)
     max_nonfinite: int = setting(
         10,
         "Updates skipped in a row, because their gradients were not finite, after which the run stops.",
@@ -53,9 +51,7 @@ class Engine(Protocol):
     def scale_learning_rate(self, factor: float) -> None: ...
     def vectors(self) -> Mapping[str, np.ndarray]: ...
     def counters(self) -> Mapping[str, Any]: ...
-    def restore(
-        self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]
-    ) -> None: ...
+    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None: ...
 
 
 @dataclasses.dataclass
@@ -72,9 +68,7 @@ class Progress:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         self.meter = self.meter.at(report.epoch, self.totals.sentences)
         totals = self.totals + Totals.of(report)
-        self.totals = dataclasses.replace(
-            totals, epochs=self.meter.epochs(totals.sentences)
-        )
+        self.totals = dataclasses.replace(totals, epochs=self.meter.epochs(totals.sentences))
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of all fields."""
@@ -139,16 +133,9 @@ class Trainer:
             return False
         checkpoint = self._store.load()
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
-        vectors = {
-            name: self._layout.pack_arrays(arrays)
-            for name, arrays in checkpoint.state.items()
-        }
+        vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
         # The evaluated parameters are the moving average in a run that has one; it then saves the trained ones beside.
-        vectors |= (
-            {"average": evaluated}
-            if "parameters" in vectors
-            else {"parameters": evaluated}
-        )
+        vectors |= {"average": evaluated} if "parameters" in vectors else {"parameters": evaluated}
         self._engine.restore(vectors, checkpoint.progress["engine"])
         self._progress = Progress.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
@@ -162,18 +149,13 @@ class Trainer:
           UserError: too many updates in a row were not finite.
         """
         reason = limit_reached(self._stopping, self._progress.totals)
-        with StopSignals() as signals:
+        with self._monitor, StopSignals() as signals:
             if reason is None:
                 reason = self._loop(signals)
             logging.info("Training ends: %s.", reason)
-            if (
-                not signals.requested
-                and self._validation
-                and self._evaluated_update != self.update
-            ):
+            if not signals.requested and self._validation and self._evaluated_update != self.update:
                 self._evaluate(scheduled=False)
             self._save(last=True)
-        self._monitor.close()
         return signals.exit_code
 
     @property
@@ -186,9 +168,7 @@ class Trainer:
             self._progress.take(report)
             self._monitor.record(report, self._progress.totals)
             self._refuse_nonfinite(report)
-            reason = signals.reason or limit_reached(
-                self._stopping, self._progress.totals
-            )
+            reason = signals.reason or limit_reached(self._stopping, self._progress.totals)
             if signals.requested is None and report.skipped is None:
                 reason = self._between_updates() or reason
             if reason:
@@ -214,27 +194,15 @@ class Trainer:
         self._evaluated_update = self.update
         metric = evaluation.metrics()[self._stopping.early_stopping_metric]
         if scheduled:
-            state = self._progress.early_stopping.after(
-                self._stopping, metric, self.update
-            )
+            state = self._progress.early_stopping.after(self._stopping, metric, self.update)
             self._progress.early_stopping = state
             self._lower_plateau(state)
-        self._monitor.evaluated(
-            evaluation, self._progress.totals, self._progress.early_stopping
-        )
-        self._save(
-            metric
-            if HIGHER_IS_BETTER[self._stopping.early_stopping_metric]
-            else -metric
-        )
+        self._monitor.evaluated(evaluation, self._progress.totals, self._progress.early_stopping)
+        self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric)
 
     def _lower_plateau(self, state: EarlyStopping) -> None:
         waited = state.evaluations_without_improvement
-        if (
-            self._schedule.schedule == "plateau"
-            and waited
-            and waited % self._schedule.plateau_patience == 0
-        ):
+        if self._schedule.schedule == "plateau" and waited and waited % self._schedule.plateau_patience == 0:
             self._engine.scale_learning_rate(self._schedule.plateau_factor)
             logging.info(
                 "No better for %d evaluations: learning rate times %g.",
@@ -251,10 +219,7 @@ class Trainer:
         checkpoint = Checkpoint(
             update=self.update,
             parameters=self._layout.unpack_array(evaluated),
-            state={
-                name: self._layout.unpack_array(vector)
-                for name, vector in vectors.items()
-            },
+            state={name: self._layout.unpack_array(vector) for name, vector in vectors.items()},
             progress={
                 "engine": self._engine.counters(),
                 "trainer": self._progress.to_json(),

@@ -30,9 +30,7 @@ class ValidationSettings:
         "Updates between evaluations, each of which saves a checkpoint; 0 for none.",
         minimum=0,
     )
-    validation_beam_size: int = setting(
-        1, "Beam size of the translations during training.", minimum=1
-    )
+    validation_beam_size: int = setting(1, "Beam size of the translations during training.", minimum=1)
     validation_sentences: int = setting(
         0,
         "Translate only so many pairs from the start of the validation files; 0 for all.",
@@ -99,25 +97,15 @@ class Validation:
         """
         self._model, self._layout, self._settings = model, layout, settings
         self._vocabularies, self._target_language = vocabularies, target_language
-        self._batches = pair_batches(files, *vocabularies, data).map(
-            lambda indexed: indexed.batch
-        )
-        pairs = [pair for file in files for pair in read_pairs(file)][
-            : settings.validation_sentences or None
-        ]
-        self._sources, self._references = (
-            [pair[side] for pair in pairs] for side in range(2)
-        )
-        search = dataclasses.replace(
-            decoding, beam_size=settings.validation_beam_size, nbest=1
-        )
+        self._batches = pair_batches(files, *vocabularies, data).map(lambda indexed: indexed.batch)
+        pairs = [pair for file in files for pair in read_pairs(file)][: settings.validation_sentences or None]
+        self._sources, self._references = ([pair[side] for pair in pairs] for side in range(2))
+        search = dataclasses.replace(decoding, beam_size=settings.validation_beam_size, nbest=1)
         self._translator = Translator(model, layout, *vocabularies, search)
 
     def evaluate(self, vector: tf.Tensor) -> Evaluation:
         """The loss and the scores of the parameters `vector` [size]."""
-        loss, cross_entropy, target_tokens = (
-            float(number) for number in self._sums(vector)
-        )
+        loss, cross_entropy, target_tokens = (float(number) for number in self._sums(vector))
         with Progress("Validating", len(self._sources), "sentences") as progress:
             found = self._translator.translate(
                 [vector],
@@ -128,9 +116,7 @@ class Validation:
         return Evaluation(
             loss=loss / target_tokens,
             cross_entropy=cross_entropy / target_tokens,
-            scores=evaluate(
-                hypotheses, self._references, target_language=self._target_language
-            ),
+            scores=evaluate(hypotheses, self._references, target_language=self._target_language),
             samples=self._samples(vector),
         )
 
@@ -141,8 +127,7 @@ class Validation:
 
         def add(totals: tuple[tf.Tensor, ...], batch: Batch) -> tuple[tf.Tensor, ...]:
             return tuple(
-                total + tf.cast(more, tf.float64)
-                for total, more in zip(totals, self._model.loss(views, batch))
+                total + tf.cast(more, tf.float64) for total, more in zip(totals, self._model.loss(views, batch))
             )
 
         return self._batches.reduce((tf.zeros([], tf.float64),) * 3, add)
@@ -151,12 +136,8 @@ class Validation:
         """The same few sentences each time, spread over the files."""
         count = min(self._settings.samples, len(self._sources))
         places = [place * len(self._sources) // count for place in range(count)]
-        found = self._translator.translate(
-            [vector], [self._sources[place] for place in places], with_attention=True
-        )
-        return tuple(
-            self._sample(place, best) for place, (best, *_) in zip(places, found)
-        )
+        found = self._translator.translate([vector], [self._sources[place] for place in places], with_attention=True)
+        return tuple(self._sample(place, best) for place, (best, *_) in zip(places, found))
 
     def _sample(self, place: int, best: Hypothesis) -> Sample:
         source_vocabulary, target_vocabulary = self._vocabularies
@@ -168,7 +149,5 @@ class Validation:
             hypothesis=best.text,
             source_pieces=tuple(source_vocabulary.segment(self._sources[place])) + end,
             target_pieces=tuple(pieces[token] for token in best.tokens),
-            attention=np.zeros((0, 0), np.float32)
-            if best.attention is None
-            else best.attention,
+            attention=np.zeros((0, 0), np.float32) if best.attention is None else best.attention,
         )
