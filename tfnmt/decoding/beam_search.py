@@ -10,16 +10,32 @@ Every decision depends on the sentence alone, never on its neighbours in the bat
 done leave the batch as soon as they are a quarter of it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, PAD_ID
 from tfnmt.decoding.candidates import IMPOSSIBLE, Candidates, best_candidates, ending, going_on, length_penalty
 from tfnmt.decoding.settings import DecodingSettings
-from tfnmt.models.base import Model, Nest, Views
+from tfnmt.models.base import Nest
 
 DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than computing the done ones in vain
+
+
+class Decoder(Protocol):
+    """The decoding half of a model; see `tfnmt.models.base.Model`. An ensemble's views are a sequence of views."""
+
+    def encode(self, views: Any, source_ids: tf.Tensor) -> Nest:
+        """See `Model.encode`."""
+
+    def start(self, views: Any, memory: Nest, beams: int, length: tf.Tensor) -> Nest:
+        """See `Model.start`."""
+
+    def step(
+        self, views: Any, memory: Nest, cache: Nest, previous_ids: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, Nest, tf.Tensor]:
+        """See `Model.step`."""
+        ...
 
 
 class Hypotheses(NamedTuple):
@@ -46,7 +62,7 @@ class Search(NamedTuple):
 
 
 def beam_search(
-    model: Model, views: Views, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool = False
+    model: Decoder, views: Any, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool = False
 ) -> Hypotheses:
     """The N best translations of each sentence; to be called inside a graph.
 
@@ -78,7 +94,7 @@ def length_limits(source_ids: tf.Tensor, settings: DecodingSettings) -> tf.Tenso
 
 
 def _begin(
-    model: Model, views: Views, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool
+    model: Decoder, views: Any, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool
 ) -> Search:
     batch, source_length = tf.unstack(tf.shape(source_ids))
     limits = length_limits(source_ids, settings)
@@ -127,7 +143,7 @@ def _loose_shapes(search: Search) -> Search:
 
 
 def _advance(
-    model: Model, views: Views, search: Search, settings: DecodingSettings, with_attention: bool
+    model: Decoder, views: Any, search: Search, settings: DecodingSettings, with_attention: bool
 ) -> tuple[Search, tf.Tensor]:
     """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]

@@ -29,13 +29,18 @@ class Ensemble:
 
     def start(self, views: Sequence[Any], memory: Nest, beams: int, length: tf.Tensor) -> Nest:
         """Each member's cache before the first token."""
-        return tuple(model.start(*own, beams, length) for model, *own in zip(self.models, views, memory))
+        return tuple(
+            model.start(own, its_memory, beams, length) for model, own, its_memory in zip(self.models, views, memory)
+        )
 
     def step(
         self, views: Sequence[Any], memory: Nest, cache: Nest, previous_ids: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, Nest, tf.Tensor]:
         """Log of the mean probability [B, K, V], the members' caches, and the mean attention [B, K, S]."""
-        members = [model.step(*own, previous_ids, step) for model, *own in zip(self.models, views, memory, cache)]
+        members = [
+            model.step(own, its_memory, its_cache, previous_ids, step)
+            for model, own, its_memory, its_cache in zip(self.models, views, memory, cache)
+        ]
         logits, caches, attention = zip(*members)
         return (_log_mean([tf.nn.log_softmax(own) for own in logits]), caches, tf.add_n(attention) / len(members))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -88,9 +88,11 @@ def model_of(run: RunDirectory, source_vocabulary_size: int, target_vocabulary_s
     return build_model(name, run.settings(SETTINGS[name]), source_vocabulary_size, target_vocabulary_size)
 
 
-def checkpoint_key(name: str) -> int | str | None:
+def checkpoint_key(name: str) -> int | Literal["best"] | None:
     """What `CheckpointStore.load` calls the checkpoint `name` of the command line."""
-    return int(name) if name.isdecimal() else BEST if name == BEST else None
+    if name.isdecimal():
+        return int(name)
+    return "best" if name == BEST else None
 
 
 def _vectors(run: RunDirectory, layout: Layout, names: Sequence[str]) -> list[tuple[int, np.ndarray]]:

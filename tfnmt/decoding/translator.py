@@ -137,8 +137,10 @@ class Translator:
         source_ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         views = [layout.unpack(vector) for layout, vector in zip(layouts, vectors)]
-        joined, views = (models[0], views[0]) if len(models) == 1 else (Ensemble(models), views)
-        found = beam_search(joined, views, source_ids, self.settings, with_attention)
+        if len(models) == 1:
+            found = beam_search(models[0], views[0], source_ids, self.settings, with_attention)
+        else:
+            found = beam_search(Ensemble(models), views, source_ids, self.settings, with_attention)
         sentences, results, length = tf.unstack(tf.shape(found.ids))
         texts = self._target_vocabulary.detokenize(tf.reshape(found.ids, [sentences * results, length]))
         return (tf.reshape(texts, [sentences, results]), found.ids, found.scores, found.attention)
