@@ -16,8 +16,8 @@ def test_no_source_and_no_target_comes_twice():
 
 
 def test_modifiers_go_behind_what_they_modify():
-    assert reorder(["small", "red", "house", "here"]) == ["house", "red", "small", "here"]
-    assert reorder(["old", "bird", "sees", "new", "boat"]) == ["bird", "old", "sees", "boat", "new"]
+    assert reorder(["red", "house", "here"]) == ["house", "red", "here"]
+    assert reorder(["bird", "sees", "old", "boat", "new", "road"]) == ["bird", "sees", "boat", "old", "road", "new"]
 
 
 def test_every_word_has_one_translation_of_its_own():

@@ -1,7 +1,7 @@
 """A synthetic language pair that a small model solves within a minute: for tests and demonstrations.
 
 The source language has nouns, verbs and modifiers, each translated by one word. The target language puts a
-modifier behind the word that follows it in the source, so a model must learn the words and their order.
+modifier behind the word that follows it in the source, so a model must learn both the words and their order.
 """
 
 import dataclasses
@@ -41,32 +41,34 @@ def generate(pairs: int = 4000, seed: int = 1) -> list[Pair]:
       The pairs; no two have the same source, and no two the same target.
     """
     lexicon = _lexicon(seed)
-    sentences = random.Random(f"{seed}/sentences")
+    randomness = random.Random(f"{seed}/sentences")
     found: dict[str, str] = {}
     while len(found) < pairs:
-        words = sentences.choices(MODIFIERS + WORDS, k=sentences.randint(_SHORTEST, _LONGEST) - 1)
-        words += sentences.choices(WORDS)
+        words = _sentence(randomness)
         found.setdefault(" ".join(words), " ".join(lexicon[word] for word in reorder(words)))
     return [Pair(source, target, "generated") for source, target in found.items()]
 
 
 def reorder(words: list[str]) -> list[str]:
-    """`words` in the order of the target language: each modifier behind the word that it modifies.
-
-    Of several modifiers the last one comes first: "small red house here" becomes "house red small here".
+    """`words` in the order of the target language: "red house here" becomes "house red here".
 
     Args:
-      words: a sentence that does not end with a modifier.
+      words: a sentence in which another word follows each modifier.
     """
     ordered: list[str] = []
-    waiting: list[str] = []
-    for word in words:
-        if word in MODIFIERS:
-            waiting.append(word)
-        else:
-            ordered += [word, *reversed(waiting)]
-            waiting = []
+    for previous, word in zip(["", *words], words):
+        place = len(ordered) - (previous in MODIFIERS)
+        ordered.insert(place, word)
     return ordered
+
+
+def _sentence(randomness: random.Random) -> list[str]:
+    """Random words, without a modifier at the end or before another modifier."""
+    words: list[str] = []
+    for _ in range(randomness.randint(_SHORTEST, _LONGEST) - 1):
+        after_modifier = bool(words) and words[-1] in MODIFIERS
+        words.append(randomness.choice(WORDS if after_modifier else MODIFIERS + WORDS))
+    return [*words, randomness.choice(WORDS)]
 
 
 def _lexicon(seed: int) -> dict[str, str]:
