@@ -129,7 +129,7 @@ def _is_foreign(text: str, other: str, scripts: frozenset[str]) -> bool:
 
     Names that a translation copies in Latin letters, words that are in the `other` side too, are not counted.
     """
-    if not scripts or "LATIN" in scripts and text.isascii():
+    if not scripts or ("LATIN" in scripts and text.isascii()):
         return False
     copied = set(_LATIN_WORD.findall(other))
     rest = _LATIN_WORD.sub(lambda word: "" if word[0] in copied else word[0], PLACEHOLDER.sub("", text))

@@ -107,8 +107,8 @@ _SCRIPTS = {
     "TELUGU": "te",
     "MALAYALAM": "ml",
     "THAI": "th",
-    "LATIN": "af ca cs cy da de en eo es et eu fi fr fy ga gl gsw hr hu id is it lb lt lv ms nb nl nn no pl pt ro sk sl "
-    "sq sv tr vi",
+    "LATIN": "af ca cs cy da de en eo es et eu fi fr fy ga gl gsw hr hu id is it lb lt lv ms nb nl nn no pl pt ro sk "
+    "sl sq sv tr vi",
 }
 
 

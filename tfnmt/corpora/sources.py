@@ -1,7 +1,7 @@
 """The packages whose message catalogues make the software corpus, pinned by version and hash.
 
-Wheels are only read as zip archives; nothing of them is installed or run. To move a pin, change the version, the file name, the size
-and the hash together; `pip hash FILE` prints the hash.
+Wheels are only read as zip archives; nothing of them is installed or run. To move a pin, change the version, the
+file name, the size and the hash together; `pip hash FILE` prints the hash.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """Fetches pinned wheels into a directory, once; afterwards no network is needed."""
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -112,19 +113,13 @@ def _run_pip(incoming: str, requirements: pathlib.Path, progress: Progress, fact
         try:
             while process.poll() is None:
                 progress.show(progress.done, facts)
-                _wait(process)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
     return "" if process.returncode == 0 else _last_words(log)
-
-
-def _wait(process: subprocess.Popen) -> None:
-    try:
-        process.wait(_POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
 
 
 def _last_words(log: pathlib.Path) -> str:
