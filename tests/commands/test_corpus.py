@@ -14,7 +14,7 @@ from tfnmt.corpora.pairs import skeleton
 FILES = sorted(f"{name}.{code}" for name in ("train", "validation", "test") for code in ("en", "de"))
 
 
-def _run(monkeypatch, *arguments: str) -> int | None:
+def _run(monkeypatch, *arguments: str) -> str | int | None:
     monkeypatch.setattr(sys, "argv", ["tfnmt-corpus", *arguments])
     with pytest.raises(SystemExit) as end:
         corpus.main()
@@ -145,8 +145,8 @@ def test_bad_files_are_refused_together(tmp_path, monkeypatch, capfd):
     _write_files(tmp_path)
     (tmp_path / "latin.de").write_bytes(b"\xe4\n")
     arguments = (f"--train_source={tmp_path / 'all.tsv'}", f"--train_target={tmp_path / 't.de'}")
-    arguments += (f"--test_source={tmp_path / 't.en'}", f"--test_target={tmp_path / 'latin.de'}")
-    assert _run(monkeypatch, "--corpus=files", *arguments, f"--output={tmp_path / 'out'}") == 2
+    given = (f"--test_source={tmp_path / 't.en'}", f"--test_target={tmp_path / 'latin.de'}")
+    assert _run(monkeypatch, "--corpus=files", *arguments, *given, f"--output={tmp_path / 'out'}") == 2
     shown = capfd.readouterr().err
     assert "has 360 lines and" in shown and "latin.de, line 1: byte 0xe4 is not UTF-8" in shown
     assert _run(monkeypatch, "--corpus=files", f"--output={tmp_path / 'out'}") == 2
@@ -156,6 +156,8 @@ def test_bad_files_are_refused_together(tmp_path, monkeypatch, capfd):
 def test_the_output_must_be_a_directory(tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     assert _run(monkeypatch, "--corpus=generated", f"--output={tmp_path / 'file'}") == 2
-    assert "--output=" in capfd.readouterr().err
+    assert "this is a file; name a directory" in capfd.readouterr().err
+    assert _run(monkeypatch, "--corpus=generated", f"--output={tmp_path / 'file' / 'below'}") == 2
+    assert "name a directory that can be written" in capfd.readouterr().err
     assert _run(monkeypatch, "--corpus=generated") == 2
     assert "--output is missing" in capfd.readouterr().err

@@ -21,7 +21,7 @@ def test_modifiers_go_behind_what_they_modify():
 
 
 def test_every_word_has_one_translation_of_its_own():
-    lexicon = {}
+    lexicon: dict[str, str] = {}
     for pair in generate(500):
         for word, translation in zip(reorder(pair.source.split()), pair.target.split(), strict=True):
             assert lexicon.setdefault(word, translation) == translation

@@ -45,6 +45,13 @@ class CorpusSettings:
         choices=("auto", "on", "off"),
     )
 
+    def faults(self) -> list[str]:
+        """What can be known to fail before the work starts."""
+        path = pathlib.Path(self.output)
+        if path.exists() and not path.is_dir():
+            return [f"--output={self.output}: this is a file; name a directory."]
+        return []
+
 
 def main() -> None:
     """The console script."""
@@ -65,7 +72,7 @@ def prepare(
     languages = parse_pair(corpus.languages)
     report = Report()
     splits = _read(corpus, languages, wheels, files, generated, report)
-    if corpus.cleaning == "on" or corpus.cleaning == "auto" and corpus.corpus in _CLEANED_UNASKED:
+    if corpus.cleaning == "on" or (corpus.cleaning == "auto" and corpus.corpus in _CLEANED_UNASKED):
         splits = _cleaned(splits, languages, cleaning, report)
     if corpus.corpus != "multi30k":  # Its splits are what published figures were measured on.
         splits = _separated(splits, splitting, report)
