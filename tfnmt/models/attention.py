@@ -43,7 +43,8 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tens
       [B, H, T, D']
     """
     scale = tf.cast(queries.shape[-1] ** -0.5, queries.dtype)
-    scores = tf.matmul(queries * scale, keys, transpose_b=True)
+    # Sentences are shorter than heads are wide, so the scores are the smallest array to scale.
+    scores = tf.matmul(queries, keys, transpose_b=True) * scale
     return tf.matmul(dropout(tf.nn.softmax(scores + bias)), values)
 
 

@@ -1,5 +1,7 @@
 """Dropout addressed by (seed, place): the same seed drops the same activations, whatever ran before."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 LEVELS = 256  # values of one random byte
@@ -34,7 +36,7 @@ class Dropout:
 
     @property
     def scale(self) -> float:
-        """What kept activations are multiplied by."""
+        """What kept activations are multiplied by; 1 when nothing is dropped."""
         return LEVELS / (LEVELS - self._dropped_levels)
 
     def mask(self, shape: tf.Tensor) -> tf.Tensor:
@@ -56,5 +58,16 @@ class Dropout:
         return inputs * (mask * tf.cast(self.scale, inputs.dtype))
 
     def add(self, residual: tf.Tensor, branch: tf.Tensor) -> tf.Tensor:
-        """`residual` plus `branch` with dropout: the end of a residual branch."""
-        return residual + self(branch)
+        """`residual` plus what is kept of `branch`: the end of a residual branch.
+
+        The branch must carry the factor `scale` already: in the kernel of its last layer it costs nearly nothing.
+        """
+        if not self.active:
+            return residual + branch
+        mask = tf.cast(self.mask(tf.shape(branch)), branch.dtype)
+
+        @tf.custom_gradient
+        def compute(residual: tf.Tensor, branch: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+            return residual + branch * mask, lambda upstream: (upstream, upstream * mask)
+
+        return compute(residual, branch)

@@ -29,7 +29,7 @@ def normal(deviation: float) -> Initializer:
 
 
 def glorot(blocks: int = 1) -> Initializer:
-    """Initializer of a kernel [inputs, outputs] that is `blocks` kernels side by side: Glorot's uniform law for each."""
+    """Initializer of a kernel [inputs, outputs] of `blocks` kernels side by side: Glorot's uniform law for each."""
 
     def initialize(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
         limit = math.sqrt(6 / (shape[0] + shape[1] // blocks))
@@ -62,34 +62,118 @@ def in_precision(views: Views, precision: str) -> Views:
 
 
 def dense(
-    views: Views, name: str, inputs: tf.Tensor, activation: Callable[[tf.Tensor], tf.Tensor] | None = None
+    views: Views,
+    name: str,
+    inputs: tf.Tensor,
+    *,
+    norm: str | None = None,
+    relu: bool = False,
+    scale: float = 1.0,
 ) -> tf.Tensor:
-    """`activation(inputs kernel + bias)`.
+    """`scale (inputs kernel + bias)`, or the positive part of it.
 
     Args:
       views: the parameters, those of `dense_parameters(name, ...)` among them.
       name: the layer.
       inputs: [..., inputs].
-      activation: an elementwise function, or None.
+      norm: the layer normalization whose scale and offset the inputs still need; see `fold_norm`.
+      relu: whether negative outputs become zero.
+      scale: a factor on kernel and bias, which costs less than one on the outputs.
 
     Returns:
       [..., outputs]
     """
-    kernel = views[f"{name}/kernel"]
-    outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
-    if f"{name}/bias" in views:
-        outputs = tf.nn.bias_add(outputs, views[f"{name}/bias"])
-    if activation is not None:
-        outputs = activation(outputs)
+    kernel, bias = views[f"{name}/kernel"], views[f"{name}/bias"]
+    if norm is not None:
+        kernel, bias = fold_norm(views, norm, kernel, bias)
+    if scale != 1:
+        kernel, bias = (part * tf.cast(scale, part.dtype) for part in (kernel, bias))
+    outputs = affine(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel, bias, relu)
     return tf.reshape(outputs, [*leading_dimensions(inputs), kernel.shape[1]])
+
+
+def affine(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, relu: bool = False) -> tf.Tensor:
+    """`inputs kernel + bias`, or its positive part: [N, outputs] for `inputs` [N, inputs]."""
+
+    @tf.custom_gradient
+    def compute(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        outputs = tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
+        outputs = tf.nn.relu(outputs) if relu else outputs
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            if relu:
+                upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
+            input_gradient = tf.matmul(upstream, kernel, transpose_b=True)
+            return input_gradient, kernel_gradient(inputs, upstream), column_sums(upstream)
+
+        return outputs, gradient
+
+    return compute(inputs, kernel, bias)
+
+
+def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """`inputs' upstream`: the gradient [I, O] of the kernel that took `inputs` [N, I] to outputs [N, O].
+
+    The narrow side goes first: on CPUs without AVX-512 the product is up to 40% faster that way round, and the
+    transposition of a kernel is cheap.
+    """
+    if inputs.shape[1] <= upstream.shape[1]:
+        return tf.matmul(inputs, upstream, transpose_a=True)
+    return tf.transpose(tf.matmul(upstream, inputs, transpose_a=True))
+
+
+def column_sums(rows: tf.Tensor) -> tf.Tensor:
+    """The sum of `rows` [N, O] as a product, [O]: faster than a reduction over the first dimension."""
+    return tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
+
+
+def fold_norm(views: Views, name: str, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Kernel and bias that take normalized rows to what the layer gives behind the whole layer normalization.
+
+    (x s + o) K + b = x (s K) + (o K + b): scale and offset touch the kernel, which is smaller than the states, and
+    their gradients need no sum over the rows of a batch.
+
+    Args:
+      views: the parameters.
+      name: the layer normalization.
+      kernel: [D, outputs].
+      bias: [outputs].
+    """
+    scale, offset = views[f"{name}/scale"], views[f"{name}/offset"]
+    return scale[:, None] * kernel, bias + tf.matmul(offset[None], kernel)[0]
 
 
 def layer_norm(views: Views, name: str, inputs: tf.Tensor) -> tf.Tensor:
     """Each row of `inputs` [..., D] at mean 0 and variance 1, times a trained scale, plus a trained offset."""
-    mean = tf.reduce_mean(inputs, axis=-1, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(inputs, mean), axis=-1, keepdims=True)
-    normalized = (inputs - mean) * tf.math.rsqrt(variance + NORM_EPSILON)
-    return normalized * views[f"{name}/scale"] + views[f"{name}/offset"]
+
+    @tf.custom_gradient
+    def compute(normalized: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            rows = [tf.reshape(part, [-1, inputs.shape[-1]]) for part in (upstream * normalized, upstream)]
+            return upstream * scale, column_sums(rows[0]), column_sums(rows[1])
+
+        return normalized * scale + offset, gradient
+
+    return compute(normalize(inputs), views[f"{name}/scale"], views[f"{name}/offset"])
+
+
+@tf.custom_gradient
+def normalize(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """Each row of `inputs` [..., D] at mean 0 and variance 1."""
+    centered = inputs - _row_mean(inputs)
+    inverse = tf.math.rsqrt(_row_mean(tf.square(centered)) + tf.cast(NORM_EPSILON, inputs.dtype))
+    normalized = centered * inverse
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        """(g - mean(g) - n mean(g n)) / deviation: what changes mean or variance is taken back."""
+        along = _row_mean(upstream * normalized)
+        return (upstream - normalized * along - _row_mean(upstream)) * inverse
+
+    return normalized, gradient
+
+
+def _row_mean(inputs: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(inputs, axis=-1, keepdims=True)
 
 
 def embed(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:

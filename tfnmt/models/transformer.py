@@ -14,7 +14,7 @@ from tfnmt.errors import refuse
 from tfnmt.layout import Parameter
 from tfnmt.models import layers, output
 from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
-from tfnmt.models.base import LossSums, Model, ModelSettings, Nest, Views
+from tfnmt.models.base import LossSums, Model, ModelSettings, Views
 from tfnmt.models.dropout import Dropout
 from tfnmt.settings import faults_of, setting
 
@@ -146,8 +146,8 @@ class Transformer(Model):
         for layer in range(self.settings.encoder_layers):
             states = self._self_attention(views, f"encoder/{layer}", states, bias, dropouts)
             states = self._feed_forward(views, f"encoder/{layer}", states, dropouts)
-        states = self._last_norm(views, "encoder", states)
-        keys_values = layers.dense(views, "decoder/memory", states)
+        states, norm = self._before("encoder", states)
+        keys_values = layers.dense(views, "decoder/memory", states, norm=norm)
         parts = tf.split(keys_values, 2 * self.settings.decoder_layers, axis=-1)
         return Memory(tuple(parts[0::2]), tuple(parts[1::2]), bias)
 
@@ -162,40 +162,43 @@ class Transformer(Model):
     def _last_norm(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
 
-    def _before(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
-        """What a sub-layer reads."""
-        return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
+    def _before(self, name: str, states: tf.Tensor) -> tuple[tf.Tensor, str | None]:
+        """What the first dense layer of `name` reads, and the layer normalization that it has to fold in."""
+        pre = self.settings.normalization == "pre"
+        return (layers.normalize(states), f"{name}/norm") if pre else (states, None)
 
     def _after(self, views: Views, name: str, states: tf.Tensor, branch: tf.Tensor, dropout: Dropout) -> tf.Tensor:
-        """The states behind a sub-layer that gave `branch`."""
-        states = dropout.add(states, branch)
+        """The states behind the sub-layer `name`, whose last dense layer reads `branch`."""
+        states = dropout.add(states, layers.dense(views, f"{name}/output", branch, scale=dropout.scale))
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "post" else states
 
     def _self_attention(
         self, views: Views, layer: str, states: tf.Tensor, bias: tf.Tensor, dropouts: "_Dropouts"
     ) -> tf.Tensor:
         name, heads = f"{layer}/self_attention", self.settings.heads
-        inputs = self._before(views, name, states)
-        projected = tf.split(layers.dense(views, f"{name}/query_key_value", inputs), 3, axis=-1)
-        queries, keys, values = (split_heads(part, heads) for part in projected)
-        read = join_heads(attend(queries, keys, values, bias, dropouts.attention))
-        return self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        parts = (split_heads(part, heads) for part in self._query_key_value(views, name, states))
+        read = join_heads(attend(*parts, bias, dropouts.attention))
+        return self._after(views, name, states, read, dropouts.residual)
+
+    def _query_key_value(self, views: Views, name: str, states: tf.Tensor) -> list[tf.Tensor]:
+        inputs, norm = self._before(name, states)
+        return tf.split(layers.dense(views, f"{name}/query_key_value", inputs, norm=norm), 3, axis=-1)
 
     def _cross_attention(
         self, views: Views, layer: str, states: tf.Tensor, memory: Memory, dropouts: "_Dropouts"
     ) -> tf.Tensor:
         name, heads = f"{layer}/cross_attention", self.settings.heads
-        inputs = self._before(views, name, states)
-        queries = split_heads(layers.dense(views, f"{name}/query", inputs), heads)
-        keys, values = split_heads(memory.keys, heads), split_heads(memory.values, heads)
-        read = join_heads(attend(queries, keys, values, memory.bias, dropouts.attention))
-        return self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        inputs, norm = self._before(name, states)
+        queries = layers.dense(views, f"{name}/query", inputs, norm=norm)
+        parts = (split_heads(part, heads) for part in (queries, memory.keys, memory.values))
+        read = join_heads(attend(*parts, memory.bias, dropouts.attention))
+        return self._after(views, name, states, read, dropouts.residual)
 
     def _feed_forward(self, views: Views, layer: str, states: tf.Tensor, dropouts: "_Dropouts") -> tf.Tensor:
         name = f"{layer}/feed_forward"
-        hidden = layers.dense(views, f"{name}/hidden", self._before(views, name, states), tf.nn.relu)
-        branch = layers.dense(views, f"{name}/output", dropouts.feed_forward(hidden))
-        return self._after(views, name, states, branch, dropouts.residual)
+        inputs, norm = self._before(name, states)
+        hidden = layers.dense(views, f"{name}/hidden", inputs, norm=norm, relu=True)
+        return self._after(views, name, states, dropouts.feed_forward(hidden), dropouts.residual)
 
     def _decoder_step(
         self,
@@ -208,15 +211,15 @@ class Transformer(Model):
         """One decoder layer on one token of each hypothesis, `states` [B, K, D]."""
         heads, dropouts = self.settings.heads, _Dropouts(self.settings, None)
         name = f"{layer}/self_attention"
-        inputs = self._before(views, name, states)
-        queries, *new = tf.split(layers.dense(views, f"{name}/query_key_value", inputs), 3, axis=-1)
+        queries, *new = self._query_key_value(views, name, states)
         past = tuple(tf.concat([cache, part[:, :, None]], axis=2) for cache, part in zip(past, new))
         read = self._attend_past(queries, *past)
-        states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        states = self._after(views, name, states, read, dropouts.residual)
         name = f"{layer}/cross_attention"
-        queries = layers.dense(views, f"{name}/query", self._before(views, name, states))
+        inputs, norm = self._before(name, states)
+        queries = layers.dense(views, f"{name}/query", inputs, norm=norm)
         read, weights = attend_once(queries, memory.keys, memory.values, memory.bias, heads)
-        states = self._after(views, name, states, layers.dense(views, f"{name}/output", read), dropouts.residual)
+        states = self._after(views, name, states, read, dropouts.residual)
         return self._feed_forward(views, layer, states, dropouts), past, weights
 
     def _attend_past(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
