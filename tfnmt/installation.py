@@ -1,8 +1,14 @@
-"""Which packages tfnmt wants and which are installed; imports nothing but the standard library."""
+"""Which packages tfnmt wants and which are installed; imports nothing but the standard library.
+
+`python -m tfnmt.installation [extra ...]` ends with exit code 0 when all that tfnmt and these extras need is there.
+"""
 
 import importlib.metadata
 import re
+import sys
 import sysconfig
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +25,20 @@ class Requirement(NamedTuple):
     extra: str  # the extra that needs it; empty when everybody does
 
 
+def is_complete(extras: Sequence[str] = ()) -> bool:
+    """Whether tfnmt and the packages that it and these extras need are installed."""
+    try:
+        needed = [each for each in requirements() if each.extra in ("", *extras)]
+    except PackageNotFoundError:
+        return False
+    return not any(fault(each) for each in needed)
+
+
 def requirements() -> list[Requirement]:
     """What the installed tfnmt asks for.
 
     Raises:
-      importlib.metadata.PackageNotFoundError: tfnmt itself is not installed.
+      PackageNotFoundError: tfnmt itself is not installed.
     """
     return [_parse(line) for line in importlib.metadata.requires("tfnmt") or []]
 
@@ -40,8 +55,31 @@ def installed_version(name: str) -> str | None:
     """The version of distribution `name`, or None."""
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    except PackageNotFoundError:
         return None
+
+
+def fault(requirement: Requirement) -> str | None:
+    """What is wrong with the installed version of a requirement, or None."""
+    version = installed_version(requirement.name)
+    if version is None:
+        return f"is not installed, {requirement.wanted or 'any version'} is wanted"
+    if not satisfies(version, requirement.wanted):
+        return f"{version} is installed, {requirement.wanted} is wanted"
+    return None
+
+
+def remedy(requirement: Requirement | None = None) -> str:
+    """The command that installs a requirement; without one, tfnmt itself."""
+    if (ROOT / "tools" / "set_up").exists():
+        return "tools/set_up --tests" if requirement and requirement.extra else "tools/set_up"
+    wanted = f"{requirement.name}{requirement.wanted}" if requirement else "tfnmt"
+    return f"{sys.executable} -m pip install '{wanted}'"
+
+
+def reinstallation(name: str) -> str:
+    """The command that installs a broken package anew, in the version that is there."""
+    return f"{sys.executable} -m pip install --force-reinstall --no-deps {name}=={installed_version(name)}"
 
 
 def satisfies(version: str, wanted: str) -> bool:
@@ -93,7 +131,7 @@ def horovod_fault() -> str | None:
     if wanted is None:
         return "Horovod needs TensorFlow, which is not installed"
     if installed != wanted:
-        return f"Horovod {installed} is installed, but {wanted} is wanted: it runs only with the TensorFlow it was built against"
+        return f"Horovod {installed} is installed, {wanted} is wanted: it runs only with the TensorFlow it was built for"
     if not _horovod_library().exists():
         return f"Horovod {installed} has no library for TensorFlow"
     return None
@@ -103,3 +141,7 @@ def _horovod_library() -> Path:
     distribution = importlib.metadata.distribution("horovod")
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     return Path(str(distribution.locate_file(f"horovod/tensorflow/mpi_lib{suffix}")))
+
+
+if __name__ == "__main__":
+    sys.exit(not is_complete(sys.argv[1:]))

@@ -1,0 +1,22 @@
+"""What every test starts from: a quiet TensorFlow on the processor, few threads, the same random numbers."""
+
+import os
+import random
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+from tfnmt import runtime  # noqa: I001 - before anything that imports TensorFlow
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+runtime.prepare(threads=2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Gives every test the same random numbers, whatever ran before it."""
+    random.seed(1)
+    np.random.seed(1)
+    tf.random.set_seed(1)
