@@ -1,0 +1,147 @@
+"""From raw text to BLEU with the installed commands: train, resume, stop, refuse, translate, evaluate."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfnmt.checkpoints import CheckpointStore
+
+SCRIPTS = Path(sys.executable).parent
+SHORT = ("--batch_tokens=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
+TINY = "--flagfile=configs/transformer_tiny.flags"
+SECONDS = 300  # a hang must not hold up the suite
+
+
+def command(name, *flags):
+    return [str(SCRIPTS / f"tfnmt-{name}"), *map(str, flags)]
+
+
+def run(name, *flags, expect=0, text=None):
+    """Runs a command to its end: standard output, and standard error with the log."""
+    ended = subprocess.run(command(name, *flags), input=text, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == expect, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout, ended.stderr
+
+
+@pytest.fixture(name="corpus", scope="module")
+def _corpus(tmp_path_factory):
+    """A synthetic corpus with a vocabulary."""
+    directory = tmp_path_factory.mktemp("corpus")
+    run("corpus", "--corpus=generated", f"--output={directory}")
+    run("vocabulary", f"--data={directory}", "--vocabulary_size=150")
+    return directory
+
+
+@pytest.fixture(name="solved", scope="module")
+def _solved(corpus, tmp_path_factory):
+    """A run that has learned the synthetic language."""
+    directory = tmp_path_factory.mktemp("solved") / "run"
+    run("train", "--flagfile=configs/generated.flags", f"--data={corpus}", f"--run_directory={directory}")
+    return directory
+
+
+def read_lines(path):
+    return path.read_text("utf-8").splitlines()
+
+
+def test_a_solved_language_is_translated_from_the_run_directory_alone(corpus, solved, tmp_path):
+    run("translate", f"--run_directory={solved}", f"--input={corpus / 'test.en'}", f"--output={tmp_path / 'out'}")
+    of_text, _ = run("evaluate", f"--hypotheses={tmp_path / 'out'}", f"--reference={corpus / 'test.de'}")
+    of_run, _ = run("evaluate", f"--run_directory={solved}", "--split=test")
+    assert of_text == of_run
+    (record,) = [json.loads(line) for line in read_lines(solved / "evaluation.jsonl")]
+    assert record["bleu"] > 90
+
+
+def test_validation_rose_and_was_recorded(solved):
+    records = [json.loads(line) for line in read_lines(solved / "metrics.jsonl")]
+    scores = [record["bleu"] for record in records if record["kind"] == "validation"]
+    assert scores[0] < scores[-1] and scores[-1] > 90
+    assert list((solved / "events").glob("events.out.tfevents.*"))
+    assert list((solved / "logs").glob("*.log"))
+
+
+def test_standard_input_keeps_order_and_empty_lines(corpus, solved):
+    first, second = read_lines(corpus / "test.en")[:2]
+    out, _ = run("translate", f"--run_directory={solved}", text=f"{first}\n\n{second}\n{first}\n")
+    lines = out.splitlines()
+    assert lines[1] == "" and lines[0] == lines[3] and len(lines) == 4 and all((lines[0], lines[2]))
+
+
+def test_the_reference_scores_higher_than_another_sentence(corpus, solved, tmp_path):
+    sources, references = read_lines(corpus / "test.en")[:4], read_lines(corpus / "test.de")[:4]
+    (tmp_path / "en").write_text("\n".join(sources + sources) + "\n")
+    (tmp_path / "de").write_text("\n".join(references + references[::-1]) + "\n")
+    out, _ = run("score", f"--run_directory={solved}", f"--source={tmp_path / 'en'}", f"--target={tmp_path / 'de'}")
+    scores = [float(line.split("\t")[0]) for line in out.splitlines()]
+    assert all(right > wrong for right, wrong in zip(scores[:4], scores[4:]))
+
+
+def test_n_and_n_updates_equal_two_n(corpus, tmp_path):
+    """I1 for whole processes: every file of the last checkpoint but the clock's is the same."""
+    flags = (TINY, *SHORT, f"--data={corpus}", "--average_rate=0.01")
+    run("train", *flags, f"--run_directory={tmp_path / 'through'}", "--max_updates=16")
+    run("train", *flags, f"--run_directory={tmp_path / 'parts'}", "--max_updates=8")
+    half = CheckpointStore(tmp_path / "parts" / "checkpoints").newest
+    run("train", *flags, f"--run_directory={tmp_path / 'parts'}", "--max_updates=16")
+    assert half == 8
+    through, parts = (tmp_path / name / "checkpoints" / "update-0000000016" for name in ("through", "parts"))
+    names = sorted(path.name for path in through.glob("*.safetensors"))
+    assert len(names) == 4
+    for name in names:
+        assert (through / name).read_bytes() == (parts / name).read_bytes(), name
+
+
+def test_sigterm_saves_and_ends(corpus, tmp_path):
+    flags = (TINY, *SHORT, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command("train", *flags), stderr=subprocess.PIPE, text=True) as training:
+        deadline = time.monotonic() + SECONDS
+        while training.poll() is None and not metrics.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        training.send_signal(signal.SIGTERM)
+        _, log = training.communicate(timeout=SECONDS)
+    assert training.returncode == 143, log
+    assert "SIGTERM" in log and "Traceback" not in log
+    saved = CheckpointStore(tmp_path / "run" / "checkpoints").newest
+    assert saved is not None and saved >= 1
+    _, log = run("train", *flags, f"--max_updates={saved + 1}")
+    assert f"from update {saved}" in log
+
+
+def test_other_settings_are_refused_for_an_old_run(corpus, solved):
+    preset = "--flagfile=configs/generated.flags"
+    flags = (preset, f"--data={corpus}", f"--run_directory={solved}", "--learning_rate=0.5")
+    _, log = run("train", *flags, expect=2)
+    assert "--learning_rate" in log and "0.5 now" in log
+
+
+def test_all_faults_of_a_command_line_at_once(tmp_path):
+    _, log = run("train", "--learning_rte=1", "--dropout=3", "--model=transfomer", "--hends=2", expect=2)
+    for word in ("--learning_rate", "--dropout=3", "--model=transfomer", "--heads", "--run_directory"):
+        assert word in log
+
+
+def test_all_faults_of_the_files_at_once(corpus, tmp_path):
+    (tmp_path / "a.en").write_text("one\ntwo\n")
+    (tmp_path / "a.de").write_text("eins\n")
+    (tmp_path / "b.en").write_bytes(b"one\n\xff\n")
+    (tmp_path / "b.de").write_text("eins\nzwei\n")
+    flags = [f"--{side}={tmp_path}/a.{language},{tmp_path}/b.{language}" for side, language in
+             (("train_source", "en"), ("train_target", "de"))]
+    _, log = run("train", TINY, *flags, f"--vocabulary={corpus}", f"--run_directory={tmp_path / 'run'}", expect=2)
+    assert "a.en" in log and "b.en, line 2" in log
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_builds_and_prints_and_leaves_nothing(corpus, tmp_path):
+    out, _ = run("train", TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--dry_run")
+    for word in ("--learning_rate", "parameters", "MB", "batches an epoch", "decoder/1"):
+        assert word in out
+    assert not (tmp_path / "run").exists()
