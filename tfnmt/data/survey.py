@@ -124,8 +124,10 @@ def survey(
       limit: where to stop.
 
     Raises:
-      UserError: no pair is left, or fewer than there are workers.
+      UserError: no pair is left, or fewer than there are workers, or a vocabulary cannot sample subwords as wished.
     """
+    for vocabulary in (source_vocabulary, target_vocabulary):
+        vocabulary.require_sampling(settings.subword_nbest)
     builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
     no_seed, no_place = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
 

@@ -6,6 +6,7 @@ import pathlib
 import sentencepiece
 import tensorflow as tf
 import tensorflow_text as tf_text
+from sentencepiece import sentencepiece_model_pb2
 
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID
 from tfnmt.errors import UserError
@@ -36,7 +37,8 @@ class Vocabulary:
         self.model = _read_bytes(self.path)
         self._processor = _load(self.path, self.model)
         self.size = self._processor.vocab_size()
-        self._eager_tokenizer = None
+        self._tokenize_eagerly = tf.function(self.tokenize, reduce_retracing=True)
+        self._detokenize_eagerly = tf.function(self.detokenize, reduce_retracing=True)
 
     @property
     def fingerprint(self) -> str:
@@ -65,10 +67,9 @@ class Vocabulary:
         Returns:
           int32 ids [B, None], each row ended by END_ID.
         """
-        if nbest == 0:
-            return self._tokenizer().tokenize(lines)
-        sampler = tf_text.SentencepieceTokenizer(self.model, nbest_size=nbest, alpha=alpha, add_eos=True)
-        return sampler.tokenize(lines)
+        if tf.executing_eagerly():
+            return self._tokenize_eagerly(lines, nbest, alpha)
+        return self._tokenizer(nbest, alpha).tokenize(lines)
 
     def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
         """Joins pieces into text, in the graph.
@@ -79,30 +80,32 @@ class Vocabulary:
         Returns:
           UTF-8 strings [B].
         """
+        if tf.executing_eagerly():
+            return self._detokenize_eagerly(ids)
         before_end = tf.equal(tf.cumsum(tf.cast(tf.equal(ids, END_ID), tf.int32), axis=1), 0)
         is_text = before_end & tf.not_equal(ids, PAD_ID) & tf.not_equal(ids, BEGIN_ID)
         return self._tokenizer().detokenize(tf.ragged.boolean_mask(tf.cast(ids, tf.int32), is_text))
 
-    def require_sampling(self, nbest: int, alpha: float) -> None:
-        """Refuses a kind of subword sampling that this vocabulary cannot do.
+    def require_sampling(self, nbest: int) -> None:
+        """Refuses a kind of subword sampling that this vocabulary cannot do and would leave undone in silence.
 
         Raises:
           UserError: the model is of a type, such as bpe, without a list of best segmentations.
         """
-        try:
-            self._processor.encode("a", enable_sampling=nbest != 0, nbest_size=nbest, alpha=alpha)
-        except RuntimeError as error:
-            remedy = "give --subword_nbest=-1 (with bpe, alpha is then the share of merges left out) or 0"
-            raise UserError(f"--subword_nbest={nbest}: {self.path} cannot sample so; {remedy}.") from error
+        if nbest > 1 and not self._is_unigram():
+            raise UserError(
+                f"--subword_nbest={nbest}: {self.path} is no unigram vocabulary, so it has no best segmentations to "
+                "sample among; give --subword_nbest=-1, and the share of merges to leave out as --subword_alpha."
+            )
 
-    def _tokenizer(self) -> tf_text.SentencepieceTokenizer:
-        # Inside a function the tokenizer must be an op of that function's own graph: a captured resource would tie
-        # the graph to this process. Eager calls share one, because building it parses the whole model.
-        if not tf.executing_eagerly():
-            return tf_text.SentencepieceTokenizer(self.model, add_eos=True)
-        if self._eager_tokenizer is None:
-            self._eager_tokenizer = tf_text.SentencepieceTokenizer(self.model, add_eos=True)
-        return self._eager_tokenizer
+    def _is_unigram(self) -> bool:
+        trainer = sentencepiece_model_pb2.ModelProto.FromString(self.model).trainer_spec  # type: ignore[attr-defined]
+        return trainer.model_type == trainer.UNIGRAM
+
+    def _tokenizer(self, nbest: int = 0, alpha: float = 1.0) -> tf_text.SentencepieceTokenizer:
+        # An op of the graph that uses it. A tokenizer made eagerly would tie that graph to this process, and it
+        # vanishes when TensorFlow drops its kernels, as `tf.random.set_seed` makes it do.
+        return tf_text.SentencepieceTokenizer(self.model, nbest_size=nbest, alpha=alpha, add_eos=True)
 
 
 def load_vocabularies(directory: str | pathlib.Path) -> tuple[Vocabulary, Vocabulary]:

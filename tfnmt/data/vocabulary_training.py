@@ -39,7 +39,7 @@ class VocabularySettings:
         choices=("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"),
     )
     vocabulary_sentences: int = setting(
-        2_000_000, "The vocabulary is made from a random sample of at most so many sentences.", minimum=1
+        2_000_000, "The vocabulary is made from a random sample of at most so many sentences.", minimum=101
     )
 
 

@@ -1,0 +1,75 @@
+"""Which files a run reads."""
+
+import json
+
+import pytest
+
+from tests.data.text import generated_pairs, write_gzip_pair, write_pair
+from tfnmt.data.corpus import Corpus, find_corpus
+from tfnmt.data.files import TextPair
+from tfnmt.data.settings import DataSettings
+from tfnmt.errors import UserError
+from tfnmt.settings import faults_of
+
+
+def test_a_prepared_directory_says_its_languages(tmp_path):
+    train = write_pair(tmp_path, "train", generated_pairs(5))
+    validation = write_gzip_pair(tmp_path, "val", generated_pairs(3))
+    with pytest.raises(UserError, match="give --languages="):
+        find_corpus(DataSettings(data=str(tmp_path)))
+    (tmp_path / "corpus.json").write_text(json.dumps({"languages": "en-de"}))
+    found = find_corpus(DataSettings(data=str(tmp_path)))
+    assert found == Corpus((train,), (validation,), "en", "de")
+    assert found.inspect() == {"train": 5, "validation": 3}
+
+
+def test_the_flag_turns_the_direction_round(tmp_path):
+    train = write_pair(tmp_path, "train", generated_pairs(5))
+    found = find_corpus(DataSettings(data=str(tmp_path), languages="de-en"))
+    assert found == Corpus((TextPair(train.target, train.source),), (), "de", "en")
+
+
+def test_missing_files_of_a_directory_are_all_named(tmp_path):
+    write_pair(tmp_path, "train", generated_pairs(5))
+    write_pair(tmp_path, "validation", generated_pairs(5))
+    with pytest.raises(UserError) as caught:
+        find_corpus(DataSettings(data=str(tmp_path), languages="en-fr"))
+    assert [fault.split(": ")[1].split(" or")[0] for fault in caught.value.faults] == [
+        "found no train.fr",
+        "found no validation.fr",
+    ]
+    assert "It has train.de, train.en" in caught.value.faults[0]
+
+
+@pytest.mark.parametrize("languages", ["en", "en-", "-de", "ende"])
+def test_a_pair_that_is_none_is_refused(tmp_path, languages):
+    with pytest.raises(UserError, match="such as en-de"):
+        find_corpus(DataSettings(data=str(tmp_path), languages=languages))
+
+
+def test_files_by_flags_are_aligned_by_place():
+    settings = DataSettings(train_source=("a.en", "b.en"), train_target=("a.de", "b.de"), validation_source=("v.tsv",))
+    assert find_corpus(settings) == Corpus(
+        (TextPair("a.en", "a.de"), TextPair("b.en", "b.de")), (TextPair("v.tsv"),), None, None
+    )
+
+
+def test_flags_that_do_not_fit_each_other_are_refused():
+    settings = DataSettings(data="d", train_source=("a", "b"), train_target=("c",), validation_target=("e",))
+    faults = faults_of(settings)
+    assert len(faults) == 3
+    assert "--train_source names 2 files and --train_target 1" in faults[0]
+    assert "--data names the files already" in faults[1]
+    assert "--validation_source names 0 files" in faults[2]
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(UserError, match="nothing to train on"):
+        find_corpus(DataSettings())
+
+
+def test_the_faults_of_all_splits_are_raised_together(tmp_path):
+    corpus = Corpus((TextPair(str(tmp_path / "a"), str(tmp_path / "b")),), (TextPair(str(tmp_path / "c")),))
+    with pytest.raises(UserError) as caught:
+        corpus.inspect()
+    assert len(caught.value.faults) == 3

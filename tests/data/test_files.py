@@ -1,0 +1,103 @@
+"""Parallel text files: every fault is found, at once, with its file and line."""
+
+import gzip
+
+import pytest
+import tensorflow as tf
+
+from tests.data.text import generated_pairs, write_gzip_pair, write_pair, write_table
+from tfnmt.data import files
+from tfnmt.data.files import TextPair, count_pairs, inspect_file, inspect_pairs, read_lines, read_pairs
+from tfnmt.data.lines import line_pairs
+
+
+@pytest.fixture(params=[write_pair, write_gzip_pair, write_table])
+def write(request):
+    return request.param
+
+
+def test_every_kind_of_file_gives_its_pairs(tmp_path, write):
+    pairs = generated_pairs(2500)
+    file = write(tmp_path, "train", pairs)
+    assert list(read_pairs(file)) == pairs
+    assert inspect_pairs([file, file]) == (5000, [])
+    assert count_pairs([file]) == 2500
+
+
+def test_the_graph_reads_the_same_lines_as_python(tmp_path, write):
+    pairs = [("a\r", "b c"), ("", " d"), ("é\u2028 x", "y\x0bz")]
+    file = write(tmp_path, "train", pairs)
+    in_graph = [tuple(side.decode() for side in pair) for pair in line_pairs([file]).as_numpy_iterator()]
+    assert in_graph == list(read_pairs(file))
+
+
+def test_a_last_line_without_an_end_counts(tmp_path):
+    (tmp_path / "text").write_bytes(b"one\r\ntwo")
+    assert inspect_file(str(tmp_path / "text")).lines == 2
+    assert list(read_lines(str(tmp_path / "text"))) == ["one", "two"]
+    assert len(list(tf.data.TextLineDataset(str(tmp_path / "text")))) == 2
+
+
+def test_all_faults_are_found_at_once(tmp_path):
+    good = write_pair(tmp_path, "good", generated_pairs(10))
+    short = tmp_path / "short.de"
+    short.write_text("1\n2\n3\n")
+    (tmp_path / "latin.en").write_bytes(b"one\ntwo\nna\xefve\nfour\n")
+    (tmp_path / "empty.de").write_bytes(b"")
+    pairs, faults = inspect_pairs(
+        [
+            good,
+            TextPair(good.source, str(short)),
+            TextPair(str(tmp_path / "latin.en"), str(tmp_path / "empty.de")),
+            TextPair(str(tmp_path / "godo.en"), str(tmp_path)),
+        ]
+    )
+    expected = (
+        "good.en has 10 lines and",
+        "latin.en, line 3: byte 0xef is not UTF-8",
+        "empty.de: the file is empty",
+        f"godo.en: there is no such file; did you mean {good.source}?",
+        "this is a directory",
+    )
+    assert pairs == 13
+    assert len(faults) == len(expected)
+    assert all(part in fault for part, fault in zip(expected, faults))
+    assert "short.de has 3" in faults[0]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 1000])
+def test_the_line_of_a_fault_does_not_depend_on_the_chunks(tmp_path, monkeypatch, chunk_bytes):
+    monkeypatch.setattr(files, "_CHUNK_BYTES", chunk_bytes)
+    for content, part in (
+        ("äöü\n€uro\nx".encode() + b"\xc3\nnext\n", "line 3: byte 0xc3"),
+        ("äöü\n\nthe end €".encode()[:-1], "line 3: byte 0xe2"),
+        ("äöü\n€\0\n\0".encode(), "line 2: a NUL"),
+    ):
+        (tmp_path / "text").write_bytes(content)
+        (fault,) = inspect_file(str(tmp_path / "text")).faults
+        assert part in fault
+    (tmp_path / "text").write_text("äöü\n€uro\n\U0001f600\n")
+    assert inspect_file(str(tmp_path / "text")) == files.FileReport(str(tmp_path / "text"), lines=3)
+
+
+def test_damaged_and_misnamed_gzip_files_are_named(tmp_path):
+    whole = gzip.compress(b"a line of text\n" * 1000)
+    for name, content, part in (
+        ("cut.gz", whole[: len(whole) // 2], "damaged gzip"),
+        ("flipped.gz", whole[:-8] + b"\0\0\0\0" + whole[-4:], "damaged gzip"),
+        ("text.gz", b"plain\n", "damaged gzip"),
+        ("compressed", whole, "must end in .gz"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        (fault,) = inspect_file(str(tmp_path / name)).faults
+        assert name in fault and part in fault
+
+
+def test_a_row_without_a_tab_is_named(tmp_path):
+    (tmp_path / "table.tsv").write_text("a\tb\nc\td\ne f\n")
+    (fault,) = inspect_pairs([TextPair(str(tmp_path / "table.tsv"))])[1]
+    assert "table.tsv, line 3: there is no tab" in fault
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    assert f"there is no directory {tmp_path / 'none'}" in inspect_file(str(tmp_path / "none" / "train.en")).faults[0]

@@ -1,0 +1,72 @@
+"""What the survey says is what training does."""
+
+import numpy as np
+import pytest
+
+from tests.data.text import generated_pairs, write_pair
+from tfnmt.batch import PAD_ID
+from tfnmt.data.pipeline import pair_batches
+from tfnmt.data.settings import DataSettings
+from tfnmt.data.survey import survey
+from tfnmt.errors import UserError
+
+BAD = [("", "de"), ("ba " * 60, "ab"), ("ba", "ab ab ab ab ab ab ab ab"), ("", "")]
+SETTINGS = DataSettings(batch_tokens=200, max_length=40, max_length_ratio=3.0, pool_pairs=100)
+
+
+def test_counts_are_those_of_the_batches(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", generated_pairs(250))]
+    settings = DataSettings(batch_tokens=200, pool_pairs=100)
+    found = survey(files, vocabulary, vocabulary, settings)
+    batches = [each.batch for each in pair_batches(files, vocabulary, vocabulary, settings).as_numpy_iterator()]
+    assert found.verdicts == {"kept": 250, "empty": 0, "too long": 0, "length ratio": 0}
+    assert found.share_read == 1 and found.pairs == 250
+    for side, ids in ((found.source, [b.source_ids for b in batches]), (found.target, [b.target_ids for b in batches])):
+        assert side.sentences == 250
+        assert side.tokens == sum((each != PAD_ID).sum() for each in ids)
+        assert side.longest == max(each.shape[1] for each in ids)
+        # Training varies the order slightly, so its batches differ slightly.
+        assert side.positions == pytest.approx(sum(each.size for each in ids), rel=0.05)
+    assert found.batches == found.batches_per_epoch == pytest.approx(len(batches), abs=2)
+    assert 0 < found.padding_share < 0.2 and 0.8 < found.fill <= 1
+    assert found.target_tokens_per_batch == found.target.tokens / found.batches
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", [*generated_pairs(20), *BAD])]
+    found = survey(files, vocabulary, vocabulary, DataSettings(batch_tokens=200, max_length=60, max_length_ratio=4.0))
+    assert found.verdicts == {"kept": 20, "empty": 2, "too long": 1, "length ratio": 1}
+    assert "20 pairs kept; left out: 2 empty, 1 too long, 1 length ratio" in found.describe()
+
+
+def test_a_part_stands_for_the_whole(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", generated_pairs(400))]
+    part = survey(files, vocabulary, vocabulary, SETTINGS, limit=100)
+    whole = survey(files, vocabulary, vocabulary, SETTINGS)
+    assert part.pairs == whole.pairs == 400 and part.share_read == 0.25
+    assert part.batches_per_epoch == pytest.approx(whole.batches_per_epoch, rel=0.2)
+    assert "of the first 25% of 400" in part.describe()
+
+
+def test_nothing_left_is_refused_with_the_counts(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", BAD)]
+    with pytest.raises(
+        UserError, match=r"no pair is left.*0 kept, 2 empty, 1 too long, 1 length ratio.*--max_length=40"
+    ):
+        survey(files, vocabulary, vocabulary, SETTINGS)
+
+
+def test_fewer_pairs_than_workers_are_refused(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", generated_pairs(3))]
+    with pytest.raises(UserError, match="too few for 4 workers"):
+        survey(files, vocabulary, vocabulary, DataSettings(), shards=4)
+
+
+def test_unknown_pieces_are_counted(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", [("✓ ba", "ba"), ("ba", "de")])]
+    found = survey(files, vocabulary, vocabulary, DataSettings())
+    assert (found.source.unknown, found.target.unknown) == (1, 0)
+    assert np.isclose(
+        found.padding_share,
+        1 - (found.source.tokens + found.target.tokens) / (found.source.positions + found.target.positions),
+    )
