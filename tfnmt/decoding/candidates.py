@@ -44,11 +44,12 @@ def best_candidates(
     forbidden = [PAD_ID, BEGIN_ID] + ([] if allow_unknown else [UNKNOWN_ID])
     hypotheses = logits.shape[1]
     values, tokens = largest(logits, 2 * hypotheses + len(forbidden))  # [B, K, W]
+    largest_logits = values[:, :, :1]
+    normalizers = largest_logits + tf.math.log(tf.reduce_sum(tf.exp(logits - largest_logits), axis=2, keepdims=True))
     for token in forbidden:
         values = tf.where(tokens == token, IMPOSSIBLE, values)
     values, tokens = _only_end(values, tokens, logits[:, :, END_ID], must_end[:, None, None])
-    normalizers = tf.reduce_logsumexp(logits, axis=2)
-    return _best_of_all((log_probabilities - normalizers)[:, :, None] + values, tokens, 2 * hypotheses)
+    return _best_of_all(log_probabilities[:, :, None] - normalizers + values, tokens, 2 * hypotheses)
 
 
 def _only_end(

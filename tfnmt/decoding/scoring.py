@@ -10,6 +10,7 @@ from tfnmt.batch import Batch
 from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.decoding.batching import cut_batches, pad
 from tfnmt.decoding.ensemble import Ensemble
+from tfnmt.decoding.source_text import split_rows
 from tfnmt.decoding.translator import Report
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
@@ -81,10 +82,7 @@ class Scorer:
         return [scores[place] for place in range(len(lengths))]
 
     def _tokenize(self, vocabulary: Vocabulary, lines: Sequence[str]) -> list[np.ndarray]:
-        if not lines:
-            return []
-        ragged = vocabulary.tokenize(tf.constant(list(lines)))
-        return np.split(ragged.flat_values.numpy(), np.cumsum(ragged.row_lengths())[:-1])
+        return split_rows(vocabulary.tokenize(tf.constant(list(lines)))) if lines else []
 
     def _log_probabilities(
         self, vectors: Sequence[tf.Tensor], source_ids: tf.Tensor, target_ids: tf.Tensor

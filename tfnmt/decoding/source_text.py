@@ -12,29 +12,26 @@ from tfnmt.data.vocabulary import Vocabulary
 NO_TOKENS = np.zeros([0], np.int32)
 
 
+def split_rows(ids: tf.RaggedTensor) -> list[np.ndarray]:
+    """The rows of `ids` [B, None]."""
+    return np.split(ids.flat_values.numpy(), np.cumsum(ids.row_lengths())[:-1])
+
+
 class SourceText:
-    """Tokenizes lines, in one graph."""
+    """Tokenizes lines to translate: within a limit of length, and empty lines to nothing."""
 
     def __init__(self, vocabulary: Vocabulary, longest: int):
         """Cuts lines with `vocabulary` into at most `longest` tokens."""
         self.vocabulary = vocabulary
         self.longest = longest
-        self._tokenize = tf.function(
-            self._ids_and_lengths, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-        )
 
     def tokenize(self, lines: Sequence[str]) -> list[np.ndarray]:
         """The ids of each line, int32, END_ID included; none for a line without text."""
         if not lines:
             return []
-        ids, lengths = self._tokenize(tf.constant(list(lines)))
-        sentences = np.split(ids.numpy(), np.cumsum(lengths)[:-1])
+        sentences = split_rows(self.vocabulary.tokenize(tf.constant(list(lines))))
         self._warn_of_long(sentences)
         return [self._cut(sentence) if line.strip() else NO_TOKENS for line, sentence in zip(lines, sentences)]
-
-    def _ids_and_lengths(self, lines: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        ragged = self.vocabulary.tokenize(lines)
-        return ragged.flat_values, ragged.row_lengths()
 
     def _cut(self, sentence: np.ndarray) -> np.ndarray:
         """The sentence within the limit; nothing when it has no token but END_ID."""

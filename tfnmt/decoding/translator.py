@@ -1,5 +1,6 @@
 """Text in, text out: tokenization, batches, search and detokenization around a model."""
 
+import concurrent.futures
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -93,26 +94,35 @@ class Translator:
         vectors = [tf.convert_to_tensor(vector) for vector in vectors]
         sentences = self._source.tokenize(lines)
         results = [[NOTHING] for _ in lines]
-        places = [place for place, ids in enumerate(sentences) if len(ids)]
         search = self._graph(len(vectors), with_attention)
-        batches = cut_batches(
-            [len(sentences[place]) for place in places],
-            self.settings.decoding_batch_sentences,
-            self.settings.decoding_batch_tokens,
-        )
-        for batch in batches:
-            chosen = [places[index] for index in batch]
-            found = search(vectors, pad([sentences[place] for place in chosen]))
-            lengths = [len(sentences[place]) for place in chosen]
-            for place, hypotheses in zip(chosen, self._hypotheses(found, lengths, with_attention)):
-                results[place] = hypotheses
-            if report is not None:
-                report(len(chosen), sum(len(results[place][0].tokens) for place in chosen))
+
+        def translate_batch(places: Sequence[int]) -> list[list[Hypothesis]]:
+            found = search(vectors, pad([sentences[place] for place in places]))
+            return list(self._hypotheses(found, [len(sentences[place]) for place in places], with_attention))
+
+        # One batch has many small operations that use one core each: batches side by side keep all of them busy.
+        executor = concurrent.futures.ThreadPoolExecutor(self.settings.concurrent_batches)
+        try:
+            batches = self._batches(sentences)
+            for places, translated in zip(batches, executor.map(translate_batch, batches)):
+                for place, hypotheses in zip(places, translated):
+                    results[place] = hypotheses
+                if report is not None:
+                    report(len(places), sum(len(hypotheses[0].tokens) for hypotheses in translated))
+        finally:
+            executor.shutdown(cancel_futures=True)
         return results
 
     def best(self, vectors: Sequence[tf.Tensor], lines: Sequence[str]) -> list[str]:
         """The text of the best translation of each line."""
         return [hypotheses[0].text for hypotheses in self.translate(vectors, lines)]
+
+    def _batches(self, sentences: Sequence[np.ndarray]) -> list[list[int]]:
+        """The places of the sentences in each batch; sentences without tokens are in none."""
+        places = [place for place, ids in enumerate(sentences) if len(ids)]
+        lengths = [len(sentences[place]) for place in places]
+        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_tokens)
+        return [[places[index] for index in batch] for batch in cut_batches(lengths, *most)]
 
     def _graph(self, members: int, with_attention: bool) -> Any:
         """The graph function (vectors, source_ids [B, S]) -> (texts, ids, scores, attention), traced once."""
@@ -136,7 +146,8 @@ class Translator:
         vectors: Sequence[tf.Tensor],
         source_ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        views = [layout.unpack(vector) for layout, vector in zip(layouts, vectors)]
+        members = zip(models, layouts, vectors)
+        views = [model.cast(layout.unpack(vector)) for model, layout, vector in members]
         if len(models) == 1:
             found = beam_search(models[0], views[0], source_ids, self.settings, with_attention)
         else:

@@ -73,6 +73,13 @@ class Model(abc.ABC):
     def log_probabilities(self, views: Views, batch: Batch) -> tf.Tensor:
         """Log-probability of each target token, float32 [B, T]; zero on padding."""
 
+    def cast(self, views: Views) -> Views:
+        """The views in the dtype that the layers read them in, for a caller who uses them many times.
+
+        The other functions take views before and after it; what they compute is the same.
+        """
+        return views
+
     @abc.abstractmethod
     def encode(self, views: Views, source_ids: tf.Tensor) -> Nest:
         """What the decoder reads of `source_ids` [B, S]: tensors whose first dimension is B. It never changes."""
@@ -102,8 +109,8 @@ class Model(abc.ABC):
           step: int32 scalar, 0 for the first token.
 
         Returns:
-          logits float32 [B, K, V], the cache behind this token (same shapes), and attention float32 [B, K, S],
-          each row a distribution over the source.
+          logits float32 [B, K, V], the cache behind this token (its tensors may grow along any dimension but the
+          first two and the last), and attention float32 [B, K, S], each row a distribution over the source.
         """
 
     @abc.abstractmethod

@@ -83,6 +83,10 @@ class Transformer(Model):
         states = self._decode(views, batch, None)
         return output.log_probabilities(states, views[self._output_kernel], None, batch.target_ids)
 
+    def cast(self, views: Views) -> Views:
+        """See `Model.cast`."""
+        return layers.in_precision(views, self.settings.precision)
+
     def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
         """See `Model.encode`."""
         views = layers.in_precision(views, self.settings.precision)
