@@ -13,6 +13,15 @@ import tensorflow as tf
 
 runtime.prepare(threads=2)
 
+_LAST = ("commands", "test_horovod_build.py", "test_end_to_end.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Runs the tests that start whole programs after the others, which say more of what is wrong."""
+    items.sort(
+        key=lambda item: max((place for place, name in enumerate(_LAST, 1) if name in item.path.parts), default=0)
+    )
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

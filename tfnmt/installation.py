@@ -131,7 +131,9 @@ def horovod_fault() -> str | None:
     if wanted is None:
         return "Horovod needs TensorFlow, which is not installed"
     if installed != wanted:
-        return f"Horovod {installed} is installed, {wanted} is wanted: it runs only with the TensorFlow it was built for"
+        return (
+            f"Horovod {installed} is installed, {wanted} is wanted: it runs only with the TensorFlow it was built for"
+        )
     if not _horovod_library().exists():
         return f"Horovod {installed} has no library for TensorFlow"
     return None

@@ -1,0 +1,61 @@
+"""What is wanted, what is installed and what mends the difference."""
+
+import pytest
+
+from tfnmt import installation
+from tfnmt.installation import Requirement
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "expected"),
+    [
+        ("2.21.0", "==2.21.*", True),
+        ("2.22.0", "==2.21.*", False),
+        ("2.2.1", "==2.21.*", False),
+        ("2.21", ">=2.20,<2.22", True),
+        ("2.22.0", ">=2.20,<2.22", False),
+        ("2.19.9", "<2.22,>=2.20", False),
+        ("10.0", ">=9.2", True),
+        ("1.2", "==1.2.0", True),
+        ("0.28.1+tf2.21.0", "==0.28.1", True),
+        ("3.0rc1", ">=2.5", True),
+        ("3.0", "!=3.*", False),
+        ("1.0", "", True),
+    ],
+)
+def test_versions_and_ranges(version, wanted, expected):
+    assert installation.satisfies(version, wanted) == expected
+
+
+def test_this_environment_is_complete():
+    assert installation.is_complete(["test"])
+
+
+def test_the_requirements_are_those_of_setup():
+    found = {each.name: each for each in installation.requirements()}
+    assert found["tensorflow"] == Requirement("tensorflow", "==2.21.*", "")
+    assert found["pytest"].extra == "test"
+    assert found["horovod"].extra == "horovod"
+
+
+def test_a_missing_and_an_old_package_are_faults():
+    assert "is not installed, >=1 is wanted" in installation.fault(Requirement("no-such-package", ">=1", ""))
+    assert installation.fault(Requirement("absl-py", ">=999", "")).endswith("is installed, >=999 is wanted")
+    assert installation.fault(Requirement("absl-py", ">=1", "")) is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "fault"),
+    [
+        ({"tensorflow": "2.21.0"}, "Horovod is not installed"),
+        ({"horovod": "0.28.1+tf2.21.0"}, "Horovod needs TensorFlow, which is not installed"),
+        (
+            {"horovod": "0.28.1+tf2.20.0", "tensorflow": "2.21.0"},
+            "Horovod 0.28.1+tf2.20.0 is installed, 0.28.1+tf2.21.0 is wanted: "
+            "it runs only with the TensorFlow it was built for",
+        ),
+    ],
+)
+def test_what_keeps_horovod_from_running(monkeypatch, versions, fault):
+    monkeypatch.setattr(installation, "installed_version", versions.get)
+    assert installation.horovod_fault() == fault
