@@ -45,3 +45,11 @@ def test_bad_files_and_sizes_are_refused(tmp_path, monkeypatch, capfd):
     assert "this text supports at most" in capfd.readouterr().err
     assert _run(monkeypatch, given[0], f"--train_target={files.target}") == 2
     assert "--vocabulary is missing" in capfd.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch, capfd):
+    write_pair(tmp_path, "train", generated_pairs(200))
+    (tmp_path / "taken").write_text("a file")
+    arguments = ("--languages=en-de", "--vocabulary_size=90", f"--vocabulary={tmp_path / 'taken'}")
+    assert _run(monkeypatch, f"--data={tmp_path}", *arguments) == 2
+    assert f"--vocabulary={tmp_path / 'taken'}: cannot write" in capfd.readouterr().err

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from tfnmt.commands import application
 from tfnmt.data.corpus import find_corpus
 from tfnmt.data.files import TextPair, read_pairs
-from tfnmt.data.settings import DataSettings
+from tfnmt.data.settings import TextSettings
 from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.data.vocabulary_training import VocabularySettings, train_vocabularies
 from tfnmt.errors import UserError
@@ -21,14 +21,14 @@ _SHOWN_PAIRS = 3
 
 def main() -> None:
     """Runs the console script."""
-    application.run(_main, DataSettings, VocabularySettings)
+    application.run(_main, TextSettings, VocabularySettings)
 
 
-def _main(data: DataSettings, settings: VocabularySettings) -> None:
-    directory = settings.vocabulary or data.data
+def _main(text: TextSettings, settings: VocabularySettings) -> None:
+    directory = settings.vocabulary or text.data
     if not directory:
         raise UserError("--vocabulary is missing: name the directory to write the vocabulary to.")
-    corpus = find_corpus(data)
+    corpus = find_corpus(text)
     pairs = corpus.inspect()["train"]
     print(f"Making a {settings.vocabulary_type} vocabulary from {pairs:,} sentence pairs.", flush=True)
     vocabularies = train_vocabularies(corpus.train, directory, settings)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from tfnmt.data.files import TextPair, inspect_pairs
-from tfnmt.data.settings import DataSettings
+from tfnmt.data.settings import TextSettings
 from tfnmt.errors import UserError, refuse
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev")}
@@ -48,7 +48,7 @@ class Corpus:
         return pairs
 
 
-def find_corpus(settings: DataSettings) -> Corpus:
+def find_corpus(settings: TextSettings) -> Corpus:
     """The files that `settings` name.
 
     Raises:

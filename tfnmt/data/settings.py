@@ -7,8 +7,8 @@ from tfnmt.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Files, filters and batches."""
+class TextSettings:
+    """The files."""
 
     data: str = setting("", "Directory with train.LANGUAGE and validation.LANGUAGE files, as tfnmt-corpus makes it.")
     languages: str = setting(
@@ -20,6 +20,26 @@ class DataSettings:
     train_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --train_source, in its order.")
     validation_source: tuple[str, ...] = setting((), "Files of source lines to validate on; tab-separated as above.")
     validation_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --validation_source.")
+
+    def faults(self) -> list[str]:
+        """Flags that do not fit each other."""
+        faults = []
+        for split in ("train", "validation"):
+            sources, targets = getattr(self, f"{split}_source"), getattr(self, f"{split}_target")
+            if targets and len(targets) != len(sources):
+                faults.append(
+                    f"--{split}_source names {len(sources)} files and --{split}_target {len(targets)}: give one target "
+                    "file for each source file, in the same order."
+                )
+            if sources and self.data:
+                faults.append(f"--{split}_source: --data names the files already; give one of the two flags.")
+        return faults
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(TextSettings):
+    """Files, filters and batches."""
+
     batch_tokens: int = setting(4096, "Target positions in a worker's batch, padding included.", minimum=8)
     source_batch_tokens: int = setting(
         0,
@@ -53,17 +73,3 @@ class DataSettings:
     def length_limit(self) -> int:
         """Tokens in a training sentence: one that fills more than a batch cannot be used."""
         return min(self.max_length, self.batch_tokens, self.source_budget)
-
-    def faults(self) -> list[str]:
-        """Flags that do not fit each other."""
-        faults = []
-        for split in ("train", "validation"):
-            sources, targets = getattr(self, f"{split}_source"), getattr(self, f"{split}_target")
-            if targets and len(targets) != len(sources):
-                faults.append(
-                    f"--{split}_source names {len(sources)} files and --{split}_target {len(targets)}: give one target "
-                    "file for each source file, in the same order."
-                )
-            if sources and self.data:
-                faults.append(f"--{split}_source: --data names the files already; give one of the two flags.")
-        return faults

@@ -52,7 +52,7 @@ def train_vocabularies(
       Source and target vocabulary: one object twice if they are joint.
 
     Raises:
-      UserError: the text does not support the size.
+      UserError: the text does not support the size, or the directory cannot be written.
     """
     directory = pathlib.Path(directory)
     if settings.joint_vocabulary:
@@ -69,7 +69,7 @@ def train_vocabulary(lines: Iterable[str], path: pathlib.Path, settings: Vocabul
     """Makes one vocabulary of `lines` and writes it to `path`, whole or not at all.
 
     Raises:
-      UserError: the text does not support the size.
+      UserError: the text does not support the size, or the directory cannot be written.
     """
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(_SEED)
@@ -92,8 +92,11 @@ def train_vocabulary(lines: Iterable[str], path: pathlib.Path, settings: Vocabul
         )
     except RuntimeError as error:
         raise UserError(_explain(str(error), settings)) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    durable_files.replace(path, model.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable_files.replace(path, model.getvalue())
+    except OSError as error:
+        raise UserError(f"--vocabulary={path.parent}: cannot write the vocabulary: {error.strerror}.") from error
 
 
 def _pairs(files: Sequence[TextPair]) -> Iterator[tuple[str, str]]:
