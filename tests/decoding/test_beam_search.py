@@ -88,10 +88,12 @@ def test_scores_are_forced_scores_and_sorted(model, table, beam_size):
 def test_neighbours_and_padding_change_nothing(model, table, beam_size):
     settings = DecodingSettings(beam_size=beam_size, nbest=beam_size)
     source_ids = _sources(2, 9, 3, 12, 5, 2, 7)
-    together = _search(model, table, source_ids, settings)
+    views, any_shape = {"table": tf.constant(table)}, [tf.TensorSpec([None, None], tf.int32)]
+    search = tf.function(lambda ids: beam_search(model, views, ids, settings), input_signature=any_shape)
+    together = search(source_ids)
     for row in range(7):
         length = int(tf.math.count_nonzero(source_ids[row]))
-        alone = _search(model, table, source_ids[row : row + 1, :length], settings)
+        alone = search(source_ids[row : row + 1, :length])
         np.testing.assert_allclose(together.scores[row], alone.scores[0], rtol=1e-6)
         for ids, expected in zip(together.ids[row].numpy(), alone.ids[0].numpy()):
             assert _tokens(ids) == _tokens(expected)
