@@ -1,20 +1,19 @@
 """The forward-backward subgraph: a replica and a batch to a summed gradient."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import tensorflow as tf
 
 from tfnmt.layout import Layout
 
-Sums = TypeVar("Sums", bound=NamedTuple)
-Loss = Callable[[Mapping[str, tf.Tensor], Any, tf.Tensor | None], Sums]
+Loss = Callable[[Mapping[str, tf.Tensor], Any, tf.Tensor | None], Any]
 """(views, batch, seed) -> sums over the batch, among them `loss`, which is differentiated."""
 
 
 def forward_backward(
     loss: Loss, layout: Layout, replica: tf.Tensor, batch: Any, seed: tf.Tensor | None
-) -> tuple[tf.Tensor, Sums]:
+) -> tuple[tf.Tensor, Any]:
     """The gradient of the summed loss of `batch` at `replica`.
 
     The views, not the vector, are what is differentiated: the gradient of a slice would be a whole vector of

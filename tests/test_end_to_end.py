@@ -34,7 +34,7 @@ def _corpus(tmp_path_factory):
     """A synthetic corpus with a vocabulary."""
     directory = tmp_path_factory.mktemp("corpus")
     run("corpus", "--corpus=generated", f"--output={directory}")
-    run("vocabulary", f"--data={directory}", "--vocabulary_size=150")
+    run("vocabulary", f"--data={directory}", "--vocabulary_size=115")
     return directory
 
 
@@ -133,8 +133,10 @@ def test_all_faults_of_the_files_at_once(corpus, tmp_path):
     (tmp_path / "a.de").write_text("eins\n")
     (tmp_path / "b.en").write_bytes(b"one\n\xff\n")
     (tmp_path / "b.de").write_text("eins\nzwei\n")
-    flags = [f"--{side}={tmp_path}/a.{language},{tmp_path}/b.{language}" for side, language in
-             (("train_source", "en"), ("train_target", "de"))]
+    flags = [
+        f"--{side}={tmp_path}/a.{language},{tmp_path}/b.{language}"
+        for side, language in (("train_source", "en"), ("train_target", "de"))
+    ]
     _, log = run("train", TINY, *flags, f"--vocabulary={corpus}", f"--run_directory={tmp_path / 'run'}", expect=2)
     assert "a.en" in log and "b.en, line 2" in log
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tfnmt.checkpoints import CheckpointStore, SaveError
+from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
 from tfnmt.engines.local import LocalEngine
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
@@ -120,6 +120,15 @@ def test_a_run_that_starts_afresh_would_differ(tmp_path):
 def test_nothing_to_resume(tmp_path):
     trainer, *_ = build(tmp_path, max_updates=1)
     assert not trainer.resume()
+
+
+def test_averaged_parameters_cannot_be_trained_on(tmp_path):
+    trainer, store, *_ = build(tmp_path, max_updates=2)
+    trainer.train()
+    store.save(Checkpoint(3, store.load().parameters, {}, {"averaged_updates": [1, 2]}))
+    again, *_ = build(tmp_path, max_updates=2)
+    with pytest.raises(UserError, match="tfnmt-average"):
+        again.resume()
 
 
 def test_what_was_evaluated_is_what_was_saved(tmp_path):

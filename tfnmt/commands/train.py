@@ -181,16 +181,17 @@ def _train(
 
 def _facts(settings: Settings, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
-    slots = len(build_optimizer(settings.optimizer).slots) + (settings.strategy.average_rate > 0)
+    strategy, schedule = settings.strategy, settings.schedule
+    slots = len(build_optimizer(settings.optimizer).slots) + (strategy.average_rate > 0)
     megabytes = layout.size * 4 * (3 + slots) / 1e6
-    tokens = settings.strategy.global_batch_tokens or round(found.target_tokens_per_batch)
+    tokens = strategy.global_batch_tokens or round(found.target_tokens_per_batch)
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
-        "Memory": f"{megabytes:,.0f} MB for parameters, gradient, replica and {slots} optimizer vectors; activations extra",
+        "Memory": f"{megabytes:,.0f} MB for parameters, gradient, replica and {slots} more vectors; activations extra",
         "Corpus": found.describe(),
-        "Update": f"about {tokens:,} target tokens on 1 worker ({settings.strategy.strategy}, {settings.optimizer.optimizer})",
-        "Learning rate": f"{settings.schedule.learning_rate:g}, {settings.schedule.schedule} after "
-        f"{settings.schedule.warmup_updates:,} updates of warm-up; no law scales it",
+        "Update": f"about {tokens:,} target tokens on 1 worker; {strategy.strategy}, {settings.optimizer.optimizer}",
+        "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} updates "
+        "of warm-up; no law scales it",
     }
 
 

@@ -73,7 +73,7 @@ class LocalEngine:
             started = time.monotonic()
             update, totals, position = tf.nest.map_structure(lambda tensor: tensor.numpy(), block(batches))
             self._position = tuple(position.tolist())
-            yield self._report(update, totals, time.monotonic() - started)
+            yield self._report(update, totals, int(position[0]), time.monotonic() - started)
 
     def snapshot(self) -> tf.Tensor:
         """The parameters [size] that are evaluated and saved: the moving average where there is one."""
@@ -155,13 +155,13 @@ class LocalEngine:
         )
         return gradient_sum, Totals(*(tf.cast(total, tf.float64) for total in totals)), batch.position
 
-    def _report(self, update: Update, totals: Totals, seconds: float) -> BlockReport:
+    def _report(self, update: Update, totals: Totals, epoch: int, seconds: float) -> BlockReport:
         counts = {
             name: int(getattr(totals, name)) for name in ("target_tokens", "source_tokens", "positions", "sentences")
         }
         return BlockReport(
             update=int(self._server.version.numpy()),
-            epoch=self._position[0],
+            epoch=epoch,
             loss=float(totals.loss),
             cross_entropy=float(totals.cross_entropy),
             gradient_norm=float(update.gradient_norm),

@@ -6,7 +6,7 @@ optimizers on workers.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import tensorflow as tf
@@ -141,8 +141,8 @@ class Adagrad:
 def build_optimizer(settings: OptimizerSettings) -> Optimizer:
     """The optimizer that `settings` names."""
     adam = (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon)
-    builders = {
-        "sgd": lambda: Sgd(),
+    builders: dict[str, Callable[[], Optimizer]] = {
+        "sgd": Sgd,
         "momentum": lambda: Momentum(settings.momentum),
         "nesterov": lambda: Momentum(settings.momentum, nesterov=True),
         "adam": lambda: Adam(*adam),

@@ -15,8 +15,9 @@ class ScheduleSettings:
     learning_rate: float = setting(0.0007, "Highest learning rate, reached at the end of the warm-up.", minimum=0)
     schedule: str = setting(
         "inverse_sqrt",
-        "After the warm-up: constant; inverse_sqrt, falling with the root of the update number (Vaswani et al., 2017); "
-        "cosine, falling to --final_learning_rate at --decay_updates; plateau, falling whenever validation stands still.",
+        "After the warm-up: constant; inverse_sqrt, falling with the root of the update number (Vaswani et al., "
+        "2017); cosine, falling to --final_learning_rate at --decay_updates; plateau, falling whenever validation "
+        "stands still.",
         choices=("constant", "inverse_sqrt", "cosine", "plateau"),
     )
     warmup_updates: int = setting(4000, "Updates of linear warm-up from zero.", minimum=0)

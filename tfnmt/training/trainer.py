@@ -5,20 +5,18 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
 
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
+from tfnmt.engines.base import Engine
 from tfnmt.engines.report import BlockReport
 from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.settings import setting
 from tfnmt.training.monitoring import Monitor
+from tfnmt.training.run_state import RunState
 from tfnmt.training.signals import StopSignals
 from tfnmt.training.stopping import (
     HIGHER_IS_BETTER,
@@ -26,7 +24,6 @@ from tfnmt.training.stopping import (
     StoppingSettings,
     limit_reached,
 )
-from tfnmt.training.totals import EpochMeter, Totals
 from tfnmt.training.validation import Validation
 
 
@@ -41,48 +38,6 @@ class SavingSettings:
         minimum=1,
         may_change=True,
     )
-
-
-class Engine(Protocol):
-    """Where a strategy runs; see `tfnmt.engines.local.LocalEngine`."""
-
-    def blocks(self) -> Iterator[BlockReport]: ...
-    def snapshot(self) -> tf.Tensor: ...
-    def scale_learning_rate(self, factor: float) -> None: ...
-    def vectors(self) -> Mapping[str, np.ndarray]: ...
-    def counters(self) -> Mapping[str, Any]: ...
-    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None: ...
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come; with the engine's state, all that a checkpoint holds."""
-
-    totals: Totals = Totals()
-    meter: EpochMeter = EpochMeter()
-    early_stopping: EarlyStopping = EarlyStopping()
-    skipped_in_a_row: int = 0
-
-    def take(self, report: BlockReport) -> None:
-        """Counts one report."""
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
-        self.meter = self.meter.at(report.epoch, self.totals.sentences)
-        totals = self.totals + Totals.of(report)
-        self.totals = dataclasses.replace(totals, epochs=self.meter.epochs(totals.sentences))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values of all fields."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
-        """The progress that `to_json` wrote."""
-        return cls(
-            Totals(**values["totals"]),
-            EpochMeter(**values["meter"]),
-            EarlyStopping(**values["early_stopping"]),
-            values["skipped_in_a_row"],
-        )
 
 
 class Trainer:
@@ -121,23 +76,32 @@ class Trainer:
         )
         self._stopping, self._schedule, self._saving = stopping, schedule, saving
         self._evaluate_every_updates = evaluate_every_updates
-        self._progress = Progress()
+        self._state = RunState.beginning()
         self._saved_update: int | None = None
         self._evaluated_update: int | None = None
         self._saved_at = time.monotonic()
 
     def resume(self) -> bool:
-        """Takes up the newest checkpoint that verifies; False when there is none."""
+        """Takes up the newest checkpoint that verifies; False when there is none.
+
+        Raises:
+          UserError: none verifies, or the newest is not of a training run.
+        """
         self._store.remove_leftovers()
         if not self._store.updates():
             return False
         checkpoint = self._store.load()
+        if "engine" not in checkpoint.progress:
+            raise UserError(
+                f"{self._store.directory}: its checkpoints hold parameters alone, as tfnmt-average writes them; "
+                "training goes on from those of a training run. Choose another --run_directory."
+            )
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
         vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
         # The evaluated parameters are the moving average in a run that has one; it then saves the trained ones beside.
         vectors |= {"average": evaluated} if "parameters" in vectors else {"parameters": evaluated}
         self._engine.restore(vectors, checkpoint.progress["engine"])
-        self._progress = Progress.from_json(checkpoint.progress["trainer"])
+        self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
         return True
 
@@ -148,27 +112,28 @@ class Trainer:
           SaveError: the last checkpoint could not be saved.
           UserError: too many updates in a row were not finite.
         """
-        reason = limit_reached(self._stopping, self._progress.totals)
+        reason = limit_reached(self._stopping, self._state.totals)
         with self._monitor, StopSignals() as signals:
             if reason is None:
                 reason = self._loop(signals)
             logging.info("Training ends: %s.", reason)
             if not signals.requested and self._validation and self._evaluated_update != self.update:
-                self._evaluate(scheduled=False)
+                self._evaluate(self._validation, scheduled=False)
             self._save(last=True)
         return signals.exit_code
 
     @property
     def update(self) -> int:
-        return self._progress.totals.updates
+        """Updates so far."""
+        return self._state.totals.updates
 
     def _loop(self, signals: StopSignals) -> str:
         """Trains until there is a reason to end, and returns it."""
         for report in self._engine.blocks():
-            self._progress.take(report)
-            self._monitor.record(report, self._progress.totals)
+            self._state = self._state.after(report)
+            self._monitor.record(report, self._state.totals)
             self._refuse_nonfinite(report)
-            reason = signals.reason or limit_reached(self._stopping, self._progress.totals)
+            reason = signals.reason or limit_reached(self._stopping, self._state.totals)
             if signals.requested is None and report.skipped is None:
                 reason = self._between_updates() or reason
             if reason:
@@ -178,30 +143,30 @@ class Trainer:
     def _between_updates(self) -> str | None:
         """Evaluates or saves when it is time; why training ends, if the evaluation says so."""
         if self._validation and self.update % self._evaluate_every_updates == 0:
-            self._evaluate(scheduled=True)
-            return self._progress.early_stopping.patience_ended(self._stopping)
+            self._evaluate(self._validation, scheduled=True)
+            return self._state.early_stopping.patience_ended(self._stopping)
         if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
             self._save()
         return None
 
-    def _evaluate(self, scheduled: bool) -> None:
+    def _evaluate(self, validation: Validation, scheduled: bool) -> None:
         """Evaluates and saves the same parameters.
 
         Only scheduled evaluations count for early stopping and the plateau: the one at the end of a run must not
         make a resumed run differ from one that never ended.
         """
-        evaluation = self._validation.evaluate(self._engine.snapshot())
+        evaluation = validation.evaluate(self._engine.snapshot())
         self._evaluated_update = self.update
         metric = evaluation.metrics()[self._stopping.early_stopping_metric]
         if scheduled:
-            state = self._progress.early_stopping.after(self._stopping, metric, self.update)
-            self._progress.early_stopping = state
-            self._lower_plateau(state)
-        self._monitor.evaluated(evaluation, self._progress.totals, self._progress.early_stopping)
+            found = self._state.early_stopping.after(self._stopping, metric, self.update)
+            self._state = dataclasses.replace(self._state, early_stopping=found)
+            self._lower_plateau(found)
+        self._monitor.evaluated(evaluation, self._state.totals, self._state.early_stopping)
         self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric)
 
-    def _lower_plateau(self, state: EarlyStopping) -> None:
-        waited = state.evaluations_without_improvement
+    def _lower_plateau(self, found: EarlyStopping) -> None:
+        waited = found.evaluations_without_improvement
         if self._schedule.schedule == "plateau" and waited and waited % self._schedule.plateau_patience == 0:
             self._engine.scale_learning_rate(self._schedule.plateau_factor)
             logging.info(
@@ -211,7 +176,7 @@ class Trainer:
             )
 
     def _save(self, metric: float | None = None, last: bool = False) -> None:
-        """Saves what was evaluated and all that resuming needs; unless it is the last, a failure does not end the run."""
+        """Saves what was evaluated and all that resuming needs; only at the last save a failure ends the run."""
         if self._saved_update == self.update and metric is None:
             return
         vectors = dict(self._engine.vectors())
@@ -222,7 +187,7 @@ class Trainer:
             state={name: self._layout.unpack_array(vector) for name, vector in vectors.items()},
             progress={
                 "engine": self._engine.counters(),
-                "trainer": self._progress.to_json(),
+                "trainer": self._state.to_json(),
             },
         )
         self._saved_at = time.monotonic()
@@ -237,10 +202,10 @@ class Trainer:
     def _refuse_nonfinite(self, report: BlockReport) -> None:
         if report.skipped:
             logging.warning("Update skipped: %s.", report.skipped)
-        if self._progress.skipped_in_a_row >= self._saving.max_nonfinite:
+        if self._state.skipped_in_a_row >= self._saving.max_nonfinite:
             self._save()
             raise UserError(
-                f"--max_nonfinite={self._saving.max_nonfinite}: as many updates in a row were skipped, the last because "
-                f"{report.skipped}. Lower --learning_rate, lengthen --warmup_updates or lower --clip_norm, and start "
-                "again from the last checkpoint."
+                f"--max_nonfinite={self._saving.max_nonfinite}: as many updates in a row were skipped, the last "
+                f"because {report.skipped}. Lower --learning_rate, lengthen --warmup_updates or lower --clip_norm, and "
+                "start again from the last checkpoint."
             )
