@@ -74,7 +74,7 @@ class Momentum:
     """Heavy ball, u ← μ u + g; θ ← θ - α u, or Nesterov's form, θ ← θ - α (g + μ u) (Sutskever et al., 2013)."""
 
     def __init__(self, momentum: float, nesterov: bool = False):
-        self.slots = {"velocity": 0.0}
+        self.slots: Mapping[str, float] = {"velocity": 0.0}
         self._momentum, self._nesterov = momentum, nesterov
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
@@ -96,7 +96,7 @@ class Adam:
     """
 
     def __init__(self, beta1: float, beta2: float, epsilon: float, weight_decay: float = 0.0):
-        self.slots = {"m": 0.0, "v": 0.0}
+        self.slots: Mapping[str, float] = {"m": 0.0, "v": 0.0}
         self._beta1, self._beta2, self._epsilon, self._weight_decay = beta1, beta2, epsilon, weight_decay
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
@@ -125,7 +125,7 @@ class Adagrad:
     """Adagrad (Duchi et al., 2011): s ← s + g²; θ ← θ - α g / √s."""
 
     def __init__(self, start: float):
-        self.slots = {"sum_of_squares": start}
+        self.slots: Mapping[str, float] = {"sum_of_squares": start}
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `Optimizer`."""
