@@ -35,9 +35,9 @@ def matrix_operations(run: Callable[[], object]) -> float:
     """Multiplications and additions of the matrix products that `run` executes, eagerly."""
     total = 0.0
 
-    def count(op_type, inputs, attributes, outputs, **_):
+    def count(op_type, inputs, attributes, outputs, *_, **__):
         nonlocal total
-        attributes = dict(zip(attributes[::2], attributes[1::2]))
+        attributes, op_type = dict(zip(attributes[::2], attributes[1::2])), tf.compat.as_str(op_type)
         if op_type == "MatMul":
             inner = inputs[0].shape[0 if attributes["transpose_a"] else 1]
         elif op_type.startswith("BatchMatMul"):

@@ -9,6 +9,7 @@ from graphs.forward_backward import forward_backward
 from tests.models.contract import VOCABULARY_SIZE, ModelContract, make_batch, matrix_operations
 from tfnmt.errors import UserError
 from tfnmt.layout import Layout
+from tfnmt.models import layers
 from tfnmt.models.transformer import Transformer, TransformerSettings
 
 SMALL = TransformerSettings(width=16, encoder_layers=2, decoder_layers=2, heads=2, feed_forward_width=24)
@@ -40,7 +41,12 @@ class TestPostNorm(TransformerContract):
 
 class TestSeparateEmbeddingsAndEveryDropout(TransformerContract):
     settings = dataclasses.replace(
-        SMALL, tied_embeddings="none", encoder_layers=1, decoder_layers=3, attention_dropout=0.2, feed_forward_dropout=0.3
+        SMALL,
+        tied_embeddings="none",
+        encoder_layers=1,
+        decoder_layers=3,
+        attention_dropout=0.2,
+        feed_forward_dropout=0.3,
     )
 
 
@@ -81,6 +87,18 @@ def test_encoder_layer_is_the_equation_of_the_paper():
     memory = model.encode(layout.unpack(tf.constant(vector)), batch.source_ids)
     np.testing.assert_allclose(memory.keys[0][0], expected_keys, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(memory.values[0][0], expected_values, rtol=1e-5, atol=1e-6)
+
+
+def test_spare_columns_change_nothing(monkeypatch):
+    model = Transformer(dataclasses.replace(SMALL, feed_forward_width=1024), VOCABULARY_SIZE, VOCABULARY_SIZE)
+    layout = Layout(model.parameters)
+    vector = tf.cast(layout.initialize(1), tf.float64)
+    gradient, sums = forward_backward(model.loss, layout, vector, make_batch(), None)
+    assert layers.spare_columns(1024) > 0
+    monkeypatch.setattr(layers, "spare_columns", lambda width: 0)
+    plain_gradient, plain_sums = forward_backward(model.loss, layout, vector, make_batch(), None)
+    np.testing.assert_allclose(sums.loss, plain_sums.loss, rtol=1e-12)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_bad_settings_are_refused_together():

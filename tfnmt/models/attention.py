@@ -42,7 +42,7 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tens
     Returns:
       [B, H, T, D']
     """
-    scale = tf.cast(queries.shape[-1] ** -0.5, queries.dtype)
+    scale = tf.constant(queries.shape[-1] ** -0.5, queries.dtype)
     # Sentences are shorter than heads are wide, so the scores are the smallest array to scale.
     scores = tf.matmul(queries, keys, transpose_b=True) * scale
     return tf.matmul(dropout(tf.nn.softmax(scores + bias)), values)
@@ -68,7 +68,7 @@ def attend_once(
     """
     batch, count, width = tf.shape(queries)[0], queries.shape[1] or tf.shape(queries)[1], queries.shape[2]
     columns = tf.repeat(tf.eye(heads, dtype=queries.dtype), width // heads, axis=1)
-    rows = queries[:, :, None, :] * (columns * tf.cast((width // heads) ** -0.5, queries.dtype))
+    rows = queries[:, :, None, :] * (columns * tf.constant((width // heads) ** -0.5, queries.dtype))
     scores = tf.matmul(tf.reshape(rows, [batch, count * heads, width]), keys, transpose_b=True)
     weights = tf.nn.softmax(tf.reshape(scores, [batch, count, heads, tf.shape(keys)[1]]) + bias)
     read = tf.matmul(tf.reshape(weights, tf.shape(scores)), values)

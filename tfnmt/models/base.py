@@ -115,5 +115,7 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def operations_per_pair(self, source_length: int, target_length: int) -> float:
-        """Multiplications and additions of the matrix products of one training step (forward and backward)
-        on one sentence pair of these lengths."""
+        """Operations of the matrix products of one training step on one sentence pair of these lengths.
+
+        Multiplications and additions are counted, forward and backward.
+        """

@@ -55,7 +55,7 @@ class Dropout:
         if not self.active:
             return inputs
         mask = tf.cast(self.mask(tf.shape(inputs)), inputs.dtype)
-        return inputs * (mask * tf.cast(self.scale, inputs.dtype))
+        return inputs * (mask * tf.constant(self.scale, inputs.dtype))
 
     def add(self, residual: tf.Tensor, branch: tf.Tensor) -> tf.Tensor:
         """`residual` plus what is kept of `branch`: the end of a residual branch.

@@ -69,27 +69,42 @@ def dense(
     norm: str | None = None,
     relu: bool = False,
     scale: float = 1.0,
+    spare_outputs: int = 0,
 ) -> tf.Tensor:
     """`scale (inputs kernel + bias)`, or the positive part of it.
 
     Args:
       views: the parameters, those of `dense_parameters(name, ...)` among them.
       name: the layer.
-      inputs: [..., inputs].
+      inputs: [..., inputs + spare columns of zeros].
       norm: the layer normalization whose scale and offset the inputs still need; see `fold_norm`.
       relu: whether negative outputs become zero.
       scale: a factor on kernel and bias, which costs less than one on the outputs.
+      spare_outputs: number of columns of zeros behind the outputs; see `spare_columns`.
 
     Returns:
-      [..., outputs]
+      [..., outputs + spare_outputs]
     """
     kernel, bias = views[f"{name}/kernel"], views[f"{name}/bias"]
     if norm is not None:
         kernel, bias = fold_norm(views, norm, kernel, bias)
     if scale != 1:
-        kernel, bias = (part * tf.cast(scale, part.dtype) for part in (kernel, bias))
+        kernel, bias = (part * tf.constant(scale, part.dtype) for part in (kernel, bias))
+    spare_inputs = inputs.shape[-1] - kernel.shape[0]
+    if spare_inputs or spare_outputs:
+        kernel = tf.pad(kernel, [[0, spare_inputs], [0, spare_outputs]])
+        bias = tf.pad(bias, [[0, spare_outputs]])
     outputs = affine(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel, bias, relu)
     return tf.reshape(outputs, [*leading_dimensions(inputs), kernel.shape[1]])
+
+
+def spare_columns(width: int) -> int:
+    """Columns of zeros that make products with an array [N, width] faster.
+
+    Where rows lie a multiple of 4096 bytes apart, every element of a column falls into the same few lines of the
+    cache; on CPUs with AVX2 the products of the gradient then take up to twice their time.
+    """
+    return 16 if width % 1024 == 0 else 0
 
 
 def affine(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, relu: bool = False) -> tf.Tensor:
@@ -161,7 +176,7 @@ def layer_norm(views: Views, name: str, inputs: tf.Tensor) -> tf.Tensor:
 def normalize(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
     """Each row of `inputs` [..., D] at mean 0 and variance 1."""
     centered = inputs - _row_mean(inputs)
-    inverse = tf.math.rsqrt(_row_mean(tf.square(centered)) + tf.cast(NORM_EPSILON, inputs.dtype))
+    inverse = tf.math.rsqrt(_row_mean(tf.square(centered)) + tf.constant(NORM_EPSILON, inputs.dtype))
     normalized = centered * inverse
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:

@@ -97,7 +97,7 @@ def _loss_and_gradients(
     counted = states * tf.cast(is_token(ids), states.dtype)[:, None]
     kernel_sum = column_sums(kernel)
     sums, states_gradient = _sum_chunks(counted, kernel, bias, ids, smoothing)
-    even = tf.cast(smoothing / size, dtype)
+    even = tf.constant(smoothing / size, dtype)
     tokens = tf.cast(token_count(ids), dtype)
     summed_states = tf.cast(column_sums(counted), dtype)
     mean_scores = tf.reduce_sum(summed_states * tf.cast(kernel_sum, dtype))
@@ -143,10 +143,12 @@ def _chunk(
     reference_scores = tf.gather_nd(scores, places)
     probabilities = tf.nn.softmax(scores)
     # What float32 cannot hold counts as the smallest number that it can; the gradient stays exact.
-    smallest = tf.cast(SMALLEST_PROBABILITY, scores.dtype)
-    entropies = -tf.math.log(tf.maximum(tf.gather_nd(probabilities, places), smallest)) * weights
-    taken = tf.fill(tf.shape(ids), tf.cast(1 - smoothing, scores.dtype))
-    score_gradient = tf.cast(tf.tensor_scatter_nd_sub(probabilities, places, taken), kernel.dtype)
+    smallest = tf.constant(SMALLEST_PROBABILITY, scores.dtype)
+    reference_probabilities = tf.gather_nd(probabilities, places)
+    entropies = -tf.math.log(tf.maximum(reference_probabilities, smallest)) * weights
+    taken = tf.fill(tf.shape(ids), tf.constant(1 - smoothing, scores.dtype))
+    with tf.control_dependencies([reference_probabilities]):  # the last reader, so the array is changed in place
+        score_gradient = tf.cast(tf.tensor_scatter_nd_sub(probabilities, places, taken), kernel.dtype)
     sums = _Sums(
         loss=tf.reduce_sum(entropies + smoothing * reference_scores * weights),
         cross_entropy=tf.reduce_sum(entropies),

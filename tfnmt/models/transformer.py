@@ -161,7 +161,7 @@ class Transformer(Model):
         width = self.settings.width
         embedded = layers.embed(views[table], ids)
         signal = layers.positions(first, count, width, embedded.dtype)
-        return embedded * tf.cast(width**0.5, embedded.dtype) + signal
+        return embedded * tf.constant(width**0.5, embedded.dtype) + signal
 
     def _last_norm(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
@@ -201,7 +201,8 @@ class Transformer(Model):
     def _feed_forward(self, views: Views, layer: str, states: tf.Tensor, dropouts: "_Dropouts") -> tf.Tensor:
         name = f"{layer}/feed_forward"
         inputs, norm = self._before(name, states)
-        hidden = layers.dense(views, f"{name}/hidden", inputs, norm=norm, relu=True)
+        spare = layers.spare_columns(self.settings.feed_forward_width)
+        hidden = layers.dense(views, f"{name}/hidden", inputs, norm=norm, relu=True, spare_outputs=spare)
         return self._after(views, name, states, dropouts.feed_forward(hidden), dropouts.residual)
 
     def _decoder_step(
