@@ -11,7 +11,7 @@ from tfnmt.layout import Parameter
 from tfnmt.models import layers
 from tfnmt.models.attention import MASKED
 from tfnmt.models.base import Views
-from tfnmt.models.recurrence import Multiply
+from tfnmt.models.recurrence import Multiply, add_bias
 
 MEMORY, KEYS = "memory", "keys"
 """Names under which the annotations [B, S, M] are multiplied with, and the keys [B, S, A] are read."""
@@ -46,7 +46,7 @@ class AdditiveAttention:
         """U m_s of the annotations [B, S, M]: [B, S, A]. They are the same for every query."""
         _, memory_width, width = self._sizes
         rows = multiply(tf.reshape(memory, [-1, memory_width]), f"{self._name}/key/kernel")
-        rows += views[f"{self._name}/key/bias"]
+        rows = add_bias(rows, views[f"{self._name}/key/bias"])
         if self._normalized:
             rows = layers.layer_norm(views, f"{self._name}/key", rows)
         shape = tf.shape(memory)
@@ -81,6 +81,6 @@ class AdditiveAttention:
 
 def _energies(keys: tf.Tensor, query: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
     """v' tanh(query + key): [B, K, S] of keys [B, S, A] and queries [B, K, 1, A]."""
-    hidden = tf.tanh(keys[:, None] + query)
+    hidden = tf.tanh(tf.expand_dims(keys, 1) + query)
     rows = tf.matmul(tf.reshape(hidden, [-1, vector.shape[0]]), vector[:, None])
     return tf.reshape(rows, tf.shape(hidden)[:-1])

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfnmt.layout import Parameter
 from tfnmt.models import layers
 from tfnmt.models.base import Views
-from tfnmt.models.recurrence import Multiply, Tensors, multiply_by, recur
+from tfnmt.models.recurrence import Multiply, Tensors, add_bias, multiply_by, recur
 
 
 class Cell(abc.ABC):
@@ -69,7 +69,7 @@ class Cell(abc.ABC):
         projected = multiply(inputs, self.input_kernel)
         if self._normalized:
             return layers.layer_norm(views, self._input_norm, projected)
-        return projected + views[self._bias]
+        return add_bias(projected, views[self._bias])
 
     def step(
         self,
@@ -106,9 +106,8 @@ class GatedRecurrentUnit(Cell):
 
     def _combine(self, x: tf.Tensor, u: tf.Tensor, state: Tensors) -> Tensors:
         (h,) = state
-        sizes = [2 * self.width, self.width]
-        (x_gates, x_c), (u_gates, u_c) = tf.split(x, sizes, axis=-1), tf.split(u, sizes, axis=-1)
-        r, z = tf.split(tf.sigmoid(x_gates + u_gates), 2, axis=-1)
+        (x_r, x_z, x_c), (u_r, u_z, u_c) = tf.split(x, 3, axis=-1), tf.split(u, 3, axis=-1)
+        r, z = tf.sigmoid(x_r + u_r), tf.sigmoid(x_z + u_z)
         candidate = tf.tanh(x_c + r * u_c)
         return (candidate + z * (h - candidate),)
 
@@ -121,8 +120,7 @@ class LongShortTermMemory(Cell):
 
     def _combine(self, x: tf.Tensor, u: tf.Tensor, state: Tensors) -> Tensors:
         _, c = state
-        gates, candidate = tf.split(x + u, [3 * self.width, self.width], axis=-1)
-        i, f, o = tf.split(gates, 3, axis=-1)
+        i, f, o, candidate = tf.split(x + u, 4, axis=-1)
         c = tf.sigmoid(f + 1) * c + tf.sigmoid(i) * tf.tanh(candidate)
         return tf.sigmoid(o) * tf.tanh(c), c
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfnmt.models.layers import leading_dimensions
+from tfnmt.models.layers import column_sums, kernel_gradient, leading_dimensions
 
 Nest = Any
 Tensors = tuple[tf.Tensor, ...]
@@ -28,10 +28,28 @@ Step = Callable[[Multiply, Tensors, Nest, Mapping[str, tf.Tensor]], tuple[Tensor
 
 def product(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     """The product of x [..., n] and `weight` [..., n, m], computed in the weight's dtype, returned in x's."""
-    if weight.shape.rank == x.shape.rank:
+    if weight.shape.rank > 2:
         return tf.cast(tf.matmul(tf.cast(x, weight.dtype), weight), x.dtype)
-    rows = product(tf.reshape(x, [-1, weight.shape[0]]), weight)
-    return tf.reshape(rows, [*leading_dimensions(x), weight.shape[1]])
+    rows = tf.reshape(tf.cast(x, weight.dtype), [-1, weight.shape[0]])
+    return tf.reshape(tf.cast(_matrix_product(rows, weight), x.dtype), [*leading_dimensions(x), weight.shape[1]])
+
+
+@tf.custom_gradient
+def _matrix_product(x: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.matmul(upstream, weight, transpose_b=True), kernel_gradient(x, upstream)
+
+    return tf.matmul(x, weight), gradient
+
+
+@tf.custom_gradient
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """x [..., m] plus `bias` [m]."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return upstream, column_sums(tf.reshape(upstream, [-1, bias.shape[0]]))
+
+    return x + bias, gradient
 
 
 def multiply_by(weights: Mapping[str, tf.Tensor]) -> Multiply:
@@ -192,9 +210,14 @@ def _weight_gradient(weight: tf.Tensor, left: tf.Tensor, right: tf.Tensor) -> tf
     """A' D of the rows [T, ..., n] on the left and [T, ..., m] on the right, summed over all that W is shared by."""
     left, right = tf.cast(left, weight.dtype), tf.cast(right, weight.dtype)
     if weight.shape.rank == 2:
-        left, right = (tf.reshape(x, [-1, size]) for x, size in zip((left, right), weight.shape, strict=True))
-        return tf.matmul(left, right, transpose_a=True)
-    return tf.einsum("tbkn,tbkm->bnm", left, right)
+        return kernel_gradient(*(tf.reshape(x, [-1, n]) for x, n in zip((left, right), weight.shape, strict=True)))
+    return tf.matmul(*map(_by_sentence, (left, right)), transpose_a=True)
+
+
+def _by_sentence(rows: tf.Tensor) -> tf.Tensor:
+    """[T, B, K, n] to [B, T K, n]."""
+    length, batch, count, columns = tf.unstack(tf.shape(rows))
+    return tf.reshape(tf.transpose(rows, [1, 0, 2, 3]), [batch, length * count, columns])
 
 
 def _positions(inputs: Nest, backwards: bool) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

@@ -32,7 +32,7 @@ class RecurrentSettings(ModelSettings):
     attention_width: int = setting(256, "Width A of the attention's hidden layer.", minimum=1)
     encoder_type: str = setting(
         "bidirectional",
-        "Each of the encoder's two stacks reads in one direction (bidirectional) or turns with each layer (alternating).",
+        "Each of the encoder's two stacks reads one way (bidirectional) or turns with each layer (alternating).",
         choices=("bidirectional", "alternating"),
     )
     transition_depth: int = setting(1, "Cells that a state passes through for each token, in each layer.", minimum=1)
@@ -86,6 +86,10 @@ class Recurrent(Model):
         kernel, bias = self._projection(views)
         scores = output.log_probabilities(tf.cast(states, kernel.dtype), kernel, bias, target_ids)
         return tf.transpose(tf.cast(scores, tf.float32))
+
+    def cast(self, views: Views) -> Views:
+        """See `Model.cast`."""
+        return self._in_precision(views)
 
     def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
         """See `Model.encode`."""
@@ -150,9 +154,10 @@ class Recurrent(Model):
         return {**views, **layers.in_precision(kernels, self.settings.precision)}
 
     def _projection(self, views: Views) -> tuple[tf.Tensor, tf.Tensor]:
-        """The output's kernel [V, E] in the dtype of the products, and its bias [V]."""
-        kernel = {"kernel": views[self._output_table]}
-        return layers.in_precision(kernel, self.settings.precision)["kernel"], views["output/bias"]
+        """The output's kernel [V, E] and bias [V], in the dtype of the products."""
+        projection = {"kernel": views[self._output_table], "bias": views["output/bias"]}
+        projection = layers.in_precision(projection, self.settings.precision)
+        return projection["kernel"], projection["bias"]
 
 
 class _Dropouts:

@@ -14,7 +14,7 @@ from tfnmt.models import layers as dense_layers
 from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
 from tfnmt.models.base import Views
 from tfnmt.models.cells import Cell, DeepCell
-from tfnmt.models.recurrence import Multiply, Tensors, multiply_by, recur
+from tfnmt.models.recurrence import Multiply, Tensors, add_bias, multiply_by, recur
 from tfnmt.models.sentence_dropout import SentenceDropout
 
 
@@ -83,7 +83,7 @@ class Decoder:
         """
         multiply, weights = multiply_by(views), tf.cast(is_token, annotations.dtype)
         mean = tf.reduce_sum(annotations, axis=0) / tf.reduce_sum(weights, axis=0)[:, None]
-        start = tf.tanh(multiply(mean, "decoder/start/kernel") + views["decoder/start/bias"])
+        start = tf.tanh(add_bias(multiply(mean, "decoder/start/kernel"), views["decoder/start/bias"]))
         annotations = tf.transpose(annotations, [1, 0, 2])
         keys = self._attention.keys(multiply, views, annotations)
         annotations = tf.cast(annotations, views["decoder/start/kernel"].dtype)
@@ -167,9 +167,9 @@ class Decoder:
         return states[0], contexts
 
     def _output(self, views: Views, states: tf.Tensor, embedded: tf.Tensor, contexts: tf.Tensor) -> tf.Tensor:
-        """tanh of what the states, the tokens before and the contexts say together: [..., E]."""
+        """What the states, the tokens before and the contexts say together, behind a tanh: [..., E]."""
         inputs = tf.concat([states, embedded, contexts], axis=-1)
-        outputs = multiply_by(views)(inputs, "decoder/output/kernel") + views["decoder/output/bias"]
+        outputs = add_bias(multiply_by(views)(inputs, "decoder/output/kernel"), views["decoder/output/bias"])
         if self._normalized:
             outputs = dense_layers.layer_norm(views, "decoder/output", outputs)
         return tf.tanh(outputs)
