@@ -156,7 +156,9 @@ class ModelContract:
         run = tf.function(lambda seed: model.loss(views, batch, seed).loss)
         seeds = [tf.constant(seed) for seed in ([1, 2], [1, 3], [2, 2], [1, 2])]
         losses = [float(run(seed)) for seed in seeds]
-        assert losses[0] == losses[3] == float(model.loss(views, batch, seeds[0]).loss)
+        assert losses[0] == losses[3]
+        # Graphs fuse operations, which rounds otherwise.
+        np.testing.assert_allclose(losses[0], model.loss(views, batch, seeds[0]).loss, rtol=1e-12)
         assert len({*losses, float(model.loss(views, batch).loss)}) == 4
 
     def test_bfloat16_is_close_and_leaves_parameters_in_float32(self, layout):
