@@ -126,7 +126,8 @@ def _sum_chunks(
         sums = tf.nest.map_structure(lambda total, more: total + tf.cast(more, dtype), sums, part)
         return chunk + 1, sums, states_gradients.write(chunk, states_gradient)
 
-    nothing = _Sums(*(tf.zeros(shape, dtype) for shape in ([], [], kernel.shape, kernel.shape[:1])))
+    zero = tf.zeros([], dtype)
+    nothing = _Sums(zero, zero, tf.zeros(kernel.shape, dtype), tf.zeros(kernel.shape[:1], dtype))
     arrays = tf.TensorArray(states.dtype, chunks, infer_shape=False, element_shape=[None, kernel.shape[1]])
     loop = (tf.constant(0), nothing, arrays)
     _, sums, states_gradients = tf.while_loop(lambda chunk, *_: chunk < chunks, add, loop, parallel_iterations=1)

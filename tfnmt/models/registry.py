@@ -1,6 +1,8 @@
 """The models by name: a new one joins `_MODELS` and inherits the contract test."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from tfnmt.errors import UserError
 from tfnmt.models.base import Model, ModelSettings
@@ -8,7 +10,7 @@ from tfnmt.models.recurrent import Recurrent, RecurrentSettings
 from tfnmt.models.transformer import Transformer, TransformerSettings
 from tfnmt.settings import setting
 
-_MODELS: dict[str, tuple[type[ModelSettings], type[Model]]] = {
+_MODELS: dict[str, tuple[type[ModelSettings], Callable[[Any, int, int], Model]]] = {
     "transformer": (TransformerSettings, Transformer),
     "recurrent": (RecurrentSettings, Recurrent),
 }

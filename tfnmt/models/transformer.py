@@ -4,32 +4,17 @@ Departures from the paper: keys and values that the decoder reads of the encoder
 layers; with `--normalization=pre` every sub-layer reads normalized states and the last states are normalized again.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, Batch, is_token
 from tfnmt.errors import refuse
-from tfnmt.layout import Parameter
 from tfnmt.models import layers, output
 from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
-from tfnmt.models.base import LossSums, Model, ModelSettings, Views
+from tfnmt.models.base import LossSums, Model, Views
 from tfnmt.models.dropout import Dropout
-from tfnmt.settings import faults_of, setting
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerSettings(ModelSettings):
-    """What a Transformer has beyond any model."""
-
-    heads: int = setting(4, "Attention heads H; they divide the width.", minimum=1)
-    feed_forward_width: int = setting(1024, "Width F of the feed-forward layers.", minimum=1)
-    normalization: str = setting(
-        "pre", "Layer normalization before each sub-layer (pre) or after it (post).", choices=("pre", "post")
-    )
-    attention_dropout: float = setting(0.0, "Share of attention weights dropped.", minimum=0, maximum=0.9)
-    feed_forward_dropout: float = setting(0.0, "Share of hidden feed-forward units dropped.", minimum=0, maximum=0.9)
+from tfnmt.models.transformer_parameters import TransformerSettings, declare, faults
 
 
 class Memory(NamedTuple):
@@ -50,6 +35,8 @@ class Cache(NamedTuple):
 class Transformer(Model):
     """Encoder and decoder of self-attention and feed-forward layers."""
 
+    settings: TransformerSettings
+
     def __init__(self, settings: TransformerSettings, source_vocabulary_size: int, target_vocabulary_size: int):
         """Declares the parameters.
 
@@ -61,10 +48,10 @@ class Transformer(Model):
         Raises:
           UserError: the settings contradict each other or the vocabularies.
         """
-        refuse(_faults(settings, source_vocabulary_size, target_vocabulary_size))
+        refuse(faults(settings, source_vocabulary_size, target_vocabulary_size))
         self.settings = settings
         self._target_vocabulary_size = target_vocabulary_size
-        self.parameters = tuple(_parameters(settings, source_vocabulary_size, target_vocabulary_size))
+        self.parameters = tuple(declare(settings, source_vocabulary_size, target_vocabulary_size))
         tied = settings.tied_embeddings
         self._source_table = "embedding" if tied == "all" else "encoder/embedding"
         self._target_table = "embedding" if tied == "all" else "decoder/embedding"
@@ -90,7 +77,7 @@ class Transformer(Model):
     def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
         """See `Model.encode`."""
         views = layers.in_precision(views, self.settings.precision)
-        return self._encode(views, source_ids, _Dropouts(self.settings, None))
+        return self._encode(views, source_ids, _Pass(self.settings))
 
     def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Cache:
         """See `Model.start`."""
@@ -131,26 +118,26 @@ class Transformer(Model):
 
     def _decode(self, views: Views, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
         """The decoder's last states for every target position: [B, T, D]."""
-        dropouts = _Dropouts(self.settings, seed)
-        memory = self._encode(views, batch.source_ids, dropouts)
+        run = _Pass(self.settings, seed)
+        memory = self._encode(views, batch.source_ids, run)
         previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
-        states = dropouts.residual(self._embed(views, self._target_table, previous_ids))
+        states = run.residual(self._embed(views, self._target_table, previous_ids))
         bias = causal_bias(tf.shape(previous_ids)[1], states.dtype)
         for layer in range(self.settings.decoder_layers):
             name = f"decoder/{layer}"
             read = Memory(memory.keys[layer], memory.values[layer], memory.bias)
-            states = self._self_attention(views, name, states, bias, dropouts)
-            states = self._cross_attention(views, name, states, read, dropouts)
-            states = self._feed_forward(views, name, states, dropouts)
+            states = self._self_attention(views, name, states, bias, run)
+            states = self._cross_attention(views, name, states, read, run)
+            states = self._feed_forward(views, name, states, run)
         return self._last_norm(views, "decoder", states)
 
-    def _encode(self, views: Views, source_ids: tf.Tensor, dropouts: "_Dropouts") -> Memory:
-        states = dropouts.residual(self._embed(views, self._source_table, source_ids))
+    def _encode(self, views: Views, source_ids: tf.Tensor, run: "_Pass") -> Memory:
+        states = run.residual(self._embed(views, self._source_table, source_ids))
         bias = padding_bias(is_token(source_ids), states.dtype)
         for layer in range(self.settings.encoder_layers):
-            states = self._self_attention(views, f"encoder/{layer}", states, bias, dropouts)
-            states = self._feed_forward(views, f"encoder/{layer}", states, dropouts)
-        states, norm = self._before("encoder", states)
+            states = self._self_attention(views, f"encoder/{layer}", states, bias, run)
+            states = self._feed_forward(views, f"encoder/{layer}", states, run)
+        states, norm = self._before(views, "encoder", states, run)
         keys_values = layers.dense(views, "decoder/memory", states, norm=norm)
         parts = tf.split(keys_values, 2 * self.settings.decoder_layers, axis=-1)
         return Memory(tuple(parts[0::2]), tuple(parts[1::2]), bias)
@@ -166,44 +153,42 @@ class Transformer(Model):
     def _last_norm(self, views: Views, name: str, states: tf.Tensor) -> tf.Tensor:
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
 
-    def _before(self, name: str, states: tf.Tensor) -> tuple[tf.Tensor, str | None]:
+    def _before(self, views: Views, name: str, states: tf.Tensor, run: "_Pass") -> tuple[tf.Tensor, str | None]:
         """What the first dense layer of `name` reads, and the layer normalization that it has to fold in."""
-        pre = self.settings.normalization == "pre"
-        return (layers.normalize(states), f"{name}/norm") if pre else (states, None)
+        if self.settings.normalization == "post":
+            return states, None
+        norm = f"{name}/norm"
+        return (layers.normalize(states), norm) if run.many_rows else (layers.layer_norm(views, norm, states), None)
 
     def _after(self, views: Views, name: str, states: tf.Tensor, branch: tf.Tensor, dropout: Dropout) -> tf.Tensor:
         """The states behind the sub-layer `name`, whose last dense layer reads `branch`."""
         states = dropout.add(states, layers.dense(views, f"{name}/output", branch, scale=dropout.scale))
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "post" else states
 
-    def _self_attention(
-        self, views: Views, layer: str, states: tf.Tensor, bias: tf.Tensor, dropouts: "_Dropouts"
-    ) -> tf.Tensor:
+    def _self_attention(self, views: Views, layer: str, states: tf.Tensor, bias: tf.Tensor, run: "_Pass") -> tf.Tensor:
         name, heads = f"{layer}/self_attention", self.settings.heads
-        parts = (split_heads(part, heads) for part in self._query_key_value(views, name, states))
-        read = join_heads(attend(*parts, bias, dropouts.attention))
-        return self._after(views, name, states, read, dropouts.residual)
+        queries, keys, values = (split_heads(part, heads) for part in self._query_key_value(views, name, states, run))
+        read = join_heads(attend(queries, keys, values, bias, run.attention))
+        return self._after(views, name, states, read, run.residual)
 
-    def _query_key_value(self, views: Views, name: str, states: tf.Tensor) -> list[tf.Tensor]:
-        inputs, norm = self._before(name, states)
+    def _query_key_value(self, views: Views, name: str, states: tf.Tensor, run: "_Pass") -> list[tf.Tensor]:
+        inputs, norm = self._before(views, name, states, run)
         return tf.split(layers.dense(views, f"{name}/query_key_value", inputs, norm=norm), 3, axis=-1)
 
-    def _cross_attention(
-        self, views: Views, layer: str, states: tf.Tensor, memory: Memory, dropouts: "_Dropouts"
-    ) -> tf.Tensor:
+    def _cross_attention(self, views: Views, layer: str, states: tf.Tensor, memory: Memory, run: "_Pass") -> tf.Tensor:
         name, heads = f"{layer}/cross_attention", self.settings.heads
-        inputs, norm = self._before(name, states)
-        queries = layers.dense(views, f"{name}/query", inputs, norm=norm)
-        parts = (split_heads(part, heads) for part in (queries, memory.keys, memory.values))
-        read = join_heads(attend(*parts, memory.bias, dropouts.attention))
-        return self._after(views, name, states, read, dropouts.residual)
+        inputs, norm = self._before(views, name, states, run)
+        queries = split_heads(layers.dense(views, f"{name}/query", inputs, norm=norm), heads)
+        keys, values = split_heads(memory.keys, heads), split_heads(memory.values, heads)
+        read = join_heads(attend(queries, keys, values, memory.bias, run.attention))
+        return self._after(views, name, states, read, run.residual)
 
-    def _feed_forward(self, views: Views, layer: str, states: tf.Tensor, dropouts: "_Dropouts") -> tf.Tensor:
+    def _feed_forward(self, views: Views, layer: str, states: tf.Tensor, run: "_Pass") -> tf.Tensor:
         name = f"{layer}/feed_forward"
-        inputs, norm = self._before(name, states)
-        spare = layers.spare_columns(self.settings.feed_forward_width)
+        inputs, norm = self._before(views, name, states, run)
+        spare = layers.spare_columns(self.settings.feed_forward_width) if run.many_rows else 0
         hidden = layers.dense(views, f"{name}/hidden", inputs, norm=norm, relu=True, spare_outputs=spare)
-        return self._after(views, name, states, dropouts.feed_forward(hidden), dropouts.residual)
+        return self._after(views, name, states, run.feed_forward(hidden), run.residual)
 
     def _decoder_step(
         self,
@@ -214,98 +199,40 @@ class Transformer(Model):
         past: tuple[tf.Tensor, tf.Tensor],
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
         """One decoder layer on one token of each hypothesis, `states` [B, K, D]."""
-        heads, dropouts = self.settings.heads, _Dropouts(self.settings, None)
+        heads, run = self.settings.heads, _Pass(self.settings, many_rows=False)
         name = f"{layer}/self_attention"
-        queries, *new = self._query_key_value(views, name, states)
+        queries, *new = self._query_key_value(views, name, states, run)
         past = tuple(tf.concat([cache, part[:, :, None]], axis=2) for cache, part in zip(past, new))
         read = self._attend_past(queries, *past)
-        states = self._after(views, name, states, read, dropouts.residual)
+        states = self._after(views, name, states, read, run.residual)
         name = f"{layer}/cross_attention"
-        inputs, norm = self._before(name, states)
+        inputs, norm = self._before(views, name, states, run)
         queries = layers.dense(views, f"{name}/query", inputs, norm=norm)
         read, weights = attend_once(queries, memory.keys, memory.values, memory.bias, heads)
-        states = self._after(views, name, states, read, dropouts.residual)
-        return self._feed_forward(views, layer, states, dropouts), past, weights
+        states = self._after(views, name, states, read, run.residual)
+        return self._feed_forward(views, layer, states, run), past, weights
 
     def _attend_past(self, queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         """Self-attention of one token of each hypothesis over those up to this one: [B, K, D]."""
         width, length = self.settings.width, tf.shape(keys)[2]
         rows = tf.reshape(queries, [-1, 1, width])
-        read = [tf.reshape(part, [-1, length, width]) for part in (keys, values)]
-        attended, _ = attend_once(rows, *read, tf.zeros([], queries.dtype), self.settings.heads)
+        keys, values = (tf.reshape(part, [-1, length, width]) for part in (keys, values))
+        attended, _ = attend_once(rows, keys, values, tf.zeros([], queries.dtype), self.settings.heads)
         return tf.reshape(attended, tf.shape(queries))
 
 
-class _Dropouts:
-    """The dropouts of one step; each has places of its own."""
+class _Pass:
+    """What one pass over the layers depends on beside the parameters.
 
-    def __init__(self, settings: TransformerSettings, seed: tf.Tensor | None):
+    Attributes:
+      residual: dropout of residual branches and embeddings.
+      attention: dropout of attention weights.
+      feed_forward: dropout of hidden units.
+      many_rows: whether the states are larger than the kernels, so that work on kernels saves time.
+    """
+
+    def __init__(self, settings: TransformerSettings, seed: tf.Tensor | None = None, many_rows: bool = True):
         self.residual = Dropout(settings.dropout, seed, purpose=0)
         self.attention = Dropout(settings.attention_dropout, seed, purpose=1)
         self.feed_forward = Dropout(settings.feed_forward_dropout, seed, purpose=2)
-
-
-def _parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
-    width, pre = settings.width, settings.normalization == "pre"
-    declared = _embedding_parameters(settings, source_size, target_size)
-    for layer in range(settings.encoder_layers):
-        declared += _self_attention_parameters(f"encoder/{layer}", width)
-        declared += _feed_forward_parameters(f"encoder/{layer}", settings)
-    if pre:
-        declared += layers.norm_parameters("encoder/norm", width)
-    blocks = 2 * settings.decoder_layers
-    declared += layers.dense_parameters("decoder/memory", width, blocks * width, blocks=blocks)
-    for layer in range(settings.decoder_layers):
-        declared += _self_attention_parameters(f"decoder/{layer}", width)
-        declared += _cross_attention_parameters(f"decoder/{layer}", width)
-        declared += _feed_forward_parameters(f"decoder/{layer}", settings)
-    return declared + (layers.norm_parameters("decoder/norm", width) if pre else [])
-
-
-def _embedding_parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
-    width, tied = settings.width, settings.tied_embeddings
-    if tied == "all":
-        return [layers.embedding_parameter("embedding", target_size, width)]
-    source = layers.embedding_parameter("encoder/embedding", source_size, width)
-    target = layers.embedding_parameter("decoder/embedding", target_size, width)
-    kernel = layers.embedding_parameter("output/kernel", target_size, width)
-    return [source, target, kernel] if tied == "none" else [source, target]
-
-
-def _self_attention_parameters(layer: str, width: int) -> list[Parameter]:
-    name = f"{layer}/self_attention"
-    return [
-        *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/query_key_value", width, 3 * width, blocks=3),
-        *layers.dense_parameters(f"{name}/output", width, width),
-    ]
-
-
-def _cross_attention_parameters(layer: str, width: int) -> list[Parameter]:
-    name = f"{layer}/cross_attention"
-    return [
-        *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/query", width, width),
-        *layers.dense_parameters(f"{name}/output", width, width),
-    ]
-
-
-def _feed_forward_parameters(layer: str, settings: TransformerSettings) -> list[Parameter]:
-    name, width, hidden = f"{layer}/feed_forward", settings.width, settings.feed_forward_width
-    return [
-        *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/hidden", width, hidden),
-        *layers.dense_parameters(f"{name}/output", hidden, width),
-    ]
-
-
-def _faults(settings: TransformerSettings, source_size: int, target_size: int) -> list[str]:
-    faults = faults_of(settings)
-    if settings.heads > 0 and settings.width % settings.heads:
-        faults.append(f"--heads={settings.heads}: must divide --width={settings.width}; take another number of heads.")
-    if settings.tied_embeddings == "all" and source_size != target_size:
-        faults.append(
-            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
-            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
-        )
-    return faults
+        self.many_rows = many_rows

@@ -1,0 +1,89 @@
+"""The settings of a Transformer, and the parameters that follow from them."""
+
+import dataclasses
+
+from tfnmt.layout import Parameter
+from tfnmt.models import layers
+from tfnmt.models.base import ModelSettings
+from tfnmt.settings import faults_of, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings(ModelSettings):
+    """What a Transformer has beyond any model."""
+
+    heads: int = setting(4, "Attention heads H; they divide the width.", minimum=1)
+    feed_forward_width: int = setting(1024, "Width F of the feed-forward layers.", minimum=1)
+    normalization: str = setting(
+        "pre", "Layer normalization before each sub-layer (pre) or after it (post).", choices=("pre", "post")
+    )
+    attention_dropout: float = setting(0.0, "Share of attention weights dropped.", minimum=0, maximum=0.9)
+    feed_forward_dropout: float = setting(0.0, "Share of hidden feed-forward units dropped.", minimum=0, maximum=0.9)
+
+
+def declare(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
+    """The parameters for vocabularies of these sizes, in the order in which the layout packs them."""
+    width, pre = settings.width, settings.normalization == "pre"
+    declared = _embedding_parameters(settings, source_size, target_size)
+    for layer in range(settings.encoder_layers):
+        declared += _self_attention_parameters(f"encoder/{layer}", width)
+        declared += _feed_forward_parameters(f"encoder/{layer}", settings)
+    if pre:
+        declared += layers.norm_parameters("encoder/norm", width)
+    blocks = 2 * settings.decoder_layers
+    declared += layers.dense_parameters("decoder/memory", width, blocks * width, blocks=blocks)
+    for layer in range(settings.decoder_layers):
+        declared += _self_attention_parameters(f"decoder/{layer}", width)
+        declared += _cross_attention_parameters(f"decoder/{layer}", width)
+        declared += _feed_forward_parameters(f"decoder/{layer}", settings)
+    return declared + (layers.norm_parameters("decoder/norm", width) if pre else [])
+
+
+def _embedding_parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
+    width, tied = settings.width, settings.tied_embeddings
+    if tied == "all":
+        return [layers.embedding_parameter("embedding", target_size, width)]
+    source = layers.embedding_parameter("encoder/embedding", source_size, width)
+    target = layers.embedding_parameter("decoder/embedding", target_size, width)
+    kernel = layers.embedding_parameter("output/kernel", target_size, width)
+    return [source, target, kernel] if tied == "none" else [source, target]
+
+
+def _self_attention_parameters(layer: str, width: int) -> list[Parameter]:
+    name = f"{layer}/self_attention"
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/query_key_value", width, 3 * width, blocks=3),
+        *layers.dense_parameters(f"{name}/output", width, width),
+    ]
+
+
+def _cross_attention_parameters(layer: str, width: int) -> list[Parameter]:
+    name = f"{layer}/cross_attention"
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/query", width, width),
+        *layers.dense_parameters(f"{name}/output", width, width),
+    ]
+
+
+def _feed_forward_parameters(layer: str, settings: TransformerSettings) -> list[Parameter]:
+    name, width, hidden = f"{layer}/feed_forward", settings.width, settings.feed_forward_width
+    return [
+        *layers.norm_parameters(f"{name}/norm", width),
+        *layers.dense_parameters(f"{name}/hidden", width, hidden),
+        *layers.dense_parameters(f"{name}/output", hidden, width),
+    ]
+
+
+def faults(settings: TransformerSettings, source_size: int, target_size: int) -> list[str]:
+    """What is wrong with `settings`, alone or with vocabularies of these sizes."""
+    found = faults_of(settings)
+    if settings.heads > 0 and settings.width % settings.heads:
+        found.append(f"--heads={settings.heads}: must divide --width={settings.width}; take another number of heads.")
+    if settings.tied_embeddings == "all" and source_size != target_size:
+        found.append(
+            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
+            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
+        )
+    return found
