@@ -155,7 +155,7 @@ class Recurrent(Model):
 
     def _projection(self, views: Views) -> tuple[tf.Tensor, tf.Tensor]:
         """The output's kernel [V, E] and bias [V], in the dtype of the products."""
-        projection = {"kernel": views[self._output_table], "bias": views["output/bias"]}
+        projection: Views = {"kernel": views[self._output_table], "bias": views["output/bias"]}
         projection = layers.in_precision(projection, self.settings.precision)
         return projection["kernel"], projection["bias"]
 

@@ -68,8 +68,9 @@ class Decoder:
         declared = dense_layers.dense_parameters(
             "decoder/start", 2 * width, self._state_size * width, blocks=self._state_size
         )
-        for part in (self._first, self._attention, self._second, *self._higher):
-            declared += part.parameters()
+        declared += self._first.parameters() + self._attention.parameters() + self._second.parameters()
+        for cell in self._higher:
+            declared += cell.parameters()
         declared += dense_layers.dense_parameters("decoder/output", 3 * width + embedding_width, embedding_width)
         return declared + (dense_layers.norm_parameters("decoder/output", embedding_width) if self._normalized else [])
 
