@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
@@ -12,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 runtime.prepare(threads=2)
+# A shell starts its background jobs deaf to Ctrl-C, and the programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LAST = ("commands", "test_horovod_build.py", "test_end_to_end.py")
 

@@ -35,7 +35,7 @@ def _needs_horovod():
 def test_two_processes_sum_their_vectors(tmp_path):
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
     launcher = Path(sys.executable).parent / "horovodrun"
-    command = [launcher, "-np", "2", "-H", "localhost:2", "--gloo", "--network-interfaces", "lo"]
+    command = [launcher, "-np", "2", "-H", "127.0.0.1:2", "--gloo", "--network-interfaces", "lo", "--disable-cache"]
     result = subprocess.run(
         [*command, sys.executable, tmp_path / "program.py"],
         env={**os.environ, "PYTHONPATH": str(installation.ROOT)},
