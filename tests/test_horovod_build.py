@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfnmt import installation
+from tfnmt import diagnosis, installation
 
 PROGRAM = """
     from tfnmt import runtime
@@ -30,6 +30,8 @@ PROGRAM = """
 def _needs_horovod():
     if fault := installation.horovod_fault():
         pytest.fail(f"{fault}. Run: {installation.HOROVOD_COMMAND}")
+    if remedy := diagnosis.own_name().remedy:
+        pytest.fail(f"This machine's own name has no address, and Horovod needs one. Run: {remedy}")
 
 
 def test_two_processes_sum_their_vectors(tmp_path):

@@ -40,6 +40,7 @@ def findings() -> Iterator[Finding]:
     yield from horovod()
     yield build_tools()
     yield loopback()
+    yield own_name()
 
 
 def machine() -> Iterator[Finding]:
@@ -143,6 +144,16 @@ def loopback() -> Finding:
     except OSError as error:
         return Finding("Loopback", NOTE, f"127.0.0.1 cannot be reached: {error}; only several processes need it")
     return Finding("Loopback", GOOD, f"127.0.0.1 works (tried port {port})")
+
+
+def own_name() -> Finding:
+    """Whether this machine knows its own name; Horovod's processes crash without a word where it does not."""
+    name = socket.gethostname()
+    try:
+        return Finding("Own name", GOOD, f"{name} is {socket.gethostbyname(name)}")
+    except OSError:
+        text = f"{name} has no address; only Horovod needs it"
+        return Finding("Own name", NOTE, text, f"echo 127.0.1.1 {name} >>/etc/hosts")
 
 
 def _broken(subject: str, error: BaseException, package: str) -> Finding:

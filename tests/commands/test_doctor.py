@@ -82,6 +82,16 @@ def test_build_tools_that_are_missing(monkeypatch):
     assert (finding.state, finding.remedy) == (NOTE, "apt-get install cmake")
 
 
+def test_a_name_without_an_address(monkeypatch):
+    def fail(name):
+        raise OSError
+
+    monkeypatch.setattr(diagnosis.socket, "gethostname", lambda: "machine")
+    monkeypatch.setattr(diagnosis.socket, "gethostbyname", fail)
+    finding = diagnosis.own_name()
+    assert (finding.state, finding.remedy) == (NOTE, "echo 127.0.1.1 machine >>/etc/hosts")
+
+
 def test_little_memory_is_noted(monkeypatch):
     monkeypatch.setattr(diagnosis, "_memory_bytes", lambda: 10**9)
     found = {finding.subject: finding for finding in diagnosis.machine()}
