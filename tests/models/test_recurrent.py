@@ -36,6 +36,7 @@ class TestShallow(RecurrentContract):
 
 
 class TestDeep(RecurrentContract):
+    bfloat16_cosine = 0.9  # normalizing a few units at every transition enlarges the rounding of the products
     settings = dataclasses.replace(
         SHALLOW,
         encoder_layers=2,
