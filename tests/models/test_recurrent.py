@@ -36,7 +36,6 @@ class TestShallow(RecurrentContract):
 
 
 class TestDeep(RecurrentContract):
-    bfloat16_cosine = 0.9  # normalizing a few units at every transition enlarges the rounding of the products
     settings = dataclasses.replace(
         SHALLOW,
         width=16,  # the normalization of fewer states magnifies the rounding of bfloat16
