@@ -1,8 +1,18 @@
 """The broadcast subgraph: server parameters to a replica."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
-def pull(parameters: tf.Variable) -> tf.Tensor:
-    """The server parameters [size] as they stand now, on the device of the caller."""
-    return parameters.read_value()
+def pull(parameters: Sequence[tf.Variable]) -> tf.Tensor:
+    """The server parameters [size] as they stand now, on the device of the caller.
+
+    Every shard is read at one instant, but different shards may be at different versions while others push (so are
+    Marian's); behind a barrier nobody pushes.
+
+    Args:
+      parameters: the shards, each on its server.
+    """
+    pieces = [shard.read_value() for shard in parameters]
+    return tf.concat(pieces, axis=0) if len(pieces) > 1 else pieces[0]

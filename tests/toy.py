@@ -1,5 +1,7 @@
 """A model small enough to check by hand, and batches of variable length for it."""
 
+import itertools
+
 import numpy as np
 import tensorflow as tf
 
@@ -44,6 +46,19 @@ class ToyModel:
         return LossSums(total, total, tf.reduce_sum(weights))
 
 
+class PoisonedModel(ToyModel):
+    """Its bias gradient is not a number on the batch at one place."""
+
+    def __init__(self, place):
+        super().__init__()
+        self._place = place
+
+    def loss(self, views, batch, seed=None):
+        sums = super().loss(views, batch, seed)
+        poison = tf.where(batch.position[2] == self._place, np.nan, 0.0)
+        return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views["bias"]))
+
+
 def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: int = 1000):
     """`count` batches of sentences of very different lengths, so that a mean of means shows."""
     random = np.random.default_rng(seed)
@@ -63,14 +78,14 @@ def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: in
 
 
 def dataset(batches):
-    """An endless dataset reader over `batches`, which resumes behind a position."""
+    """An endless dataset reader over `batches`, which resumes behind a position; worker i of N reads every N-th."""
     signature = Batch(
         tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([3], tf.int64)
     )
 
-    def make(position):
-        first = 0 if position is None else position[2] + 1
-        return tf.data.Dataset.from_generator(lambda: iter(batches[first:]), output_signature=signature)
+    def make(position, worker=0, workers=1):
+        first = worker if position is None else position[2] + workers
+        return tf.data.Dataset.from_generator(lambda: itertools.cycle(batches[first::workers]), output_signature=signature)
 
     return make
 

@@ -6,6 +6,9 @@ import tensorflow as tf
 
 PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID = 0, 1, 2, 3
 
+START = (0, 0, -1)
+"""The position before the first batch."""
+
 
 class Batch(NamedTuple):
     """Sentence pairs of like length. Every sentence ends with END_ID and is filled up with PAD_ID."""

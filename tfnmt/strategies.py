@@ -1,11 +1,39 @@
-"""Every training strategy is one row: what a worker does in a block, and what the servers do with its payload.
+"""Every training strategy is one row: what a worker does between a pull and a push, and what the servers do with it.
 
-No engine knows a strategy's name; each reads the columns and refuses a row that it cannot run.
+Each class below is one row with the flags that fill its columns. No engine knows a strategy's name; each reads the
+columns of a `Strategy` and refuses a row that it cannot run. `STRATEGIES` is the table.
+
+Sources: Alibaba's distributed training of 2017 (model averaging, BMUF, Downpour; tensorflow/tensorflow pull request
+11581), Dean et al. 2012 (Downpour), Chen & Huo 2016 (BMUF), Bogoychev et al. 2018 (delayed updates, local optimizers),
+Aji & Heafield 2019 (summed updates).
 """
 
 import dataclasses
+import itertools
+import math
+from typing import NamedTuple
 
+from tfnmt.optimizers.block_momentum import AddMean, BlockMomentum
+from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, Sgd, build_optimizer
 from tfnmt.settings import setting
+
+GRADIENT, DELTA = "gradient sum", "parameter delta"
+
+
+class Block(NamedTuple):
+    """What a worker does at a stretch.
+
+    Attributes:
+      pull: whether it pulls first.
+      steps: local steps.
+      push: whether it pushes at the end.
+      begins: whether its steps are the first since a push, so that nothing has been gathered yet.
+    """
+
+    pull: bool
+    steps: int
+    push: bool
+    begins: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,42 +41,235 @@ class Strategy:
     """One row of the table.
 
     Attributes:
-      name: what the user calls it.
-      workers: the largest number of workers that it is defined for; None for any.
-      local_steps: steps between a pull and a push, H.
-      payload: what is pushed; a gradient sum travels with its target tokens and is divided by them once.
-      server_update: how the server moves on the reduced payload.
+      server_update: how the servers move on the reduced payloads.
+      pull_every: steps of a worker between two pulls.
+      push_every: steps of a worker between two pushes, H.
+      push_after_seconds: a push comes that long after the pull even if H steps are not done; 0 for never.
+      payload: GRADIENT, summed since the last push, which travels with its target tokens and is divided by them once; or
+        DELTA, parameters now minus parameters as pulled, of weight one.
+      local_update: how the worker moves its own replica at each step; None for not at all.
+      local_update_steps: steps of a worker after which it stops doing so; None for never.
+      local_rate: what multiplies the learning rate of the local update.
+      reset_local_slots: the local update begins anew with each pull.
+      quorum: payloads for each server update, K.
+      slack: blocks that the fastest worker may be ahead of the slowest; 0 is a barrier, None is no limit.
     """
 
-    name: str
-    workers: int | None
-    local_steps: int
-    payload: str
-    server_update: str
+    server_update: Optimizer
+    pull_every: int = 1
+    push_every: int = 1
+    push_after_seconds: float = 0.0
+    payload: str = GRADIENT
+    local_update: Optimizer | None = None
+    local_update_steps: int | None = None
+    local_rate: float = 1.0
+    reset_local_slots: bool = False
+    quorum: int = 1
+    slack: int | None = 0
+
+    @property
+    def has_barrier(self) -> bool:
+        """Whether the workers wait for each other after every block."""
+        return self.slack == 0
+
+    @property
+    def steps_per_update(self) -> int:
+        """Local gradients that one server update takes in."""
+        return self.push_every * self.quorum
+
+    @property
+    def law_factor(self) -> int:
+        """How many batches the laws of the learning rate take one update for: it is averaged over as many."""
+        return self.quorum if self.payload == DELTA else self.steps_per_update
+
+    def cycle(self) -> tuple[Block, ...]:
+        """One period of a worker's program, cut wherever it pulls or pushes."""
+        period = math.lcm(self.pull_every, self.push_every)
+        cuts = sorted({*range(0, period, self.pull_every), *range(0, period, self.push_every), period})
+        return tuple(
+            Block(start % self.pull_every == 0, end - start, end % self.push_every == 0, start % self.push_every == 0)
+            for start, end in itertools.pairwise(cuts)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One worker that owns its parameters."""
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return Strategy(build_optimizer(optimizer))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sync:
+    """Synchronous data parallelism: the update of the joined batch."""
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return Strategy(build_optimizer(optimizer), quorum=workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelAverage:
+    """Model averaging: every worker trains its replica for H steps, then the replicas are averaged."""
+
+    local_steps: int = setting(100, "Steps between two averagings, H.", minimum=1)
+    sync_every_seconds: float = setting(
+        0.0, "Seconds after which a block ends before it has its --local_steps; 0 for never.", minimum=0
+    )
+    local_slots: str = setting(
+        "keep",
+        "What becomes of the local optimizers' state at an averaging: each worker keeps its own, or all reset theirs.",
+        choices=("keep", "reset"),
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return Strategy(
+            self._server_update(workers),
+            pull_every=self.local_steps,
+            push_every=self.local_steps,
+            push_after_seconds=self.sync_every_seconds,
+            payload=DELTA,
+            local_update=build_optimizer(optimizer),
+            reset_local_slots=self.local_slots == "reset",
+            quorum=workers,
+        )
+
+    def _server_update(self, workers: int) -> Optimizer:
+        return AddMean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bmuf(ModelAverage):
+    """Blockwise model-update filtering: model averaging whose servers carry momentum from block to block."""
+
+    block_learning_rate: float = setting(1.0, "Block learning rate ζ.", minimum=0)
+    block_momentum: float | None = setting(
+        None, "Block momentum rate η; empty for 1 - 1/N with N workers.", minimum=0, maximum=1
+    )
+    block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
+
+    def _server_update(self, workers: int) -> Optimizer:
+        momentum = 1 - 1 / workers if self.block_momentum is None else self.block_momentum
+        return BlockMomentum(self.block_learning_rate, momentum, self.block_nesterov)
+
+
+@dataclasses.dataclass(frozen=True)
+class Async:
+    """Asynchronous SGD: every push is an update, and nobody waits."""
+
+    slack: int | None = setting(
+        None, "Blocks that the fastest worker may be ahead of the slowest; empty for no limit.", minimum=1
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return Strategy(build_optimizer(optimizer), slack=self.slack)
+
+
+@dataclasses.dataclass(frozen=True)
+class Downpour(Async):
+    """Downpour SGD: gradients are accumulated, pushed every so many steps, and parameters pulled every so many."""
+
+    push_every: int = setting(5, "Steps between two pushes.", minimum=1)
+    pull_every: int = setting(5, "Steps between two pulls.", minimum=1)
+    local_rate: float = setting(
+        0.0,
+        "Between pulls a worker moves its replica by plain SGD at so many times the learning rate; 0 for not at all.",
+        minimum=0,
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return dataclasses.replace(
+            super().row(workers, optimizer),
+            push_every=self.push_every,
+            pull_every=self.pull_every,
+            local_update=Sgd() if self.local_rate else None,
+            local_rate=self.local_rate,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DelayedAsync(Async):
+    """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer."""
+
+    delay: int = setting(2, "Steps for each push, τ.", minimum=1)
+    local_optimizer_steps: int = setting(
+        3000, "Steps for which each worker also moves its replica by a local Adam; 0 for none.", minimum=0
+    )
+    local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, maximum=1)
+    local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, maximum=1)
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        local = dataclasses.replace(
+            optimizer,
+            optimizer="adam",
+            adam_beta1=self.local_adam_beta1,
+            adam_beta2=self.local_adam_beta2,
+            adam_cooldown_updates=0,
+        )
+        return dataclasses.replace(
+            super().row(workers, optimizer),
+            push_every=self.delay,
+            pull_every=self.delay,
+            local_update=build_optimizer(local) if self.local_optimizer_steps else None,
+            local_update_steps=self.local_optimizer_steps,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SummedAsync(Async):
+    """Asynchronous SGD whose servers sum K pushes for each update."""
+
+    summed_pushes: int | None = setting(
+        None, "Pushes for each update, K; empty for the number of workers.", minimum=1
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return dataclasses.replace(super().row(workers, optimizer), quorum=self.summed_pushes or workers)
 
 
 STRATEGIES = {
-    row.name: row
-    for row in (
-        Strategy(
-            "single",
-            workers=1,
-            local_steps=1,
-            payload="gradient sum",
-            server_update="optimizer",
-        ),
-    )
+    "single": Single,
+    "sync": Sync,
+    "model_average": ModelAverage,
+    "bmuf": Bmuf,
+    "downpour": Downpour,
+    "async": Async,
+    "delayed_async": DelayedAsync,
+    "summed_async": SummedAsync,
 }
+
+RowSettings = Single | Sync | ModelAverage | Async
+"""What `STRATEGIES` holds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StrategySettings:
-    """Which strategy trains, and what every strategy's server update shares."""
+    """Which strategy trains, and what all of them share."""
 
     strategy: str = setting("single", "Row of the strategy table.", choices=tuple(STRATEGIES))
+    warm_start_updates: int = setting(
+        0, "Updates of synchronous training before the strategy begins; 0 for none.", minimum=0
+    )
+    learning_rate_law: str = setting(
+        "none",
+        "How the learning rate grows with the batches that are averaged in one update: not at all, in proportion, with "
+        "the root, or with the update's target tokens over --law_tokens.",
+        choices=("none", "linear", "sqrt", "words"),
+    )
+    law_tokens: int = setting(
+        1920, "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.", minimum=1
+    )
     global_batch_tokens: int = setting(
         0,
-        "Target tokens of one update: batches are accumulated until they hold as many; 0 for one batch an update.",
+        "Target tokens of one step of all workers: each accumulates batches until it has its share; 0 for one batch "
+        "a worker and step.",
         minimum=0,
     )
     clip_norm: float = setting(1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0)
@@ -65,3 +286,18 @@ class StrategySettings:
         minimum=0,
         maximum=2**31 - 1,
     )
+
+
+class Phase(NamedTuple):
+    """A strategy, and the update from which it trains."""
+
+    first_update: int
+    strategy: Strategy
+
+
+def phases(
+    settings: StrategySettings, row: RowSettings, workers: int, optimizer: OptimizerSettings
+) -> tuple[Phase, ...]:
+    """What trains when: the row, behind a warm start where one is wanted."""
+    warm_start = [Phase(0, Sync().row(workers, optimizer))] if settings.warm_start_updates else []
+    return (*warm_start, Phase(settings.warm_start_updates, row.row(workers, optimizer)))

@@ -8,20 +8,21 @@ import tensorflow as tf
 
 from tests import toy
 from tfnmt.engines.local import LocalEngine
-from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import StrategySettings
+from tfnmt.strategies import Single, StrategySettings, phases
 
 SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
 
 
-def engine(batches, *, optimizer="adam", dropout=0.0, model=None, dtype=tf.float64, **settings):
+def engine(batches, *, optimizer="adam", dropout=0.0, model=None, dtype=tf.float64, schedule=SCHEDULE, **settings):
+    strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
     return LocalEngine(
         model or toy.ToyModel(dropout),
         toy.layout(),
-        build_optimizer(OptimizerSettings(optimizer=optimizer)),
-        SCHEDULE,
-        StrategySettings(**{"clip_norm": 0.0, **settings}),
+        phases(strategy, Single(), 1, OptimizerSettings(optimizer=optimizer)),
+        schedule,
+        strategy,
         toy.dataset(batches),
         dtype,
     )
@@ -93,28 +94,19 @@ def test_resume_without_the_step_counter_would_differ():
     through, first, second = (engine(batches, dropout=0.3) for _ in range(3))
     run(through, 4)
     run(first, 2)
-    second.restore(first.vectors(), {**first.counters(), "step": 0})
+    second.restore(first.vectors(), {**first.counters(), "workers": [{**first.counters()["workers"][0], "step": 0}]})
     run(second, 2)
     assert not np.array_equal(parameters(second), parameters(through))
 
 
-class _Poisoned(toy.ToyModel):
-    """Its bias gradient is not a number on batches whose position is 1."""
-
-    def loss(self, views, batch, seed=None):
-        sums = super().loss(views, batch, seed)
-        poison = tf.where(batch.position[2] == 1, np.nan, 0.0)
-        return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views["bias"]))
-
-
 def test_nonfinite_update_is_skipped_and_named():
     batches = toy.make_batches(3)
-    trained = engine(batches, model=_Poisoned())
+    trained = engine(batches, model=toy.PoisonedModel(place=1))
     blocks = trained.blocks()
     next(blocks)
     before = trained.vectors()
     skipped = next(blocks)
-    assert skipped.skipped == "the gradient of bias was not finite at step 2"
+    assert skipped.skipped == "the gradient of bias was not finite at step 2 of worker 0"
     assert skipped.update == 1
     for name, vector in trained.vectors().items():
         np.testing.assert_array_equal(vector, before[name], err_msg=name)
@@ -141,15 +133,8 @@ def test_average_follows_the_parameters():
 
 
 def test_plateau_scales_the_learning_rate():
-    trained = LocalEngine(
-        toy.ToyModel(),
-        toy.layout(),
-        build_optimizer(OptimizerSettings(optimizer="sgd")),
-        ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates=0),
-        StrategySettings(),
-        toy.dataset(toy.make_batches(2)),
-        tf.float64,
-    )
+    plateau = ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates=0)
+    trained = engine(toy.make_batches(2), optimizer="sgd", schedule=plateau)
     blocks = trained.blocks()
     assert next(blocks).learning_rate == pytest.approx(0.1)
     trained.scale_learning_rate(0.5)

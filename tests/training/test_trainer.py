@@ -9,9 +9,9 @@ from tests import toy
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
 from tfnmt.engines.local import LocalEngine
 from tfnmt.errors import UserError
-from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import StrategySettings
+from tfnmt.strategies import Single, StrategySettings, phases
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings, Trainer
 
@@ -57,12 +57,13 @@ class PoisonedModel(toy.ToyModel):
 
 def build(directory, *, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits):
     schedule = schedule or ScheduleSettings(learning_rate=0.1, warmup_updates=2)
+    strategy = StrategySettings(average_rate=average_rate)
     engine = LocalEngine(
         model or toy.ToyModel(dropout=0.2),
         toy.layout(),
-        build_optimizer(OptimizerSettings()),
+        phases(strategy, Single(), 1, OptimizerSettings()),
         schedule,
-        StrategySettings(average_rate=average_rate),
+        strategy,
         toy.dataset(toy.make_batches(60, epoch_length=7)),
     )
     store, monitor, validation = CheckpointStore(directory), Listener(), ScriptedValidation(scores)

@@ -14,15 +14,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfnmt.batch import Batch
+from tfnmt.batch import START, Batch
 from tfnmt.data.files import TextPair
 from tfnmt.data.lines import END_OF_EPOCH, key, line_pairs, shuffled_pools
 from tfnmt.data.pools import Pool, PoolBuilder
 from tfnmt.data.settings import DataSettings
 from tfnmt.data.vocabulary import Vocabulary
-
-START = (0, 0, -1)
-"""The position before the first batch."""
 
 _OF_LINES, _OF_LENGTHS, _OF_BATCHES = range(3)
 """The purposes of the streams of random numbers of an epoch."""

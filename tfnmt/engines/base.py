@@ -13,7 +13,13 @@ class Engine(Protocol):
     """Where a strategy runs; see `tfnmt.engines.local.LocalEngine`."""
 
     def blocks(self) -> Iterator[BlockReport]:
-        """Trains for as long as the caller asks for the next report; one report for each server update."""
+        """Trains until `stop` is called; one report for each server update.
+
+        Between two reports of a row with a barrier nothing moves; under the others, workers go on meanwhile.
+        """
+
+    def stop(self) -> None:
+        """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
 
     def snapshot(self) -> tf.Tensor:
         """The parameters [size] that are evaluated and saved."""
@@ -22,10 +28,10 @@ class Engine(Protocol):
         """Multiplies the rate of the plateau schedule."""
 
     def vectors(self) -> Mapping[str, np.ndarray]:
-        """Every vector [size] that an exact resume needs, by name; `average`, where there is one, is evaluated."""
+        """Every vector [size] that a resume needs, by name."""
 
     def counters(self) -> Mapping[str, Any]:
-        """Everything else that an exact resume needs, ready for JSON."""
+        """Everything else that a resume needs, ready for JSON; `evaluated` names the vector that `snapshot` returns."""
 
     def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
-        """Takes up what `vectors` and `counters` returned; called before `blocks`."""
+        """Takes up what `vectors` and `counters` of any engine returned; called before `blocks`."""

@@ -3,8 +3,22 @@
 from typing import NamedTuple
 
 
+class PushReport(NamedTuple):
+    """One payload that reached the servers."""
+
+    worker: int
+    staleness: int  # server updates between the worker's last pull and this push
+    target_tokens: int  # that it was made of
+    seconds: float  # since the worker's last push
+    wait_seconds: float  # the part of `seconds` that the worker stood still for others: at a barrier, or held by slack
+    bytes_pulled: int  # since the worker's last push
+    bytes_pushed: int
+    skipped_steps: int = 0  # local updates left out because their gradient was not finite
+    refused: str | None = None  # why the servers did not take it: a duplicate, or the first bad parameter
+
+
 class BlockReport(NamedTuple):
-    """One server update in plain Python numbers, summed over the workers whose payloads it took.
+    """One server update in plain Python numbers, summed over the payloads that it took.
 
     Sums travel with their counts, so that whoever reads a run of reports divides once.
     """
@@ -17,8 +31,9 @@ class BlockReport(NamedTuple):
     source_tokens: int  # padding excluded
     positions: int  # source and target positions computed, padding included
     sentences: int  # sentence pairs
-    gradient_norm: float  # L2 norm of the gradient per target token, before clipping
+    gradient_norm: float  # L2 norm of the gradient per target token, or of the mean delta, before clipping
     learning_rate: float  # of this update
     seconds: float  # wall time since the last report, data wait included, evaluation and saving excluded
-    data_wait_seconds: float  # the part of `seconds` spent waiting for batches
+    data_wait_seconds: float  # the part of `seconds` spent waiting for batches, the mean over the workers
     skipped: str | None = None  # why the update was not applied: the step and the first bad parameter
+    pushes: tuple[PushReport, ...] = ()  # what reached the servers since the last report

@@ -25,6 +25,12 @@ class OptimizerSettings:
     adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, maximum=1)
     adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, maximum=1)
     adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
+    adam_cooldown_updates: int = setting(
+        0, "Updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for never.",
+        minimum=0,
+    )
+    adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, maximum=1)
+    adam_cooldown_beta2: float = setting(0.998, "Decay of the second moment from then on.", minimum=0, maximum=1)
     weight_decay: float = setting(
         0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0
     )
@@ -35,10 +41,12 @@ class Optimizer(Protocol):
     """How server parameters move.
 
     Attributes:
-      slots: name and first value of each state vector.
+      slots: name and first value of each state vector; one without a value starts as the parameters.
+      evaluated: the vector that is evaluated and saved: the parameters, or a slot.
     """
 
-    slots: Mapping[str, float]
+    slots: Mapping[str, float | None]
+    evaluated: str
 
     def apply(
         self,
@@ -62,8 +70,10 @@ class Optimizer(Protocol):
 class Sgd:
     """Stochastic gradient descent: θ ← θ - α g."""
 
+    evaluated = "parameters"
+
     def __init__(self) -> None:
-        self.slots: Mapping[str, float] = {}
+        self.slots: Mapping[str, float | None] = {}
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `Optimizer`."""
@@ -73,8 +83,10 @@ class Sgd:
 class Momentum:
     """Heavy ball, u ← μ u + g; θ ← θ - α u, or Nesterov's form, θ ← θ - α (g + μ u) (Sutskever et al., 2013)."""
 
+    evaluated = "parameters"
+
     def __init__(self, momentum: float, nesterov: bool = False):
-        self.slots: Mapping[str, float] = {"velocity": 0.0}
+        self.slots: Mapping[str, float | None] = {"velocity": 0.0}
         self._momentum, self._nesterov = momentum, nesterov
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
@@ -92,19 +104,24 @@ class Momentum:
 class Adam:
     """Adam (Kingma & Ba, 2015, algorithm 1); with a weight decay, AdamW (Loshchilov & Hutter, 2019).
 
-    TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here.
+    TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here. The decays
+    may change once, at the momentum cool-down of Bogoychev et al. (2018); as in their code, the corrections then read
+    the new ones.
     """
 
-    def __init__(self, beta1: float, beta2: float, epsilon: float, weight_decay: float = 0.0):
-        self.slots: Mapping[str, float] = {"m": 0.0, "v": 0.0}
-        self._beta1, self._beta2, self._epsilon, self._weight_decay = beta1, beta2, epsilon, weight_decay
+    evaluated = "parameters"
+
+    def __init__(self, settings: OptimizerSettings, weight_decay: float = 0.0):
+        """Takes the decays and epsilon from `settings`."""
+        self.slots: Mapping[str, float | None] = {"m": 0.0, "v": 0.0}
+        self._settings, self._weight_decay = settings, weight_decay
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `Optimizer`."""
         dtype = gradient.dtype
         if self._weight_decay:
             _decay(parameters, learning_rate * self._weight_decay, dtype)
-        beta1, beta2 = tf.constant(self._beta1, dtype), tf.constant(self._beta2, dtype)
+        beta1, beta2 = self._decays(version, dtype)
         update = tf.cast(version + 1, dtype)
         beta2_power = beta2**update
         tf.raw_ops.ResourceApplyAdam(
@@ -116,16 +133,27 @@ class Adam:
             lr=learning_rate,
             beta1=beta1,
             beta2=beta2,
-            epsilon=self._epsilon * tf.sqrt(1 - beta2_power),
+            epsilon=self._settings.adam_epsilon * tf.sqrt(1 - beta2_power),
             grad=gradient,
         )
+
+    def _decays(self, version: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+        """β1 and β2 of the update behind `version`."""
+        settings = self._settings
+        before = tf.constant([settings.adam_beta1, settings.adam_beta2], dtype)
+        if settings.adam_cooldown_updates:
+            after = tf.constant([settings.adam_cooldown_beta1, settings.adam_cooldown_beta2], dtype)
+            before = tf.where(version < settings.adam_cooldown_updates, before, after)
+        return before[0], before[1]
 
 
 class Adagrad:
     """Adagrad (Duchi et al., 2011): s ← s + g²; θ ← θ - α g / √s."""
 
+    evaluated = "parameters"
+
     def __init__(self, start: float):
-        self.slots: Mapping[str, float] = {"sum_of_squares": start}
+        self.slots: Mapping[str, float | None] = {"sum_of_squares": start}
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `Optimizer`."""
@@ -140,13 +168,12 @@ class Adagrad:
 
 def build_optimizer(settings: OptimizerSettings) -> Optimizer:
     """The optimizer that `settings` names."""
-    adam = (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon)
     builders: dict[str, Callable[[], Optimizer]] = {
         "sgd": Sgd,
         "momentum": lambda: Momentum(settings.momentum),
         "nesterov": lambda: Momentum(settings.momentum, nesterov=True),
-        "adam": lambda: Adam(*adam),
-        "adamw": lambda: Adam(*adam, weight_decay=settings.weight_decay),
+        "adam": lambda: Adam(settings),
+        "adamw": lambda: Adam(settings, settings.weight_decay),
         "adagrad": lambda: Adagrad(settings.adagrad_start),
     }
     return builders[settings.optimizer]()

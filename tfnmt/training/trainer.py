@@ -98,9 +98,8 @@ class Trainer:
             )
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
         vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
-        # The evaluated parameters are the moving average in a run that has one; it then saves the trained ones beside.
-        vectors |= {"average": evaluated} if "parameters" in vectors else {"parameters": evaluated}
-        self._engine.restore(vectors, checkpoint.progress["engine"])
+        counters = checkpoint.progress["engine"]
+        self._engine.restore(vectors | {counters["evaluated"]: evaluated}, counters)
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
         return True
@@ -129,16 +128,18 @@ class Trainer:
 
     def _loop(self, signals: StopSignals) -> str:
         """Trains until there is a reason to end, and returns it."""
+        end = None
         for report in self._engine.blocks():
             self._state = self._state.after(report)
             self._monitor.record(report, self._state.totals)
             self._refuse_nonfinite(report)
             reason = signals.reason or limit_reached(self._stopping, self._state.totals)
-            if signals.requested is None and report.skipped is None:
+            if end is None and signals.requested is None and report.skipped is None:
                 reason = self._between_updates() or reason
-            if reason:
-                return reason
-        raise AssertionError("An engine's reports never end.")
+            if end is None and reason:
+                end = reason
+                self._engine.stop()
+        return end or "the engine has nothing left to do"
 
     def _between_updates(self) -> str | None:
         """Evaluates or saves when it is time; why training ends, if the evaluation says so."""
@@ -179,14 +180,14 @@ class Trainer:
         """Saves what was evaluated and all that resuming needs; only at the last save a failure ends the run."""
         if self._saved_update == self.update and metric is None:
             return
-        vectors = dict(self._engine.vectors())
-        evaluated = vectors.pop("average" if "average" in vectors else "parameters")
+        vectors, counters = dict(self._engine.vectors()), self._engine.counters()
+        evaluated = vectors.pop(counters["evaluated"])
         checkpoint = Checkpoint(
             update=self.update,
             parameters=self._layout.unpack_array(evaluated),
             state={name: self._layout.unpack_array(vector) for name, vector in vectors.items()},
             progress={
-                "engine": self._engine.counters(),
+                "engine": counters,
                 "trainer": self._state.to_json(),
             },
         )

@@ -1,0 +1,71 @@
+"""The loop of local steps in a worker's block: gradients gathered, or a local optimizer that moves the replica."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from graphs.reduce_average import clip_factor, first_nonfinite
+from tfnmt.optimizers.optimizers import Optimizer
+
+
+class Replica(NamedTuple):
+    """What one worker keeps from step to step, on its own device.
+
+    Attributes:
+      parameters: variable [size]: the server parameters as pulled, moved since by the local update if there is one.
+      gathered: variable [size]: the gradients summed since the last push or, where a delta is pushed, the parameters as
+        they were pulled.
+      slots: variables [size] by name, of the local update.
+    """
+
+    parameters: tf.Variable
+    gathered: tf.Variable
+    slots: Mapping[str, tf.Variable]
+
+
+class LocalUpdate(NamedTuple):
+    """How a worker moves its own replica.
+
+    Attributes:
+      optimizer: by which equation.
+      learning_rate: (steps so far, target tokens of this one) -> scalar.
+      clip_norm: largest norm of the mean gradient; 0 for no clipping.
+      steps: steps of the worker after which it moves its replica no more; None for never.
+    """
+
+    optimizer: Optimizer
+    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    clip_norm: float
+    steps: int | None
+
+
+def move_replica(
+    local: LocalUpdate, replica: Replica, gradient_sum: tf.Tensor, target_tokens: tf.Tensor, step: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One local update w ← Opt(w, g / T), unless the gradient is not finite.
+
+    Args:
+      local: the update.
+      replica: moved in place.
+      gradient_sum: g [size].
+      target_tokens: T, a scalar.
+      step: steps of the worker before this one, an int64 scalar.
+
+    Returns:
+      Whether the gradient was refused, and its first element that is not finite: -1 when all are.
+    """
+    tokens = tf.cast(target_tokens, gradient_sum.dtype)
+    norm = tf.sqrt(2 * tf.nn.l2_loss(gradient_sum)) / tf.maximum(tokens, 1)
+    wanted = tokens > 0 if local.steps is None else (tokens > 0) & (step < local.steps)
+    finite = tf.math.is_finite(norm)
+
+    def apply() -> tf.Tensor:
+        mean = gradient_sum * (clip_factor(norm, local.clip_norm) / tokens)
+        slots = {name: slot.handle for name, slot in replica.slots.items()}
+        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate(step, tokens), step)
+        return tf.constant(True)
+
+    tf.cond(wanted & finite, apply, lambda: tf.constant(False))
+    refused = wanted & ~finite
+    return refused, tf.cond(refused, lambda: first_nonfinite(gradient_sum), lambda: tf.constant(-1, tf.int64))

@@ -1,0 +1,81 @@
+"""Engines around the toy model, for tests: float64, no clipping, variable-length batches."""
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from tests import toy
+from tfnmt.engines.local import LocalEngine
+from tfnmt.engines.simulated import SimulatedEngine
+from tfnmt.engines.virtual_time import CostSettings
+from tfnmt.layout import Layout
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import Single, StrategySettings, phases
+
+SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
+CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
+EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
+
+
+def build(
+    engine,
+    row,
+    batches,
+    *,
+    workers=1,
+    servers=1,
+    optimizer="sgd",
+    model=None,
+    schedule=CONSTANT,
+    dtype=tf.float64,
+    options=None,
+    **settings,
+):
+    """An engine of class `engine` that trains the toy model by `row`; `settings` are those of `StrategySettings`."""
+    strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
+    optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(optimizer=optimizer)
+    return engine(
+        model or toy.ToyModel(),
+        Layout(toy.ToyModel.parameters, shards=servers),
+        phases(strategy, row, workers, optimizer),
+        schedule,
+        strategy,
+        toy.dataset(batches),
+        dtype,
+        **(options or {}),
+    )
+
+
+def local(batches, row=None, **options):
+    """The local engine; by default plain training."""
+    return build(LocalEngine, row or Single(), batches, **options)
+
+
+def simulated(row, batches, *, workers, costs=EQUAL_SPEED, script=None, faults=(), **options):
+    """The simulated engine, all of whose workers are equally fast by default."""
+    more = {"workers": workers, "costs": costs, "script": script, "faults": faults}
+    return build(SimulatedEngine, row, batches, workers=workers, options=more, **options)
+
+
+def run(engine, updates=None):
+    """The reports of so many updates, or of all that there are."""
+    return list(itertools.islice(engine.blocks(), updates))
+
+
+def parameters(engine):
+    """What workers pull, [size]."""
+    return engine.vectors()["parameters"]
+
+
+def rounds(batches, workers):
+    """The batches of each round of all workers, joined."""
+    return [toy.join(batches[first : first + workers]) for first in range(0, len(batches), workers)]
+
+
+def distance(engine, other):
+    """The largest difference between the parameters of two engines, whose paddings may differ."""
+    one, two = parameters(engine), parameters(other)
+    size = min(one.size, two.size)
+    return np.abs(one[:size] - two[:size]).max()

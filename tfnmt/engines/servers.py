@@ -1,0 +1,236 @@
+"""The servers as an engine sees them: one sequence of pushes comes in, server updates and their reports come out.
+
+Every engine hands its pushes to `absorb`, one at a time and in the order that its row wants. So the arithmetic and the
+book-keeping of a strategy are the same in one process, under a virtual clock and on a cluster; only the devices differ.
+"""
+
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from graphs.reduce_average import Server, Update, receive, update_from, update_from_received
+from tfnmt.batch import START
+from tfnmt.engines.learning_rates import LearningRates
+from tfnmt.engines.report import BlockReport, PushReport
+from tfnmt.engines.worker import NO_SUMS, Progress, Push, Sums
+from tfnmt.layout import Layout
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import DELTA, Phase, Strategy, StrategySettings
+
+_COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
+
+
+class Servers:
+    """Takes pushes, moves the server parameters, and knows how far every worker has come.
+
+    Attributes:
+      server: the variables.
+      strategy: the row that trains now.
+      phase: its number; it grows when a warm start ends.
+      plateau_scale: what the plateau schedule has come to.
+      version: server updates so far.
+      progress: how far each worker has come.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        phases: Sequence[Phase],
+        schedule: ScheduleSettings,
+        settings: StrategySettings,
+        workers: int,
+        *,
+        devices: Sequence[str | None] = (None,),
+        dtype: tf.DType = tf.float32,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Makes the server variables on the devices, one shard on each, with their initial values."""
+        self._layout, self._phases, self._schedule, self._settings = layout, phases, schedule, settings
+        self._workers, self._clock = workers, clock
+        averaged = settings.average_rate > 0
+        self.server = Server(layout.initialize(settings.seed, dtype), devices, averaged)
+        self.plateau_scale = 1.0
+        self.version = 0
+        self.progress = [Progress() for _ in range(workers)]
+        self.phase = -1
+        self._enter(0)
+        self._arrived = 0  # payloads since the last update
+        self._sums = NO_SUMS  # of those payloads
+        self._pushes: list[PushReport] = []  # since the last report
+        self._pushed_at = [clock()] * workers
+        self._reported_at = clock()
+
+    @property
+    def strategy(self) -> Strategy:
+        """The row that trains now."""
+        return self._phases[self.phase].strategy
+
+    def restart_clock(self) -> None:
+        """Forgets the time since the last report: it was not spent on training."""
+        paused = self._clock() - self._reported_at
+        self._reported_at += paused
+        self._pushed_at = [at + paused for at in self._pushed_at]
+
+    def new_outbox(self) -> list[tf.Variable]:
+        """Variables for one worker's payloads, a part on each server."""
+        outbox = []
+        for shard in self.server.shards:
+            with tf.device(shard.device):
+                outbox.append(tf.Variable(tf.zeros_like(shard.parameters), trainable=False, name="payload"))
+        return outbox
+
+    def absorb(self, push: Push, wait_seconds: float = 0.0) -> BlockReport | None:
+        """Takes in a push, at most once; the report when it made an update, or would have.
+
+        Args:
+          push: the payload and what it is made of.
+          wait_seconds: how long the worker stood still for others since its last push.
+        """
+        if push.block <= self.progress[push.worker].block:
+            self._note(push, wait_seconds, "it was a duplicate")
+            return None
+        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+        weight = tf.constant(self._weight(push.work.sums), tf.float64)
+        if self.strategy.quorum == 1:
+            update = self._update_from(push.payload, weight, self._plateau())
+            taken, nonfinite_at = update.applied, update.nonfinite_at
+        else:
+            update = None
+            taken, nonfinite_at = self._receive(push.payload, weight)
+        self._arrived += 1
+        self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
+        self._note(push, wait_seconds, None if taken else self._reason(push, int(nonfinite_at)))
+        if self._arrived == self.strategy.quorum > 1:
+            update = self._update_from_received(self._plateau())
+        return None if update is None else self._report(update, push.work.position[0])
+
+    def snapshot(self) -> tf.Tensor:
+        """The parameters [size] that are evaluated and saved."""
+        return self._whole(self.server.vectors()[self.server.evaluated])
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Every vector [size] of the servers by name."""
+        return {name: self._whole(shards).numpy() for name, shards in self.server.vectors().items()}
+
+    def counters(self) -> dict[str, Any]:
+        """Everything else of the servers, ready for JSON."""
+        return {
+            "evaluated": self.server.evaluated,
+            "version": self.version,
+            "plateau_scale": self.plateau_scale,
+            "weight": float(self.server.weight.numpy()),
+            "arrived": self._arrived,
+            "sums": self._sums,
+            "workers": [worker._asdict() for worker in self.progress],
+        }
+
+    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
+        """Takes up what `vectors` and `counters` returned, of as many workers or fewer or more."""
+        self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
+        self._enter(max(n for n, phase in enumerate(self._phases) if phase.first_update <= self.version))
+        for name, shards in self.server.vectors().items():
+            for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
+                shard.assign(piece)
+        self.server.version.assign(self.version)
+        self.server.weight.assign(counters["weight"])
+        self._arrived, self._sums = counters["arrived"], Sums(*counters["sums"])
+        self.progress = _progress_of(counters["workers"], self._workers)
+
+    def _enter(self, phase: int) -> None:
+        """Begins a phase: its slots, and graphs that know them."""
+        self.phase = phase
+        strategy = self.strategy
+        self.server.begin(strategy.server_update, strategy.quorum)
+        self.rates = LearningRates(self._schedule, self._settings, strategy)
+        clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
+        average_rate = self._settings.average_rate
+
+        def rate_at(plateau_scale):
+            return lambda version, tokens: self.rates.of_server(version, tokens, plateau_scale)
+
+        self._receive = tf.function(lambda payload, weight: receive(self.server, payload, weight))
+        self._update_from = tf.function(
+            lambda payload, weight, plateau: update_from(
+                self.server, payload, weight, rate_at(plateau), clip_norm, average_rate
+            )
+        )
+        self._update_from_received = tf.function(
+            lambda plateau: update_from_received(self.server, rate_at(plateau), clip_norm, average_rate)
+        )
+
+    def _weight(self, sums: Sums) -> float:
+        """Target tokens of a gradient sum; one for a delta, unless not one step of it could be done."""
+        return float(sums.steps > sums.refused) if self.strategy.payload == DELTA else sums.target_tokens
+
+    def _reason(self, push: Push, element: int) -> str:
+        element = max(element, push.work.nonfinite_at)
+        what = "the gradient's norm" if element < 0 else f"the gradient of {self._layout.name_at(element)}"
+        return f"{what} was not finite at step {push.step} of worker {push.worker}"
+
+    def _note(self, push: Push, wait_seconds: float, refused: str | None) -> None:
+        """Remembers a push for the next report."""
+        now, whole = self._clock(), self._layout.size * push.payload[0].dtype.size
+        self._pushes.append(
+            PushReport(
+                worker=push.worker,
+                staleness=self.version - push.version,
+                target_tokens=int(push.work.sums.target_tokens),
+                seconds=now - self._pushed_at[push.worker],
+                wait_seconds=wait_seconds,
+                bytes_pulled=push.pulls * whole,
+                bytes_pushed=whole,
+                skipped_steps=int(push.work.sums.refused),
+                refused=refused,
+            )
+        )
+        self._pushed_at[push.worker] = now
+
+    def _report(self, update: Update, epoch: int) -> BlockReport:
+        """The report of an update that has been tried, behind which the next one begins."""
+        applied = bool(update.applied)
+        self.version += applied
+        now, sums, refusals = self._clock(), self._sums, [push.refused for push in self._pushes if push.refused]
+        report = BlockReport(
+            update=self.version,
+            epoch=epoch,
+            loss=sums.loss,
+            cross_entropy=sums.cross_entropy,
+            gradient_norm=float(update.norm),
+            learning_rate=float(update.learning_rate),
+            seconds=now - self._reported_at,
+            data_wait_seconds=sums.data_wait_seconds / self._workers,
+            skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
+            pushes=tuple(self._pushes),
+            **{name: int(getattr(sums, name)) for name in _COUNTED},
+        )
+        self._arrived, self._sums, self._pushes, self._reported_at = 0, NO_SUMS, [], now
+        if self.phase + 1 < len(self._phases) and self.version >= self._phases[self.phase + 1].first_update:
+            self._enter(self.phase + 1)
+        return report
+
+    def _plateau(self) -> tf.Tensor:
+        return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
+
+
+    @staticmethod
+    def _whole(shards: Sequence[tf.Variable]) -> tf.Tensor:
+        pieces = [shard.read_value() for shard in shards]
+        return tf.concat(pieces, axis=0) if len(pieces) > 1 else pieces[0]
+
+
+def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:
+    """How far each worker has come; other numbers of workers than were saved begin the next epoch together.
+
+    The readers' shards depend on the number of workers, so a position is worth nothing under another number.
+    """
+    found = [Progress(each["block"], each["step"], each["position"] and tuple(each["position"])) for each in saved]
+    if len(found) == workers:
+        return found
+    epoch = max((each.position[0] for each in found if each.position), default=-1) + 1
+    logging.info("%d workers before, %d now: the readers begin epoch %d.", len(found), workers, epoch + 1)
+    return [Progress(0, max(each.step for each in found), (epoch, *START[1:]))] * workers

@@ -1,0 +1,269 @@
+"""The simulated engine: any number of workers in one process under a virtual clock, with real gradients.
+
+Workers take turns at the points where a cluster's would meet: a pull reads the servers when its transfer begins, a push
+reaches them when its transfer ends. What happens in between is decided by the cost model or, in tests, by a script. The
+same seed gives the same trace of events and the same parameters, bit for bit.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfnmt.engines.local import MakeBatches
+from tfnmt.engines.pace import Pace
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.servers import Servers
+from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.engines.worker import Worker, WorkerGraph
+from tfnmt.layout import Layout
+from tfnmt.models.base import Model
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import Block, Phase, StrategySettings
+
+PULLED, STEPPED, PUSHED, ABSORBED = "pulled", "stepped", "pushed", "absorbed"
+
+
+class Event(NamedTuple):
+    """Something that a worker has done at a time; events happen in the order of time, then worker."""
+
+    seconds: float
+    worker: int
+    kind: str
+
+
+class Fault(NamedTuple):
+    """The death of a worker at one event of one of its blocks; later it is back with nothing but its number.
+
+    Attributes:
+      worker: who.
+      block: in which of its blocks, from 1.
+      kind: the event that it does not survive: PULLED, the first of STEPPED, PUSHED, when the payload is lost with it,
+        or ABSORBED, when the servers have the payload already.
+      seconds: until it is back.
+    """
+
+    worker: int
+    block: int
+    kind: str
+    seconds: float = 1.0
+
+
+class SimulatedEngine:
+    """Runs every row.
+
+    Attributes:
+      trace: every event so far, in order.
+      crew: the workers.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        phases: Sequence[Phase],
+        schedule: ScheduleSettings,
+        settings: StrategySettings,
+        make_batches: MakeBatches,
+        dtype: tf.DType = tf.float32,
+        *,
+        workers: int = 1,
+        costs: CostSettings = CostSettings(),
+        script: Sequence[tuple[int, str]] | None = None,
+        faults: Sequence[Fault] = (),
+    ):
+        """Builds the servers, one for each shard of the layout, and the workers.
+
+        Args:
+          model: the model.
+          layout: of its parameters.
+          phases: what trains when.
+          schedule: of the learning rate.
+          settings: what all strategies share.
+          make_batches: the readers.
+          dtype: of the parameters.
+          workers: how many.
+          costs: what things cost.
+          script: (worker, event kind) in the order in which they shall happen, instead of the cost model: each worker
+            goes on until it has had such an event. Training ends with the script.
+          faults: workers that die.
+        """
+        self._model, self._layout, self._settings, self._make_batches = model, layout, settings, make_batches
+        self._workers, self._dtype, self._script, self._faults = workers, dtype, script, list(faults)
+        self._now = 0.0
+        self._servers = Servers(
+            layout, phases, schedule, settings, workers, devices=[None] * layout.shards, dtype=dtype, clock=self._clock
+        )
+        self._costs = Costs(costs, settings.seed, workers, layout.shards, layout.size * dtype.size)
+        self.trace: list[Event] = []
+        self._stopping = False
+        self._begin_phase()
+
+    def blocks(self) -> Iterator[BlockReport]:
+        """Trains until `stop` is called or the script ends; one report for each server update."""
+        self._release()
+        for event in self._events_in_order():
+            self._now = max(self._now, event.seconds)
+            self.trace.append(event)
+            if fault := self._fault_at(event):
+                self._kill(fault)
+                continue
+            phase = self._servers.phase
+            self._go_on(event.worker)
+            reports, self._reports = self._reports, []
+            yield from reports
+            if phase != self._servers.phase:
+                self._begin_phase()
+            self._release()
+
+    def stop(self) -> None:
+        """Lets the workers finish what they have begun."""
+        self._stopping = True
+
+    def snapshot(self) -> tf.Tensor:
+        """The parameters [size] that are evaluated and saved."""
+        return self._servers.snapshot()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the rate of the plateau schedule."""
+        self._servers.plateau_scale *= factor
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Every vector [size] that a resume needs, by name."""
+        slots = [worker.vectors() for worker in self.crew]
+        return {name: vector for vectors in [self._servers.vectors(), *slots] for name, vector in vectors.items()}
+
+    def counters(self) -> dict[str, Any]:
+        """Everything else that a resume needs, ready for JSON."""
+        return self._servers.counters() | {"virtual_seconds": self._now}
+
+    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
+        """Takes up what `vectors` and `counters` returned, of any engine; call it before `blocks`."""
+        self._now = counters.get("virtual_seconds", 0.0)
+        self._servers.restore(vectors, counters)
+        self._servers.restart_clock()
+        self._begin_phase()
+        for worker in self.crew:
+            worker.restore(vectors)
+
+    def _clock(self) -> float:
+        return self._now
+
+    def _begin_phase(self) -> None:
+        """Engages new workers, who know the row that trains now."""
+        servers = self._servers
+        self._pace = Pace(self._workers, servers.strategy.slack)
+        self._graph = WorkerGraph(
+            self._model, self._layout, servers.server, servers.strategy, servers.rates, self._settings, self._workers
+        )
+        self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
+        self.crew: list[Worker] = []
+        self._lives: list[Iterator[Event | None]] = []
+        for number in range(self._workers):
+            self.crew.append(self._new_worker(number))
+            self._lives.append(self._life(self.crew[number]))
+        self._coming: list[Event] = []  # a heap
+        self._standing = dict.fromkeys(range(self._workers), self._now)  # worker -> since when it waits for others
+        self._reports: list[BlockReport] = []
+
+    def _new_worker(self, number: int) -> Worker:
+        progress = self._servers.progress[number]
+        batches = iter(self._make_batches(progress.position, number, self._workers))
+        replica = self._graph.new_replica(self._dtype)
+        return Worker(self._graph, number, progress, replica, self._outboxes[number], batches)
+
+    def _life(self, worker: Worker) -> Iterator[Event | None]:
+        """What a worker does: each event is yielded before it has happened, None where it waits for others."""
+        number, waited = worker.number, 0.0
+        while True:
+            block = worker.next_block()
+            if block.begins and not (self._pace.may_begin(number) and not self._stopping):
+                since = self._now
+                yield None
+                waited += self._now - since
+            if block.pull:
+                worker.run(Block(pull=True, steps=0, push=False, begins=False), self._servers.plateau_scale)
+                yield Event(self._costs.transfer_ends("out", self._now), number, PULLED)
+            yield from self._steps(worker, block)
+            if block.push:
+                push = worker.run(Block(pull=False, steps=0, push=True, begins=False))
+                yield Event(self._costs.transfer_ends("in", self._now), number, PUSHED)
+                self._arrive(push, waited)
+                waited = 0.0
+                yield Event(self._now, number, ABSORBED)
+
+    def _steps(self, worker: Worker, block: Block) -> Iterator[Event]:
+        began, limit = self._now, self._servers.strategy.push_after_seconds
+        for step in range(block.steps):
+            if limit and step and self._now - began >= limit:
+                return
+            one = Block(pull=False, steps=1, push=False, begins=block.begins and step == 0)
+            worker.run(one, self._servers.plateau_scale)
+            tokens = worker.last.sums.target_tokens
+            seconds = self._costs.compute_seconds(worker.number, worker.step, tokens)
+            yield Event(self._now + seconds, worker.number, STEPPED)
+
+    def _arrive(self, push, waited: float) -> None:
+        """A payload has reached the servers, or the last one a round of the ring, which takes its time at once."""
+        ready = self._pace.arrive(push)
+        if ready and ready[-1].worker == self._workers - 1:
+            self._now += self._costs.reduction_seconds()
+        for each in ready:
+            report = self._servers.absorb(each, waited if each is push else 0.0)
+            self._reports += [report] if report else []
+
+    def _go_on(self, worker: int) -> None:
+        """Lets a worker live until its next event, or until it has to wait."""
+        event = next(self._lives[worker])
+        if event is None:
+            self._standing[worker] = self._now
+        else:
+            self._standing.pop(worker, None)
+            heapq.heappush(self._coming, event)
+
+    def _release(self) -> None:
+        """Lets those go on for whom the others have done enough."""
+        if self._stopping:
+            return
+        for worker in sorted(self._standing):
+            if self._pace.may_begin(worker):
+                self._go_on(worker)
+
+    def _events_in_order(self) -> Iterator[Event]:
+        """The next event, again and again: the earliest, or the one that the script wants."""
+        for worker, kind in self._script or ():
+            event = None
+            while event is None or event.kind != kind:
+                event = next((each for each in self._coming if each.worker == worker), None)
+                if event is None:
+                    raise ValueError(f"Script: worker {worker} waits for others and cannot have {kind!r}.")
+                self._coming.remove(event)
+                yield event
+        while self._coming and self._script is None:
+            yield heapq.heappop(self._coming)
+
+    def _fault_at(self, event: Event) -> Fault | None:
+        """The fault that strikes now, which is used up."""
+        block = self._servers.progress[event.worker].block + (event.kind != ABSORBED)
+        for fault in self._faults:
+            if (fault.worker, fault.block, fault.kind) == (event.worker, block, event.kind):
+                self._faults.remove(fault)
+                return fault
+        return None
+
+    def _kill(self, fault: Fault) -> None:
+        """Replaces a worker by one that knows nothing, some time later."""
+        worker = fault.worker
+        self.crew[worker] = self._new_worker(worker)
+        fresh = self._life(self.crew[worker])
+
+        def reborn() -> Iterator[Event | None]:
+            yield Event(self._now + fault.seconds, worker, "restarted")
+            yield from fresh
+
+        self._lives[worker] = reborn()
+        self._go_on(worker)
