@@ -36,10 +36,18 @@ class Shard:
         with tf.device(self.device):
             start = self.parameters.read_value()
             self.slots = {
-                name: tf.Variable(start if first is None else tf.fill(start.shape, tf.cast(first, start.dtype)), name=name)
+                name: tf.Variable(
+                    start if first is None else tf.fill(start.shape, tf.cast(first, start.dtype)), name=name
+                )
                 for name, first in slots.items()
             }
-            self.received = tf.Variable(tf.zeros_like(start), name="received") if summed else None
+            self.received = tf.Variable(tf.zeros_like(start), trainable=False, name="received") if summed else None
+
+    def vectors(self) -> dict[str, tf.Variable]:
+        """Its part of each vector by name."""
+        optional = {"average": self.average, "received": self.received}
+        present = {name: variable for name, variable in optional.items() if variable is not None}
+        return {"parameters": self.parameters, **self.slots, **present}
 
 
 class Server:
@@ -75,13 +83,19 @@ class Server:
             return "average"
         return self.update.evaluated if self.update else "parameters"
 
+    def received(self) -> list[tf.Variable]:
+        """The shards of what was received; a quorum of more than one payload has them."""
+        return [shard.received for shard in self.shards if shard.received is not None]
+
     def vectors(self) -> dict[str, list[tf.Variable]]:
         """The shards of each vector by its name: what a checkpoint holds of the servers beside the numbers."""
         per_shard = [
             {
                 "parameters": shard.parameters,
                 **shard.slots,
-                **{name: variable for name in ("average", "received") if (variable := getattr(shard, name)) is not None},
+                **{
+                    name: variable for name in ("average", "received") if (variable := getattr(shard, name)) is not None
+                },
             }
             for shard in self.shards
         ]
@@ -112,9 +126,9 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
     taken = tf.math.is_finite(_norm(server, pieces))
 
     def take() -> tf.Tensor:
-        for shard, piece in zip(server.shards, pieces):
-            with tf.device(shard.device):
-                shard.received.assign_add(piece)
+        for variable, piece in zip(server.received(), pieces):
+            with tf.device(variable.device):
+                variable.assign_add(piece)
         server.weight.assign_add(weight)
         return tf.constant(-1, tf.int64)
 
@@ -126,11 +140,13 @@ def update_from_received(
 ) -> Update:
     """One server update of all the payloads received, of which none are left; see `update_from`."""
     received = [shard.received for shard in server.shards]
-    update = _update(server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_rate)
+    update = _update(
+        server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_rate
+    )
     with tf.control_dependencies(update):
-        for shard, sum_ in zip(server.shards, received):
-            with tf.device(shard.device):
-                sum_.assign(tf.zeros_like(sum_))
+        for variable in received:
+            with tf.device(variable.device):
+                variable.assign(tf.zeros_like(variable))
         server.weight.assign(0)
     return update
 

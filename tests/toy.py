@@ -85,7 +85,9 @@ def dataset(batches):
 
     def make(position, worker=0, workers=1):
         first = worker if position is None else position[2] + workers
-        return tf.data.Dataset.from_generator(lambda: itertools.cycle(batches[first::workers]), output_signature=signature)
+        return tf.data.Dataset.from_generator(
+            lambda: itertools.cycle(batches[first::workers]), output_signature=signature
+        )
 
     return make
 

@@ -9,7 +9,7 @@ import importlib.metadata
 import inspect
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,9 +83,17 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
     return cls(**{name: _from_json(value) for name, value in values.items()})
 
 
-def differences(directory: Path, settings: Sequence[Any]) -> list[str]:
-    """Every setting that is not the recorded one and may not change, under a heading with the remedy."""
-    classes = read(directory)["settings"].values()
+def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
+    """Every setting that is not the recorded one and may not change, under a heading with the remedy.
+
+    Args:
+      directory: the run directory.
+      settings: those of now.
+      free: classes all of whose settings may change, or be absent.
+    """
+    settings = [each for each in settings if type(each) not in free]
+    names = {cls.__name__ for cls in free}
+    classes = [values for name, values in read(directory)["settings"].items() if name not in names]
     recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
     fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
     values = {name: getattr(each, name) for each in settings for name in vars(each)}

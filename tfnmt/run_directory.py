@@ -15,7 +15,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,17 @@ class RunDirectory:
         self._recorded = recorded_settings.read(self.path)
 
     @classmethod
-    def create_or_check(cls, path: Path | str, *settings: Any) -> "RunDirectory":
+    def create_or_check(cls, path: Path | str, *settings: Any, free: Collection[type] = ()) -> "RunDirectory":
         """Makes a new run directory for these settings, or opens the one that was made with them.
 
-        Settings that may change (`setting(may_change=True)`) are recorded anew.
+        Settings that may change (`setting(may_change=True)`, or of the classes `free`) are recorded anew.
 
         Raises:
           UserError: the directory was made with other settings, each of which is named, or holds something else.
         """
         path = Path(path)
         if (path / SETTINGS).exists():
-            refuse(recorded_settings.differences(path, settings))
+            refuse(recorded_settings.differences(path, settings, free))
         else:
             _make(path)
         recorded_settings.write(path, settings)

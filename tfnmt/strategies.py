@@ -45,8 +45,8 @@ class Strategy:
       pull_every: steps of a worker between two pulls.
       push_every: steps of a worker between two pushes, H.
       push_after_seconds: a push comes that long after the pull even if H steps are not done; 0 for never.
-      payload: GRADIENT, summed since the last push, which travels with its target tokens and is divided by them once; or
-        DELTA, parameters now minus parameters as pulled, of weight one.
+      payload: GRADIENT, summed since the last push, which travels with its target tokens and is divided by them once;
+        or DELTA, parameters now minus parameters as pulled, of weight one.
       local_update: how the worker moves its own replica at each step; None for not at all.
       local_update_steps: steps of a worker after which it stops doing so; None for never.
       local_rate: what multiplies the learning rate of the local update.
@@ -81,6 +81,12 @@ class Strategy:
     def law_factor(self) -> int:
         """How many batches the laws of the learning rate take one update for: it is averaged over as many."""
         return self.quorum if self.payload == DELTA else self.steps_per_update
+
+    def describe(self) -> str:
+        """What makes an update, in words."""
+        steps = f"{self.push_every} step{'s' if self.push_every > 1 else ''}"
+        wait = {None: "nobody waits", 0: "all wait for all"}.get(self.slack, f"at most {self.slack} blocks ahead")
+        return f"{self.quorum} {self.payload}{'s' if self.quorum > 1 else ''} of {steps}; {wait}"
 
     def cycle(self) -> tuple[Block, ...]:
         """One period of a worker's program, cut wherever it pulls or pushes."""
@@ -225,9 +231,7 @@ class DelayedAsync(Async):
 class SummedAsync(Async):
     """Asynchronous SGD whose servers sum K pushes for each update."""
 
-    summed_pushes: int | None = setting(
-        None, "Pushes for each update, K; empty for the number of workers.", minimum=1
-    )
+    summed_pushes: int | None = setting(None, "Pushes for each update, K; empty for the number of workers.", minimum=1)
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""
@@ -264,7 +268,9 @@ class StrategySettings:
         choices=("none", "linear", "sqrt", "words"),
     )
     law_tokens: int = setting(
-        1920, "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.", minimum=1
+        1920,
+        "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.",
+        minimum=1,
     )
     global_batch_tokens: int = setting(
         0,

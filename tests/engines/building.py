@@ -66,7 +66,7 @@ def run(engine, updates=None):
 
 def parameters(engine):
     """What workers pull, [size]."""
-    return engine.vectors()["parameters"]
+    return engine.state().vectors["parameters"]
 
 
 def rounds(batches, workers):

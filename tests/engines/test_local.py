@@ -1,5 +1,6 @@
 """The local engine against plain arithmetic: micro-batches, resume, what is not finite."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -33,7 +34,7 @@ def run(trained, updates):
 
 
 def parameters(trained):
-    return trained.vectors()["parameters"]
+    return trained.state().vectors["parameters"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adagrad"])
@@ -81,11 +82,11 @@ def test_resume_is_exact(optimizer):
     first = engine(batches, **settings)
     run(first, 4)
     second = engine(batches, **settings, seed=1)
-    second.restore(first.vectors(), first.counters())
+    second.restore(first.state())
     assert run(second, 4)[-1].loss == reports[-1].loss
-    assert second.counters() == through.counters()
-    for name, vector in through.vectors().items():
-        np.testing.assert_array_equal(second.vectors()[name], vector, err_msg=name)
+    assert second.state().counters == through.state().counters
+    for name, vector in through.state().vectors.items():
+        np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 
 
 def test_resume_without_the_step_counter_would_differ():
@@ -94,7 +95,9 @@ def test_resume_without_the_step_counter_would_differ():
     through, first, second = (engine(batches, dropout=0.3) for _ in range(3))
     run(through, 4)
     run(first, 2)
-    second.restore(first.vectors(), {**first.counters(), "workers": [{**first.counters()["workers"][0], "step": 0}]})
+    state = first.state()
+    forgotten = [{**state.counters["workers"][0], "step": 0}]
+    second.restore(dataclasses.replace(state, counters={**state.counters, "workers": forgotten}))
     run(second, 2)
     assert not np.array_equal(parameters(second), parameters(through))
 
@@ -104,11 +107,11 @@ def test_nonfinite_update_is_skipped_and_named():
     trained = engine(batches, model=toy.PoisonedModel(place=1))
     blocks = trained.blocks()
     next(blocks)
-    before = trained.vectors()
+    before = trained.state().vectors
     skipped = next(blocks)
     assert skipped.skipped == "the gradient of bias was not finite at step 2 of worker 0"
     assert skipped.update == 1
-    for name, vector in trained.vectors().items():
+    for name, vector in trained.state().vectors.items():
         np.testing.assert_array_equal(vector, before[name], err_msg=name)
     assert next(blocks).skipped is None
 
@@ -129,7 +132,7 @@ def test_average_follows_the_parameters():
     for update, _ in enumerate(itertools.islice(trained.blocks(), 3)):
         weight = max(0.5, 1 - (update + 1) / (update + 10))
         expected = expected + weight * (parameters(trained) - expected)
-        np.testing.assert_allclose(trained.snapshot().numpy(), expected, atol=1e-14)
+        np.testing.assert_allclose(trained.state().evaluated, expected, atol=1e-14)
 
 
 def test_plateau_scales_the_learning_rate():

@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import (
-    CONSTANT,
-    EQUAL_SPEED,
     SCHEDULE,
     distance,
     local,
@@ -31,7 +29,6 @@ from tfnmt.strategies import (
     DelayedAsync,
     Downpour,
     ModelAverage,
-    Single,
     SummedAsync,
     Sync,
 )
@@ -131,8 +128,9 @@ class TestModelAverage:
     def test_equal_data_equals_plain_training(self):
         """I14: workers that read the same do the same."""
         doubled = [batch for batch in BATCHES[:8] for _ in range(2)]
-        averaged, alone = simulated(ModelAverage(local_steps=4), doubled, workers=2, optimizer="adam"), local(
-            BATCHES[:8], optimizer="adam"
+        averaged, alone = (
+            simulated(ModelAverage(local_steps=4), doubled, workers=2, optimizer="adam"),
+            local(BATCHES[:8], optimizer="adam"),
         )
         run(averaged, 2), run(alone, 8)
         assert distance(averaged, alone) < EXACT
@@ -205,8 +203,9 @@ class TestBmuf:
 
     def test_default_momentum_of_one_worker_is_none(self):
         """I19: 1 - 1/N is zero for one worker, which makes it plain training."""
-        filtered, alone = simulated(Bmuf(local_steps=2), BATCHES, workers=1, optimizer="adam"), local(
-            BATCHES, optimizer="adam"
+        filtered, alone = (
+            simulated(Bmuf(local_steps=2), BATCHES, workers=1, optimizer="adam"),
+            local(BATCHES, optimizer="adam"),
         )
         run(filtered, 3), run(alone, 6)
         assert distance(filtered, alone) < EXACT
@@ -242,9 +241,9 @@ class TestBmuf:
     def test_what_is_evaluated_is_not_what_is_pulled(self):
         engine = simulated(Bmuf(local_steps=2, block_momentum=0.5), BATCHES, workers=2)
         run(engine, 2)
-        vectors = engine.vectors()
-        assert engine.counters()["evaluated"] == "filtered"
-        np.testing.assert_array_equal(engine.snapshot().numpy(), vectors["filtered"])
+        vectors = engine.state().vectors
+        assert engine.state().counters["evaluated"] == "filtered"
+        np.testing.assert_array_equal(engine.state().evaluated, vectors["filtered"])
         ahead = vectors["filtered"] + 0.5 * vectors["block_update"]
         np.testing.assert_allclose(vectors["parameters"], ahead, atol=EXACT)
         assert np.abs(vectors["parameters"] - vectors["filtered"]).max() > DIFFERENT
@@ -276,8 +275,9 @@ class TestDownpour:
     def test_local_rate_matters(self):
         """The negative control: without local steps the gradients are taken at one place."""
         words = {"learning_rate_law": "words", "law_tokens": 20}
-        downpour, alone = simulated(Downpour(push_every=4, pull_every=4), BATCHES, workers=1, **words), local(
-            BATCHES, **words
+        downpour, alone = (
+            simulated(Downpour(push_every=4, pull_every=4), BATCHES, workers=1, **words),
+            local(BATCHES, **words),
         )
         run(downpour, 3), run(alone, 12)
         assert distance(downpour, alone) > DIFFERENT
@@ -382,9 +382,9 @@ class TestDelayedAsync:
         """I35: once its steps are over, its slots stand still and matter no more."""
         engine = simulated(DelayedAsync(delay=2, local_optimizer_steps=4), BATCHES, workers=1, optimizer="adam")
         run(engine, 2)
-        before = {name: vector for name, vector in engine.vectors().items() if name.startswith("worker")}
+        before = {name: vector for name, vector in engine.state().vectors.items() if name.startswith("worker")}
         run(engine, 3)
-        after = engine.vectors()
+        after = engine.state().vectors
         assert before
         for name, vector in before.items():
             np.testing.assert_array_equal(after[name], vector)
@@ -425,10 +425,10 @@ class TestSummedAsync:
         script = [(0, ABSORBED)] * 5
         engine = simulated(SummedAsync(summed_pushes=3), BATCHES, workers=1, script=script)
         assert len(run(engine)) == 1
-        counters = engine.counters()
+        counters = engine.state().counters
         assert counters["arrived"] == 2
         assert counters["weight"] > 0
-        assert np.abs(engine.vectors()["received"]).max() > DIFFERENT
+        assert np.abs(engine.state().vectors["received"]).max() > DIFFERENT
 
     def test_of_one_worker_is_a_delay(self):
         """I41: nothing moves inside a group, so a pull for each step brings nothing new."""
@@ -452,7 +452,7 @@ class TestWarmStart:
         reports = run(warm, 4)
         assert [report.sentences for report in reports] == [8, 8, 16, 16]
         assert [report.update for report in reports] == [1, 2, 3, 4]
-        assert "filtered" in warm.vectors()
+        assert "filtered" in warm.state().vectors
 
 
 class TestEveryRow:
@@ -471,8 +471,8 @@ class TestEveryRow:
         reports = [[report._replace(data_wait_seconds=0) for report in run(each, 6)] for each in (one, other)]
         assert reports[0] == reports[1]
         assert one.trace == other.trace
-        for name, vector in one.vectors().items():
-            np.testing.assert_array_equal(vector, other.vectors()[name], err_msg=name)
+        for name, vector in one.state().vectors.items():
+            np.testing.assert_array_equal(vector, other.state().vectors[name], err_msg=name)
 
     def test_another_seed_makes_another_trace(self, row):
         """The negative control."""
@@ -494,7 +494,7 @@ class TestEveryRow:
         reports = run(engine, 6)
         told = [push for report in reports for push in report.pushes if push.refused or push.skipped_steps]
         assert [push.worker for push in told] == [0]
-        assert all(np.isfinite(vector).all() for vector in engine.vectors().values())
+        assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
 
     @pytest.mark.parametrize("kind", [PULLED, STEPPED, PUSHED, ABSORBED])
     def test_killed_worker_comes_back(self, row, kind):
@@ -503,7 +503,7 @@ class TestEveryRow:
         pushes = [push for report in run(engine, 10) for push in report.pushes]
         assert [event.kind for event in engine.trace].count("restarted") == 1
         assert all(push.refused is None for push in pushes)
-        assert all(np.isfinite(vector).all() for vector in engine.vectors().values())
+        assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
         assert sum(push.worker == 1 for push in pushes) >= 3
 
     def test_resumes_from_its_state(self, row):
@@ -514,20 +514,20 @@ class TestEveryRow:
         )
         run(through, 6)
         run(first, 3)
-        second.restore(first.vectors(), first.counters())
-        for name, vector in first.vectors().items():
-            np.testing.assert_array_equal(second.vectors()[name], vector, err_msg=name)
-        assert second.counters() == first.counters()
+        second.restore(first.state())
+        for name, vector in first.state().vectors.items():
+            np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
+        assert second.state().counters == first.state().counters
         assert run(second, 3)[-1].update == 6
         if row.row(2, _adam()).has_barrier:
-            for name, vector in through.vectors().items():
-                np.testing.assert_array_equal(second.vectors()[name], vector, err_msg=name)
+            for name, vector in through.state().vectors.items():
+                np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 
     def test_resumes_on_other_numbers_of_workers_and_servers(self, row):
         first = simulated(row, BATCHES, workers=2, servers=1, optimizer="adam")
         run(first, 3)
         second = simulated(row, BATCHES, workers=3, servers=1, optimizer="adam")
-        second.restore(first.vectors(), first.counters())
+        second.restore(first.state())
         assert run(second, 3)[-1].update == 6
 
     def test_stops_behind_what_has_begun(self, row):
@@ -538,7 +538,7 @@ class TestEveryRow:
             if updates == 2:
                 engine.stop()
         assert updates >= 2
-        assert engine.counters()["version"] == updates
+        assert engine.state().counters["version"] == updates
 
 
 def _adam():

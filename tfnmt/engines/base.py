@@ -1,12 +1,32 @@
 """What an engine is to whoever drives it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from tfnmt.engines.report import BlockReport
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineState:
+    """Everything that a resume needs, of one instant.
+
+    Attributes:
+      vectors: name -> array [size].
+      counters: numbers, ready for JSON; `evaluated` names the vector that is the model.
+      reports: of updates that the state holds and `blocks` has not yielded yet, nor will.
+    """
+
+    vectors: Mapping[str, np.ndarray]
+    counters: Mapping[str, Any]
+    reports: tuple[BlockReport, ...] = ()
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """The parameters [size] that are evaluated and saved as the model."""
+        return self.vectors[self.counters["evaluated"]]
 
 
 class Engine(Protocol):
@@ -21,17 +41,11 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
 
-    def snapshot(self) -> tf.Tensor:
-        """The parameters [size] that are evaluated and saved."""
+    def state(self) -> EngineState:
+        """Everything that a resume needs, as it is now."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the rate of the plateau schedule."""
 
-    def vectors(self) -> Mapping[str, np.ndarray]:
-        """Every vector [size] that a resume needs, by name."""
-
-    def counters(self) -> Mapping[str, Any]:
-        """Everything else that a resume needs, ready for JSON; `evaluated` names the vector that `snapshot` returns."""
-
-    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
-        """Takes up what `vectors` and `counters` of any engine returned; called before `blocks`."""
+    def restore(self, state: EngineState) -> None:
+        """Takes up the state of any engine; called before `blocks`."""

@@ -1,11 +1,10 @@
 """The local engine: one process, one worker, the server beside it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 
+from tfnmt.engines.base import EngineState
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
 from tfnmt.engines.worker import Worker, WorkerGraph
@@ -46,7 +45,7 @@ class LocalEngine:
         while not self._stopping:
             if phase != self._servers.phase:
                 phase, self._worker = self._servers.phase, self._new_worker()
-            push = self._worker.run(self._worker.next_block(), self._servers.plateau_scale)
+            _, push = self._worker.run(self._worker.next_block(), self._servers.plateau_scale)
             report = self._servers.absorb(push) if push else None
             if report:
                 yield report
@@ -56,27 +55,19 @@ class LocalEngine:
         """Ends `blocks` behind the reports of what has been begun."""
         self._stopping = True
 
-    def snapshot(self) -> tf.Tensor:
-        """The parameters [size] that are evaluated and saved."""
-        return self._servers.snapshot()
-
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the rate of the plateau schedule."""
         self._servers.plateau_scale *= factor
 
-    def vectors(self) -> dict[str, np.ndarray]:
-        """Every vector [size] that an exact resume needs, by name."""
-        return self._servers.vectors() | self._worker.vectors()
+    def state(self) -> EngineState:
+        """Everything that an exact resume needs."""
+        return EngineState(self._servers.vectors() | self._worker.vectors(), self._servers.counters())
 
-    def counters(self) -> dict[str, Any]:
-        """Everything else that an exact resume needs, ready for JSON."""
-        return self._servers.counters()
-
-    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
-        """Takes up what `vectors` and `counters` returned; call it before `blocks`."""
-        self._servers.restore(vectors, counters)
+    def restore(self, state: EngineState) -> None:
+        """Takes up the state of any engine; call it before `blocks`."""
+        self._servers.restore(state.vectors, state.counters)
         self._worker = self._new_worker()
-        self._worker.restore(vectors)
+        self._worker.restore(state.vectors)
 
     def _new_worker(self) -> Worker:
         servers = self._servers

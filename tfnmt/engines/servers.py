@@ -109,10 +109,6 @@ class Servers:
             update = self._update_from_received(self._plateau())
         return None if update is None else self._report(update, push.work.position[0])
 
-    def snapshot(self) -> tf.Tensor:
-        """The parameters [size] that are evaluated and saved."""
-        return self._whole(self.server.vectors()[self.server.evaluated])
-
     def vectors(self) -> dict[str, np.ndarray]:
         """Every vector [size] of the servers by name."""
         return {name: self._whole(shards).numpy() for name, shards in self.server.vectors().items()}
@@ -215,7 +211,6 @@ class Servers:
 
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
-
 
     @staticmethod
     def _whole(shards: Sequence[tf.Variable]) -> tf.Tensor:

@@ -6,12 +6,12 @@ same seed gives the same trace of events and the same parameters, bit for bit.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
+from tfnmt.engines.base import EngineState
 from tfnmt.engines.local import MakeBatches
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.report import BlockReport
@@ -72,7 +72,7 @@ class SimulatedEngine:
         dtype: tf.DType = tf.float32,
         *,
         workers: int = 1,
-        costs: CostSettings = CostSettings(),
+        costs: CostSettings | None = None,
         script: Sequence[tuple[int, str]] | None = None,
         faults: Sequence[Fault] = (),
     ):
@@ -87,7 +87,7 @@ class SimulatedEngine:
           make_batches: the readers.
           dtype: of the parameters.
           workers: how many.
-          costs: what things cost.
+          costs: what things cost; None for the defaults.
           script: (worker, event kind) in the order in which they shall happen, instead of the cost model: each worker
             goes on until it has had such an event. Training ends with the script.
           faults: workers that die.
@@ -98,9 +98,10 @@ class SimulatedEngine:
         self._servers = Servers(
             layout, phases, schedule, settings, workers, devices=[None] * layout.shards, dtype=dtype, clock=self._clock
         )
-        self._costs = Costs(costs, settings.seed, workers, layout.shards, layout.size * dtype.size)
+        self._costs = Costs(costs or CostSettings(), settings.seed, workers, layout.shards, layout.size * dtype.size)
         self.trace: list[Event] = []
         self._stopping = False
+        self._reports: list[BlockReport] = []
         self._begin_phase()
 
     def blocks(self) -> Iterator[BlockReport]:
@@ -124,31 +125,25 @@ class SimulatedEngine:
         """Lets the workers finish what they have begun."""
         self._stopping = True
 
-    def snapshot(self) -> tf.Tensor:
-        """The parameters [size] that are evaluated and saved."""
-        return self._servers.snapshot()
-
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the rate of the plateau schedule."""
         self._servers.plateau_scale *= factor
 
-    def vectors(self) -> dict[str, np.ndarray]:
-        """Every vector [size] that a resume needs, by name."""
-        slots = [worker.vectors() for worker in self.crew]
-        return {name: vector for vectors in [self._servers.vectors(), *slots] for name, vector in vectors.items()}
+    def state(self) -> EngineState:
+        """Everything that a resume needs."""
+        vectors = self._servers.vectors()
+        for worker in self.crew:
+            vectors |= worker.vectors()
+        return EngineState(vectors, self._servers.counters() | {"virtual_seconds": self._now})
 
-    def counters(self) -> dict[str, Any]:
-        """Everything else that a resume needs, ready for JSON."""
-        return self._servers.counters() | {"virtual_seconds": self._now}
-
-    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
-        """Takes up what `vectors` and `counters` returned, of any engine; call it before `blocks`."""
-        self._now = counters.get("virtual_seconds", 0.0)
-        self._servers.restore(vectors, counters)
+    def restore(self, state: EngineState) -> None:
+        """Takes up the state of any engine; call it before `blocks`."""
+        self._now = state.counters.get("virtual_seconds", 0.0)
+        self._servers.restore(state.vectors, state.counters)
         self._servers.restart_clock()
         self._begin_phase()
         for worker in self.crew:
-            worker.restore(vectors)
+            worker.restore(state.vectors)
 
     def _clock(self) -> float:
         return self._now
@@ -168,7 +163,7 @@ class SimulatedEngine:
             self._lives.append(self._life(self.crew[number]))
         self._coming: list[Event] = []  # a heap
         self._standing = dict.fromkeys(range(self._workers), self._now)  # worker -> since when it waits for others
-        self._reports: list[BlockReport] = []
+        self._reports = []
 
     def _new_worker(self, number: int) -> Worker:
         progress = self._servers.progress[number]
@@ -190,7 +185,7 @@ class SimulatedEngine:
                 yield Event(self._costs.transfer_ends("out", self._now), number, PULLED)
             yield from self._steps(worker, block)
             if block.push:
-                push = worker.run(Block(pull=False, steps=0, push=True, begins=False))
+                _, push = worker.run(Block(pull=False, steps=0, push=True, begins=False))
                 yield Event(self._costs.transfer_ends("in", self._now), number, PUSHED)
                 self._arrive(push, waited)
                 waited = 0.0
@@ -202,9 +197,8 @@ class SimulatedEngine:
             if limit and step and self._now - began >= limit:
                 return
             one = Block(pull=False, steps=1, push=False, begins=block.begins and step == 0)
-            worker.run(one, self._servers.plateau_scale)
-            tokens = worker.last.sums.target_tokens
-            seconds = self._costs.compute_seconds(worker.number, worker.step, tokens)
+            work, _ = worker.run(one, self._servers.plateau_scale)
+            seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
             yield Event(self._now + seconds, worker.number, STEPPED)
 
     def _arrive(self, push, waited: float) -> None:

@@ -35,12 +35,12 @@ class CostSettings:
 
 
 class Costs:
-    """The durations of one run's events: pure functions of the seed, but for the links, which remember when they are free."""
+    """The durations of one run's events: functions of the seed, but for links, which are free or not."""
 
     def __init__(self, settings: CostSettings, seed: int, workers: int, servers: int, whole_bytes: int):
         """Takes the size of a whole parameter vector, of which each server has an equal part."""
         self._settings, self._seed, self._workers = settings, seed, workers
-        self._factors = {worker: factor for worker, factor in map(_parse, settings.stragglers)}
+        self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
         own_link = whole_bytes / settings.network_bytes_per_second
         self._transfer_seconds = own_link
         self._server_seconds = own_link / servers

@@ -1,8 +1,9 @@
 """One worker: pull, local steps, push. The same graph runs in every engine, whole blocks or step by step."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +65,7 @@ class WorkerGraph:
         self.strategy = strategy
         self._model, self._layout, self._server, self._rates = model, layout, server, rates
         self._settings = settings
+        self._functions: dict[Block, Any] = {}
         self._step_tokens = -(-settings.global_batch_tokens // workers)
 
     def new_replica(self, dtype: tf.DType) -> Replica:
@@ -76,36 +78,39 @@ class WorkerGraph:
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
         return Replica(filled(0, "replica"), filled(0, "gathered"), slots)
 
-    @tf.function
-    def block(
+    def function(self, block: Block) -> Any:
+        """The graph function of one block; `unpack_work` reads what it returns.
+
+        Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
+        scalars; and what the plateau schedule has come to, a scalar.
+        """
+        if block not in self._functions:
+            self._functions[block] = tf.function(functools.partial(self._block, block))
+        return self._functions[block]
+
+    def trace(self, dtype: tf.DType, outbox: Outbox, batches: Iterator[Batch]) -> None:
+        """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
+        whole, scalar = tf.TensorSpec([], tf.int64), tf.TensorSpec([], dtype)
+        replica = self.new_replica(dtype)
+        for block in set(self.strategy.cycle()):
+            traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, scalar)
+            self._functions[block] = traced
+
+    def _block(
         self,
+        block: Block,
         replica: Replica,
         outbox: Outbox,
         batches: Iterator[Batch],
         worker: tf.Tensor,
         step: tf.Tensor,
         plateau_scale: tf.Tensor,
-        block: Block,
     ) -> tf.Tensor:
-        """Runs one block; `unpack_work` reads what comes back.
-
-        Args:
-          replica: the worker's own variables.
-          outbox: takes the payload.
-          batches: the worker's reader.
-          worker: its number, an int64 scalar.
-          step: steps that it has done before, an int64 scalar.
-          plateau_scale: what the plateau schedule has come to.
-          block: what to do.
-        """
         version = self._server.version.read_value()
         if block.pull:
             with tf.control_dependencies([version]):
                 self._pull(replica)
-        if block.steps:
-            work = self._steps(replica, batches, worker, step, plateau_scale, block)
-        else:
-            work = _no_work()
+        work = self._steps(replica, batches, worker, step, plateau_scale, block) if block.steps else _no_work()
         if block.push:
             self._push(replica, outbox)
         return _pack(work._replace(version=version))
@@ -115,9 +120,9 @@ class WorkerGraph:
         replica.parameters.assign(pulled)
         if self.strategy.payload == DELTA:
             replica.gathered.assign(pulled)
-        if self.strategy.reset_local_slots:
-            for name, slot in replica.slots.items():
-                slot.assign(tf.fill(tf.shape(slot), tf.cast(self.strategy.local_update.slots[name], slot.dtype)))
+        if self.strategy.local_update is not None and self.strategy.reset_local_slots:
+            for name, first in self.strategy.local_update.slots.items():
+                replica.slots[name].assign((first or 0.0) * tf.ones_like(replica.slots[name]))
 
     def _push(self, replica: Replica, outbox: Outbox) -> None:
         payload = replica.gathered.read_value()
@@ -165,9 +170,7 @@ class WorkerGraph:
             self.strategy.local_update_steps,
         )
         refused, nonfinite_at = move_replica(local, replica, gradient_sum, work.sums.target_tokens, step)
-        return work._replace(
-            sums=work.sums._replace(refused=tf.cast(refused, tf.float64)), nonfinite_at=nonfinite_at
-        )
+        return work._replace(sums=work.sums._replace(refused=tf.cast(refused, tf.float64)), nonfinite_at=nonfinite_at)
 
     def _gradient(self, replica, batches, worker, step) -> tuple[tf.Tensor, Work]:
         """The gradient sum [size] of one step: one batch, or as many as hold the worker's share of the tokens."""
@@ -233,7 +236,6 @@ class Worker:
       number: from 0.
       step: steps so far.
       replica: its variables.
-      last: what its last run came to.
     """
 
     def __init__(
@@ -248,7 +250,6 @@ class Worker:
         """A worker that has come as far as `progress` and pulls first; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
-        self.last: Work | None = None
         self._outbox, self._batches = outbox, batches
         self._program = itertools.cycle(graph.strategy.cycle())
         self._work: Work | None = None
@@ -258,29 +259,27 @@ class Worker:
         """What the program says to do next."""
         return next(self._program)
 
-    def run(self, block: Block, plateau_scale: float = 1.0) -> Push | None:
-        """Does one block, or a part of one; the push when there is one."""
+    def run(self, block: Block, plateau_scale: float = 1.0) -> tuple[Work, Push | None]:
+        """Does one block, or a part of one: what that came to, and the push when there is one."""
         dtype = self.replica.parameters.dtype
-        packed = self._graph.block(
+        packed = self._graph.function(block)(
             self.replica,
             self._outbox,
             self._batches,
             tf.constant(self.number, tf.int64),
             tf.constant(self.step, tf.int64),
             tf.constant(plateau_scale, dtype),
-            block,
         )
-        self.last = work = unpack_work(packed)
+        work = unpack_work(packed)
         self.step += int(work.sums.steps)
         if block.pull:
             self._version, self._pulls = work.version, self._pulls + 1
         self._work = work if self._work is None else _gathered(self._work, work)
         if not block.push:
-            return None
+            return work, None
         self._block += 1
         gathered, self._work, pulls, self._pulls = self._work, None, self._pulls, 0
-        return Push(self.number, self._block, self.step, self._version, pulls, self._outbox, gathered)
-
+        return work, Push(self.number, self._block, self.step, self._version, pulls, self._outbox, gathered)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """The state of the local update by name, for a checkpoint."""

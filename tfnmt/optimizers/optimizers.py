@@ -26,7 +26,8 @@ class OptimizerSettings:
     adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, maximum=1)
     adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
     adam_cooldown_updates: int = setting(
-        0, "Updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for never.",
+        0,
+        "Updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for never.",
         minimum=0,
     )
     adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, maximum=1)
@@ -104,9 +105,9 @@ class Momentum:
 class Adam:
     """Adam (Kingma & Ba, 2015, algorithm 1); with a weight decay, AdamW (Loshchilov & Hutter, 2019).
 
-    TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here. The decays
-    may change once, at the momentum cool-down of Bogoychev et al. (2018); as in their code, the corrections then read
-    the new ones.
+    TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here. The
+    decays may change once, at the momentum cool-down of Bogoychev et al. (2018); as in their code, the corrections then
+    read the new ones.
     """
 
     evaluated = "parameters"

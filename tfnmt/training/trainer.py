@@ -6,10 +6,11 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 import dataclasses
 import time
 
+import tensorflow as tf
 from absl import logging
 
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
-from tfnmt.engines.base import Engine
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.report import BlockReport
 from tfnmt.errors import UserError
 from tfnmt.layout import Layout
@@ -99,7 +100,7 @@ class Trainer:
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
         vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
         counters = checkpoint.progress["engine"]
-        self._engine.restore(vectors | {counters["evaluated"]: evaluated}, counters)
+        self._engine.restore(EngineState(vectors | {counters["evaluated"]: evaluated}, counters))
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
         return True
@@ -130,9 +131,7 @@ class Trainer:
         """Trains until there is a reason to end, and returns it."""
         end = None
         for report in self._engine.blocks():
-            self._state = self._state.after(report)
-            self._monitor.record(report, self._state.totals)
-            self._refuse_nonfinite(report)
+            self._take(report)
             reason = signals.reason or limit_reached(self._stopping, self._state.totals)
             if end is None and signals.requested is None and report.skipped is None:
                 reason = self._between_updates() or reason
@@ -141,9 +140,23 @@ class Trainer:
                 self._engine.stop()
         return end or "the engine has nothing left to do"
 
+    def _take(self, report: BlockReport) -> None:
+        """Counts a report and tells of it."""
+        self._state = self._state.after(report)
+        self._monitor.record(report, self._state.totals)
+        self._refuse_nonfinite(report)
+
+    def _engine_state(self) -> EngineState:
+        """The engine's state now, and ours up to it."""
+        state = self._engine.state()
+        for report in state.reports:
+            self._take(report)
+        return state
+
     def _between_updates(self) -> str | None:
         """Evaluates or saves when it is time; why training ends, if the evaluation says so."""
-        if self._validation and self.update % self._evaluate_every_updates == 0:
+        every = self._evaluate_every_updates
+        if self._validation and self.update // every > (self._evaluated_update or 0) // every:
             self._evaluate(self._validation, scheduled=True)
             return self._state.early_stopping.patience_ended(self._stopping)
         if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
@@ -156,7 +169,8 @@ class Trainer:
         Only scheduled evaluations count for early stopping and the plateau: the one at the end of a run must not
         make a resumed run differ from one that never ended.
         """
-        evaluation = validation.evaluate(self._engine.snapshot())
+        state = self._engine_state()
+        evaluation = validation.evaluate(tf.constant(state.evaluated))
         self._evaluated_update = self.update
         metric = evaluation.metrics()[self._stopping.early_stopping_metric]
         if scheduled:
@@ -164,7 +178,7 @@ class Trainer:
             self._state = dataclasses.replace(self._state, early_stopping=found)
             self._lower_plateau(found)
         self._monitor.evaluated(evaluation, self._state.totals, self._state.early_stopping)
-        self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric)
+        self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric, state=state)
 
     def _lower_plateau(self, found: EarlyStopping) -> None:
         waited = found.evaluations_without_improvement
@@ -176,18 +190,19 @@ class Trainer:
                 self._schedule.plateau_factor,
             )
 
-    def _save(self, metric: float | None = None, last: bool = False) -> None:
+    def _save(self, metric: float | None = None, last: bool = False, state: EngineState | None = None) -> None:
         """Saves what was evaluated and all that resuming needs; only at the last save a failure ends the run."""
         if self._saved_update == self.update and metric is None:
             return
-        vectors, counters = dict(self._engine.vectors()), self._engine.counters()
-        evaluated = vectors.pop(counters["evaluated"])
+        state = state or self._engine_state()
+        vectors = dict(state.vectors)
+        evaluated = vectors.pop(state.counters["evaluated"])
         checkpoint = Checkpoint(
             update=self.update,
             parameters=self._layout.unpack_array(evaluated),
             state={name: self._layout.unpack_array(vector) for name, vector in vectors.items()},
             progress={
-                "engine": counters,
+                "engine": state.counters,
                 "trainer": self._state.to_json(),
             },
         )

@@ -1,0 +1,180 @@
+"""Who is where: the cluster that flags or TF_CONFIG describe, or one of this process's own."""
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from tfnmt.errors import UserError, refuse
+from tfnmt.settings import setting
+
+CHIEF, WORKER, SERVER = "chief", "worker", "ps"
+JOBS = (CHIEF, WORKER, SERVER)
+LOOPBACK = "127.0.0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSettings:
+    """The workers and parameter servers, and which of the tasks this process is.
+
+    Nothing given but numbers: all of them inside this process. Hosts given, by flags or by TF_CONFIG: one process each.
+    TensorFlow's servers authenticate nobody: let them listen only where every peer is trusted.
+    """
+
+    workers: int = setting(1, "Workers, where no --worker_hosts are given.", minimum=1)
+    parameter_servers: int = setting(1, "Parameter servers, where no --ps_hosts are given.", minimum=1)
+    chief_hosts: tuple[str, ...] = setting((), "Address of the chief, host:port.")
+    worker_hosts: tuple[str, ...] = setting((), "Addresses of the workers, in the order of their numbers.")
+    ps_hosts: tuple[str, ...] = setting((), "Addresses of the parameter servers, in their order.")
+    job_name: str = setting("", "What this process is, where hosts are given.", choices=("", *JOBS))
+    task_index: int = setting(0, "Which of its job this process is.", minimum=0)
+    rendezvous_timeout: float = setting(
+        300.0, "Seconds that the tasks of a cluster wait for each other at the start.", minimum=1
+    )
+    stall_timeout: float = setting(
+        600.0,
+        "Seconds without an answer after which training ends and names who did not answer.",
+        minimum=1,
+    )
+
+    def faults(self) -> list[str]:
+        """Hosts that are incomplete or no addresses."""
+        hosts = {"chief_hosts": self.chief_hosts, "worker_hosts": self.worker_hosts, "ps_hosts": self.ps_hosts}
+        if not any(hosts.values()):
+            return [f"--job_name={self.job_name}: needs --chief_hosts, --worker_hosts and --ps_hosts."] * bool(
+                self.job_name
+            )
+        found = [
+            f"--{name} is missing: a cluster needs all of --{', --'.join(hosts)}." for name in hosts if not hosts[name]
+        ]
+        found += [
+            f"--{name}={address}: must be host:port."
+            for name in hosts
+            for address in hosts[name]
+            if not _is_address(address)
+        ]
+        given = [address for addresses in hosts.values() for address in addresses]
+        found += [f"{address} is given twice; each task needs an address of its own." for address in _repeated(given)]
+        if len(self.chief_hosts) > 1:
+            found.append("--chief_hosts must be one address.")
+        if not self.job_name:
+            found.append("--job_name is missing: which task of the cluster this process is.")
+        elif not found and self.task_index >= len(hosts[_hosts_flag(self.job_name)]):
+            found.append(f"--task_index={self.task_index}: --{_hosts_flag(self.job_name)} has no such task.")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Addresses of all tasks.
+
+    Attributes:
+      chief: empty where the chief starts the others within itself.
+      workers: host:port by number.
+      servers: host:port by number.
+      job: which this process is.
+      task: its number in the job.
+      rendezvous_timeout: seconds that the tasks wait for each other at the start.
+      stall_timeout: seconds without an answer after which training ends.
+    """
+
+    chief: str
+    workers: tuple[str, ...]
+    servers: tuple[str, ...]
+    job: str = CHIEF
+    task: int = 0
+    rendezvous_timeout: float = 300.0
+    stall_timeout: float = 600.0
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this process holds all the tasks."""
+        return not self.chief
+
+    def specification(self) -> dict[str, list[str]]:
+        """TensorFlow's cluster specification."""
+        chief = {CHIEF: [self.chief]} if self.chief else {}
+        return chief | {WORKER: list(self.workers), SERVER: list(self.servers)}
+
+    def tasks(self) -> list[tuple[str, int, str]]:
+        """Every task but the chief: job, number and address."""
+        return [
+            (job, number, address)
+            for job, addresses in ((SERVER, self.servers), (WORKER, self.workers))
+            for number, address in enumerate(addresses)
+        ]
+
+    def address(self) -> str:
+        """This process's own."""
+        return self.specification()[self.job][self.task]
+
+
+def find_cluster(settings: ClusterSettings, environment: Mapping[str, str] = os.environ) -> Cluster:
+    """The cluster of the flags; without hosts that of TF_CONFIG; without that an embedded one on free ports.
+
+    Raises:
+      UserError: TF_CONFIG cannot be used.
+    """
+    timeouts = {"rendezvous_timeout": settings.rendezvous_timeout, "stall_timeout": settings.stall_timeout}
+    if settings.worker_hosts:
+        (chief,) = settings.chief_hosts
+        task = (settings.job_name, settings.task_index)
+        return Cluster(chief, settings.worker_hosts, settings.ps_hosts, *task, **timeouts)
+    if environment.get("TF_CONFIG"):
+        return dataclasses.replace(_of_tf_config(environment["TF_CONFIG"]), **timeouts)
+    ports = free_ports(settings.workers + settings.parameter_servers)
+    addresses = tuple(f"{LOOPBACK}:{port}" for port in ports)
+    return Cluster("", addresses[: settings.workers], addresses[settings.workers :], **timeouts)
+
+
+def is_distributed(settings: ClusterSettings, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether flags or TF_CONFIG name the tasks of a cluster."""
+    return bool(settings.worker_hosts or environment.get("TF_CONFIG"))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _of_tf_config(text: str) -> Cluster:
+    try:
+        config = json.loads(text)
+        hosts, task = config["cluster"], config["task"]
+        cluster = Cluster(hosts[CHIEF][0], tuple(hosts[WORKER]), tuple(hosts[SERVER]), task["type"], int(task["index"]))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"TF_CONFIG: {error!r}; it must be JSON: a cluster of chief, worker and ps, and a task with type and index."
+        ) from error
+    settings = ClusterSettings(
+        chief_hosts=(cluster.chief,),
+        worker_hosts=cluster.workers,
+        ps_hosts=cluster.servers,
+        job_name=cluster.job,
+        task_index=cluster.task,
+    )
+    if cluster.job not in JOBS:
+        raise UserError(f"TF_CONFIG: task type {cluster.job!r} must be one of {', '.join(JOBS)}.")
+    refuse([f"TF_CONFIG: {fault}" for fault in settings.faults()])
+    return cluster
+
+
+def _hosts_flag(job: str) -> str:
+    return f"{job}_hosts"
+
+
+def _is_address(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    return bool(host and colon) and port.isdigit() and 0 < int(port) < 65536
+
+
+def _repeated(texts: Sequence[str]) -> list[str]:
+    return sorted({text for text in texts if texts.count(text) > 1})

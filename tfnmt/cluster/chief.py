@@ -1,0 +1,41 @@
+"""The chief's side of a cluster: it starts the tasks within itself or waits for them, and ends them with itself."""
+
+import contextlib
+from collections.abc import Iterator
+
+from tfnmt.cluster.addresses import Cluster
+from tfnmt.cluster.rendezvous import wait_for_tasks
+from tfnmt.cluster.tasks import end_tasks, start_server
+
+FAILED = 1
+
+
+@contextlib.contextmanager
+def tasks_of(cluster: Cluster) -> Iterator[None]:
+    """While it lasts, the workers and parameter servers are there.
+
+    Those of an embedded cluster start here and end with the process. The others are waited for, and told at the end
+    that they may go: with 0, or with 1 when the chief fails.
+
+    Raises:
+      UserError: somebody did not come.
+    """
+    if cluster.is_embedded:
+        servers = [start_server(cluster, job, task) for job, task, _ in cluster.tasks()]
+        yield
+        del servers
+        return
+    wait_for_tasks(cluster, lambda job, task: command_of(cluster, job, task))
+    code = FAILED
+    try:
+        yield
+        code = 0
+    finally:
+        end_tasks(cluster, code)
+
+
+def command_of(cluster: Cluster, job: str, task: int) -> str:
+    """The flags that make `tfnmt-train` this task."""
+    hosts = {"chief_hosts": [cluster.chief], "worker_hosts": cluster.workers, "ps_hosts": cluster.servers}
+    flags = [f"--{name}={','.join(addresses)}" for name, addresses in hosts.items()]
+    return " ".join(["tfnmt-train", *flags, f"--job_name={job}", f"--task_index={task}"])

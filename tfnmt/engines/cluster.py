@@ -1,0 +1,346 @@
+"""The cluster engine: `ParameterServerStrategy` and its `ClusterCoordinator` drive workers in other tasks.
+
+The chief's coordinator has one thread for each worker. Each runs a loop: take the next block of a *lane* (a worker's
+number, its data, its place in the program), let the worker compute it, hand the push to the servers. A lane belongs to
+the worker of its number; when that worker is down, another one takes it over. Everything about a lane that cannot be
+computed anew is known to the chief (`Servers.progress`), so a lane is at home wherever it runs.
+
+Pushes are transferred by the workers and absorbed by the chief, one behind the other. The arithmetic runs on the
+servers; a worker that dies, at whatever instant, leaves a whole update or none.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
+from tfnmt.cluster.tasks import device_of, is_listening
+from tfnmt.engines.base import EngineState
+from tfnmt.engines.local import MakeBatches
+from tfnmt.engines.pace import Pace
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.servers import Servers
+from tfnmt.engines.worker import Push, Worker, WorkerGraph
+from tfnmt.errors import UserError
+from tfnmt.layout import Layout
+from tfnmt.models.base import Model
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import Phase, StrategySettings
+
+_LOOK_SECONDS = 0.5
+_TOLD_SECONDS = 10.0
+
+
+class StallError(UserError):
+    """Somebody did not answer for longer than the stall timeout."""
+
+
+class ClusterEngine:
+    """Runs every row but those of a ring."""
+
+    name = "cluster"
+
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        phases: Sequence[Phase],
+        schedule: ScheduleSettings,
+        settings: StrategySettings,
+        make_batches: MakeBatches,
+        dtype: tf.DType = tf.float32,
+        *,
+        cluster: Cluster,
+    ):
+        """Connects to the tasks, which must be there, and makes the server variables.
+
+        Args:
+          model: the model.
+          layout: of its parameters, in as many shards as there are servers.
+          phases: what trains when.
+          schedule: of the learning rate.
+          settings: what all strategies share.
+          make_batches: the readers; they are built on the workers, which must have the files.
+          dtype: of the parameters.
+          cluster: who is where.
+        """
+        self._model, self._layout, self._settings, self._make_batches = model, layout, settings, make_batches
+        self._cluster, self._dtype = cluster, dtype
+        self._workers = len(cluster.workers)
+        self._coordinator = _connect(cluster)
+        devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
+        self._servers = Servers(layout, phases, schedule, settings, self._workers, devices=devices, dtype=dtype)
+        self._condition = threading.Condition()
+        self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
+        self._down: set[int] = set()
+        self._stopping = self._closed = self._paused = False
+        self._stall = _Stall(cluster.stall_timeout)
+        self._restored: Mapping[str, np.ndarray] = {}
+        self._begin_phase()
+
+    def blocks(self) -> Iterator[BlockReport]:
+        """Trains until `stop` is called; one report for each server update.
+
+        Raises:
+          StallError: somebody did not answer.
+          tf.errors.OpError: a parameter server is gone.
+        """
+        for _ in range(self._workers):
+            # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
+            self._coordinator._cluster.schedule(self._serve, None, None)
+        while (report := self._next_report()) is not None:
+            yield report
+            self._resume()
+        self._close()
+
+    def stop(self) -> None:
+        """Lets the workers finish what they have begun."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+
+    def state(self) -> EngineState:
+        """Everything that a resume needs, as it is between two pushes."""
+        with self._condition:
+            vectors = self._servers.vectors()
+            for _, worker in self._crew.values():
+                with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
+                    vectors |= worker.vectors()
+            reports = []
+            while not self._reports.empty():
+                reports.append(self._reports.get())
+            return EngineState(vectors, self._servers.counters(), tuple(reports))
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the rate of the plateau schedule."""
+        self._servers.plateau_scale *= factor
+
+    def restore(self, state: EngineState) -> None:
+        """Takes up the state of any engine; call it before `blocks`."""
+        self._servers.restore(state.vectors, state.counters)
+        self._begin_phase()
+        self._restored = state.vectors
+
+    def _begin_phase(self) -> None:
+        """Prepares the row that trains now: its graph, and a payload variable for every worker on every server."""
+        servers = self._servers
+        self._phase = servers.phase
+        self._pace = Pace(self._workers, servers.strategy.slack)
+        self._graph = WorkerGraph(
+            self._model, self._layout, servers.server, servers.strategy, servers.rates, self._settings, self._workers
+        )
+        self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
+        self._graph.trace(self._dtype, self._outboxes[0], iter(self._make_batches(None, 0, self._workers)))
+        self._lanes = [_Lane() for _ in range(self._workers)]
+        self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
+
+    def _serve(self) -> None:
+        """One worker's loop, in its thread of the coordinator and on its device."""
+        index = int(_worker_index().numpy())
+        try:
+            while (lane := self._take(index)) is not None:
+                self._work(index, lane)
+        except Exception as error:
+            self._fall(index, error)
+            raise  # The coordinator knows whether to wait for the worker and call this again.
+
+    def _take(self, index: int) -> int | None:
+        """The lane of which this worker does the next block, once there is one; None when training is over."""
+        with self._condition:
+            if index in self._down:
+                logging.info("Worker %d at %s is back.", index, self._cluster.workers[index])
+                self._down.discard(index)
+            while not self._closed:
+                for lane in [index, *(self._down if self._servers.strategy.slack is not None else ())]:
+                    if self._may_begin(lane):
+                        self._lanes[lane].begin(index)
+                        return lane
+                self._condition.wait(_LOOK_SECONDS)
+            return None
+
+    def _may_begin(self, lane: int) -> bool:
+        idle = self._lanes[lane].busy_since is None
+        return idle and not self._stopping and not self._paused and self._pace.may_begin(lane)
+
+    def _work(self, index: int, lane: int) -> None:
+        """One block, and what the servers make of it."""
+        worker = self._worker(index, lane)
+        _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
+        with self._condition:
+            self._lanes[lane].end()
+            if push:
+                self._arrive(push)
+            self._condition.notify_all()
+
+    def _worker(self, index: int, lane: int) -> Worker:
+        """What a lane keeps on a worker: as it was left there, or as the servers know it."""
+        where, worker = self._crew.get(lane, (None, None))
+        if worker is None or where != index:
+            progress = self._servers.progress[lane]
+            batches = iter(self._make_batches(progress.position, lane, self._workers))
+            worker = Worker(
+                self._graph, lane, progress, self._graph.new_replica(self._dtype), self._outboxes[lane], batches
+            )
+            worker.restore(self._restored)
+            self._crew[lane] = (index, worker)
+        return worker
+
+    def _arrive(self, push: Push) -> None:
+        """Lets the servers absorb what may be absorbed now; the caller holds the condition."""
+        for ready in self._pace.arrive(push):
+            with tf.device(None):
+                report = self._servers.absorb(ready, self._lanes[ready.worker].waited())
+            if report:
+                self._reports.put(report)
+                self._paused = self._phase != self._servers.phase or self._servers.strategy.has_barrier
+
+    def _fall(self, index: int, error: Exception) -> None:
+        """A worker's block has failed: what it kept there is lost."""
+        with self._condition:
+            self._down.add(index)
+            for lane, (where, _) in list(self._crew.items()):
+                if where == index:
+                    del self._crew[lane]
+            for each in self._lanes:
+                if each.worker == index:
+                    each.end()
+            if not self._closed:
+                logging.warning(
+                    "Worker %d at %s failed (%s).", index, self._cluster.workers[index], type(error).__name__
+                )
+            self._condition.notify_all()
+
+    def _next_report(self) -> BlockReport | None:
+        """The next report, once there is one; None when everything that was begun has ended."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._reports.get(timeout=_LOOK_SECONDS)
+            with self._condition:
+                if self._stopping and all(lane.busy_since is None for lane in self._lanes) and self._reports.empty():
+                    return None
+                self._check()
+
+    def _resume(self) -> None:
+        """Lets the workers go on behind a report, if they had to wait for it to be read."""
+        with self._condition:
+            if not self._paused:
+                return
+            if self._phase != self._servers.phase:
+                self._restored = {}
+                self._begin_phase()
+            self._servers.restart_clock()
+            self._paused = False
+            self._condition.notify_all()
+
+    def _check(self) -> None:
+        """Looks for tasks that are gone or silent.
+
+        Raises:
+          UserError: a parameter server is gone.
+          StallError: somebody has not answered for too long.
+        """
+        for number, address in enumerate(self._cluster.servers):
+            if self._down and not is_listening(address):
+                self._closed = True
+                raise UserError(
+                    f"Parameter server {number} at {address} is gone, and with it the parameters. Start training "
+                    "again: it goes on from the newest checkpoint."
+                )
+        if error := self._coordinator._cluster.closure_queue._error:
+            self._closed = True
+            raise error
+        self._stall.look(self._lanes, self._cluster)
+
+    def _close(self) -> None:
+        """Ends the workers' loops."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._coordinator.join()
+
+
+class _Lane:
+    """A worker's number, and what the chief knows of its blocks.
+
+    Attributes:
+      worker: the task that has its block; None while it is idle.
+      busy_since: when the block began; None while it is idle.
+      longest_seconds: of its blocks so far.
+    """
+
+    def __init__(self) -> None:
+        self.worker: int | None = None
+        self.busy_since: float | None = None
+        self.longest_seconds = 0.0
+        self._idle_since = time.monotonic()
+        self._waited = 0.0
+
+    def begin(self, worker: int) -> None:
+        """A task has taken a block."""
+        now = time.monotonic()
+        self.worker, self.busy_since = worker, now
+        self._waited += now - self._idle_since
+
+    def end(self) -> None:
+        """The block is done, or lost."""
+        now = time.monotonic()
+        if self.busy_since is not None:
+            self.longest_seconds = max(self.longest_seconds, now - self.busy_since)
+        self.worker, self.busy_since, self._idle_since = None, None, now
+
+    def waited(self) -> float:
+        """Seconds that it stood still since this was asked before."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+
+class _Stall:
+    """Tells of blocks that take suspiciously long, and ends what takes too long."""
+
+    def __init__(self, timeout_seconds: float):
+        self._timeout_seconds = timeout_seconds
+        self._told: dict[int, float] = {}
+
+    def look(self, lanes: Sequence[_Lane], cluster: Cluster) -> None:
+        """Warns, a line for each worker every ten seconds.
+
+        Raises:
+          StallError: a block has taken longer than the timeout.
+        """
+        now = time.monotonic()
+        for lane in lanes:
+            if lane.worker is None or lane.busy_since is None:
+                continue
+            seconds = now - lane.busy_since
+            who = f"worker {lane.worker} at {cluster.workers[lane.worker]}"
+            if seconds > max(self._timeout_seconds, 2 * lane.longest_seconds):
+                raise StallError(
+                    f"{who} has not answered for {seconds:.0f} s (--stall_timeout={self._timeout_seconds:g}); training "
+                    "ends. Look at its log; start training again, and it goes on from the newest checkpoint."
+                )
+            suspicious = seconds > max(_TOLD_SECONDS, 3 * lane.longest_seconds)
+            if suspicious and now - self._told.get(lane.worker, 0) > _TOLD_SECONDS:
+                self._told[lane.worker] = now
+                others = sum(other.worker is None for other in lanes)
+                logging.warning("Waiting for %s for %.0f s; %d others are idle.", who, seconds, others)
+
+
+@tf.function
+def _worker_index() -> tf.Tensor:
+    return tf.distribute.coordinator.experimental_get_current_worker_index()
+
+
+def _connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
+    """A coordinator of all the cluster's workers."""
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster.specification()),
+        **({} if cluster.is_embedded else {"task_type": CHIEF, "task_id": 0}),
+        rpc_layer="grpc",
+    )
+    return tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
