@@ -89,16 +89,7 @@ class Server:
 
     def vectors(self) -> dict[str, list[tf.Variable]]:
         """The shards of each vector by its name: what a checkpoint holds of the servers beside the numbers."""
-        per_shard = [
-            {
-                "parameters": shard.parameters,
-                **shard.slots,
-                **{
-                    name: variable for name in ("average", "received") if (variable := getattr(shard, name)) is not None
-                },
-            }
-            for shard in self.shards
-        ]
+        per_shard = [shard.vectors() for shard in self.shards]
         return {name: [vectors[name] for vectors in per_shard] for name in per_shard[0]}
 
 
@@ -139,7 +130,7 @@ def update_from_received(
     server: Server, learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], clip_norm: float, average_rate: float
 ) -> Update:
     """One server update of all the payloads received, of which none are left; see `update_from`."""
-    received = [shard.received for shard in server.shards]
+    received = server.received()
     update = _update(
         server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_rate
     )

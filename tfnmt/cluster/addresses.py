@@ -116,16 +116,16 @@ def find_cluster(settings: ClusterSettings, environment: Mapping[str, str] = os.
     Raises:
       UserError: TF_CONFIG cannot be used.
     """
-    timeouts = {"rendezvous_timeout": settings.rendezvous_timeout, "stall_timeout": settings.stall_timeout}
+    timeouts = (settings.rendezvous_timeout, settings.stall_timeout)
     if settings.worker_hosts:
         (chief,) = settings.chief_hosts
-        task = (settings.job_name, settings.task_index)
-        return Cluster(chief, settings.worker_hosts, settings.ps_hosts, *task, **timeouts)
+        job, task = settings.job_name, settings.task_index
+        return Cluster(chief, settings.worker_hosts, settings.ps_hosts, job, task, *timeouts)
     if environment.get("TF_CONFIG"):
-        return dataclasses.replace(_of_tf_config(environment["TF_CONFIG"]), **timeouts)
+        return _of_tf_config(environment["TF_CONFIG"], *timeouts)
     ports = free_ports(settings.workers + settings.parameter_servers)
     addresses = tuple(f"{LOOPBACK}:{port}" for port in ports)
-    return Cluster("", addresses[: settings.workers], addresses[settings.workers :], **timeouts)
+    return Cluster("", addresses[: settings.workers], addresses[settings.workers :], CHIEF, 0, *timeouts)
 
 
 def is_distributed(settings: ClusterSettings, environment: Mapping[str, str] = os.environ) -> bool:
@@ -145,11 +145,12 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _of_tf_config(text: str) -> Cluster:
+def _of_tf_config(text: str, rendezvous_timeout: float, stall_timeout: float) -> Cluster:
     try:
         config = json.loads(text)
         hosts, task = config["cluster"], config["task"]
-        cluster = Cluster(hosts[CHIEF][0], tuple(hosts[WORKER]), tuple(hosts[SERVER]), task["type"], int(task["index"]))
+        addresses = (hosts[CHIEF][0], tuple(hosts[WORKER]), tuple(hosts[SERVER]))
+        cluster = Cluster(*addresses, task["type"], int(task["index"]), rendezvous_timeout, stall_timeout)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"TF_CONFIG: {error!r}; it must be JSON: a cluster of chief, worker and ps, and a task with type and index."

@@ -1,6 +1,7 @@
 """The log: plain lines on standard error, and in a file once a run directory is known."""
 
 import logging as standard_logging
+import os
 import sys
 from pathlib import Path
 
@@ -47,6 +48,35 @@ def log_to(directory: Path | str, name: str | None = None) -> Path:
     handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
     logging.get_absl_logger().addHandler(handler)
     _files.append(handler)
+    return path
+
+
+def divert_tensorflow(directory: Path | str) -> Path:
+    """Sends what TensorFlow itself has to say to a file beside ours; returns it.
+
+    A cluster's runtime reports on standard error, from C++ and from Python, every peer that comes or goes, several
+    times. What matters of it comes as an exception. Standard error stays where it was for everybody else.
+    """
+    path = Path(directory) / "tensorflow.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = standard_logging.FileHandler(path)
+    handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
+    logger = standard_logging.getLogger("tensorflow")
+    logger.handlers, logger.propagate = [handler], False
+
+    def is_ours(record: standard_logging.LogRecord) -> bool:
+        """Some of TensorFlow's modules write to absl's log."""
+        theirs = "/tensorflow/" in record.pathname
+        if theirs:
+            handler.handle(record)
+        return not theirs
+
+    logging.get_absl_logger().addFilter(is_ours)
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    logging.get_absl_handler().python_handler.stream = sys.stderr
     return path
 
 

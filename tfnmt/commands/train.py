@@ -15,7 +15,7 @@ from tfnmt.checkpoints import CheckpointSettings, CheckpointStore
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.tasks import serve
-from tfnmt.commands import application
+from tfnmt.commands import application, logs
 from tfnmt.data.corpus import Corpus, find_corpus
 from tfnmt.data.pipeline import training_batches
 from tfnmt.data.settings import DataSettings
@@ -135,6 +135,8 @@ def _main(*all_settings) -> int:
         application.log_to(run.logs)
         for line in [*_lines(facts), describe_limits(settings.stopping)]:
             logging.info("%s", line)
+        if place.cluster:
+            logs.divert_tensorflow(run.logs)
         with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
             return _train(settings, run, corpus, vocabularies, model, layout, place, facts)
 
