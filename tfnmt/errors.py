@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,10 @@ class UserError(Exception):
     def __init__(self, *faults: str):
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class LostError(UserError):
+    """A task of a cluster is gone or silent. Starting the run again goes on from its newest checkpoint."""
 
 
 def refuse(faults: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ class ClusterSettings:
     chief_hosts: tuple[str, ...] = setting((), "Address of the chief, host:port.")
     worker_hosts: tuple[str, ...] = setting((), "Addresses of the workers, in the order of their numbers.")
     ps_hosts: tuple[str, ...] = setting((), "Addresses of the parameter servers, in their order.")
-    job_name: str = setting("", "What this process is, where hosts are given.", choices=("", *JOBS))
+    job_name: str = setting(CHIEF, "What this process is, where hosts are given.", choices=JOBS)
     task_index: int = setting(0, "Which of its job this process is.", minimum=0)
     rendezvous_timeout: float = setting(
         300.0, "Seconds that the tasks of a cluster wait for each other at the start.", minimum=1
@@ -42,25 +42,16 @@ class ClusterSettings:
         """Hosts that are incomplete or no addresses."""
         hosts = {"chief_hosts": self.chief_hosts, "worker_hosts": self.worker_hosts, "ps_hosts": self.ps_hosts}
         if not any(hosts.values()):
-            return [f"--job_name={self.job_name}: needs --chief_hosts, --worker_hosts and --ps_hosts."] * bool(
-                self.job_name
-            )
-        found = [
-            f"--{name} is missing: a cluster needs all of --{', --'.join(hosts)}." for name in hosts if not hosts[name]
-        ]
-        found += [
-            f"--{name}={address}: must be host:port."
-            for name in hosts
-            for address in hosts[name]
-            if not _is_address(address)
-        ]
-        given = [address for addresses in hosts.values() for address in addresses]
+            alone = f"--job_name={self.job_name}: needs --chief_hosts, --worker_hosts and --ps_hosts."
+            return [alone] if self.job_name != CHIEF else []
+        found = [f"--{name} is missing: a cluster needs --{', --'.join(hosts)}." for name in hosts if not hosts[name]]
+        pairs = [(name, address) for name, addresses in hosts.items() for address in addresses]
+        found += [f"--{name}={address}: must be host:port." for name, address in pairs if not _is_address(address)]
+        given = [address for _, address in pairs]
         found += [f"{address} is given twice; each task needs an address of its own." for address in _repeated(given)]
         if len(self.chief_hosts) > 1:
             found.append("--chief_hosts must be one address.")
-        if not self.job_name:
-            found.append("--job_name is missing: which task of the cluster this process is.")
-        elif not found and self.task_index >= len(hosts[_hosts_flag(self.job_name)]):
+        if not found and self.task_index >= len(hosts[_hosts_flag(self.job_name)]):
             found.append(f"--task_index={self.task_index}: --{_hosts_flag(self.job_name)} has no such task.")
         return found
 

@@ -20,27 +20,41 @@ from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
 from tfnmt.commands.help_text import help_text
 from tfnmt.commands.logs import log_to
-from tfnmt.errors import UserError
+from tfnmt.errors import LostError, UserError
 from tfnmt.settings import value_text
 
 __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
 
-FAILED, REFUSED, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 130, 141
-"""Exit codes: a defect of the program; the user's to mend; Ctrl-C; nobody reads standard output any more."""
+FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 75, 130, 141
+"""Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
+Ctrl-C; nobody reads standard output any more."""
 
 _command_line = CommandLine([])
+_ends_at_once = False
 
 
 def run(main: Callable[..., int | None], *requests: Request) -> NoReturn:
     """Runs a console script and exits.
 
-    Exit codes: what `main` returns (None is 0), 2 for a `UserError`, 130 for Ctrl-C, 1 for a defect.
+    Exit codes: what `main` returns (None is 0), 2 for a `UserError`, 75 for a `LostError`, 130 for Ctrl-C, 1 for a
+    defect.
 
     Args:
       main: gets one settings instance for each request, in order.
       requests: settings classes, or a `Choice` among several.
     """
-    sys.exit(_run(main, requests))
+    code = _run(main, requests)
+    if _ends_at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else FAILED if code else 0)
+    sys.exit(code)
+
+
+def end_at_once() -> None:
+    """Makes the process end without a word to TensorFlow: in a cluster that would wait for peers that are gone."""
+    global _ends_at_once
+    _ends_at_once = True
 
 
 def given(name: str) -> bool:
@@ -80,7 +94,7 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | 
         return end.code
     except UserError as error:
         _show(error)
-        return REFUSED
+        return LOST if isinstance(error, LostError) else REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -87,26 +87,29 @@ class Settings(NamedTuple):
     monitoring: MonitoringSettings
 
 
+REQUESTS = (
+    RunSettings,
+    DataSettings,
+    ModelChoice,
+    application.Choice("model", SETTINGS),
+    application.Choice("engine", ENGINES),
+    StrategySettings,
+    application.Choice("strategy", STRATEGIES),
+    OptimizerSettings,
+    ScheduleSettings,
+    ValidationSettings,
+    DecodingSettings,
+    StoppingSettings,
+    SavingSettings,
+    CheckpointSettings,
+    MonitoringSettings,
+)
+"""What the command line asks for; the order is that of `Settings`."""
+
+
 def main() -> None:
     """The console script."""
-    application.run(
-        _main,
-        RunSettings,
-        DataSettings,
-        ModelChoice,
-        application.Choice("model", SETTINGS),
-        application.Choice("engine", ENGINES),
-        StrategySettings,
-        application.Choice("strategy", STRATEGIES),
-        OptimizerSettings,
-        ScheduleSettings,
-        ValidationSettings,
-        DecodingSettings,
-        StoppingSettings,
-        SavingSettings,
-        CheckpointSettings,
-        MonitoringSettings,
-    )
+    application.run(_main, *REQUESTS)
 
 
 def _main(*all_settings) -> int:
@@ -137,6 +140,7 @@ def _main(*all_settings) -> int:
             logging.info("%s", line)
         if place.cluster:
             logs.divert_tensorflow(run.logs)
+            application.end_at_once()
         with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
             return _train(settings, run, corpus, vocabularies, model, layout, place, facts)
 

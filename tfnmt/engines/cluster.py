@@ -27,7 +27,7 @@ from tfnmt.engines.pace import Pace
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
 from tfnmt.engines.worker import Push, Worker, WorkerGraph
-from tfnmt.errors import UserError
+from tfnmt.errors import LostError
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -35,10 +35,6 @@ from tfnmt.strategies import Phase, StrategySettings
 
 _LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 10.0
-
-
-class StallError(UserError):
-    """Somebody did not answer for longer than the stall timeout."""
 
 
 class ClusterEngine:
@@ -88,8 +84,7 @@ class ClusterEngine:
         """Trains until `stop` is called; one report for each server update.
 
         Raises:
-          StallError: somebody did not answer.
-          tf.errors.OpError: a parameter server is gone.
+          LostError: a parameter server is gone, or somebody did not answer for too long.
         """
         for _ in range(self._workers):
             # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
@@ -107,7 +102,7 @@ class ClusterEngine:
 
     def state(self) -> EngineState:
         """Everything that a resume needs, as it is between two pushes."""
-        with self._condition:
+        with self._with_servers():
             vectors = self._servers.vectors()
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
@@ -242,20 +237,33 @@ class ClusterEngine:
         """Looks for tasks that are gone or silent.
 
         Raises:
-          UserError: a parameter server is gone.
-          StallError: somebody has not answered for too long.
+          LostError: a parameter server is gone, or somebody has not answered for too long.
         """
-        for number, address in enumerate(self._cluster.servers):
-            if self._down and not is_listening(address):
-                self._closed = True
-                raise UserError(
-                    f"Parameter server {number} at {address} is gone, and with it the parameters. Start training "
-                    "again: it goes on from the newest checkpoint."
-                )
+        if self._down:
+            self._check_servers()
         if error := self._coordinator._cluster.closure_queue._error:
             self._closed = True
             raise error
         self._stall.look(self._lanes, self._cluster)
+
+    def _check_servers(self) -> None:
+        for number, address in enumerate(self._cluster.servers):
+            if not is_listening(address):
+                self._closed = True
+                raise LostError(
+                    f"Parameter server {number} at {address} is gone, and with it the parameters. Start training "
+                    "again: it goes on from the newest checkpoint."
+                )
+
+    @contextlib.contextmanager
+    def _with_servers(self) -> Iterator[None]:
+        """Reads the servers, alone; says it when one of them is gone."""
+        with self._condition:
+            try:
+                yield
+            except tf.errors.OpError:
+                self._check_servers()
+                raise
 
     def _close(self) -> None:
         """Ends the workers' loops."""
@@ -311,7 +319,7 @@ class _Stall:
         """Warns, a line for each worker every ten seconds.
 
         Raises:
-          StallError: a block has taken longer than the timeout.
+          LostError: a block has taken longer than the timeout.
         """
         now = time.monotonic()
         for lane in lanes:
@@ -320,7 +328,7 @@ class _Stall:
             seconds = now - lane.busy_since
             who = f"worker {lane.worker} at {cluster.workers[lane.worker]}"
             if seconds > max(self._timeout_seconds, 2 * lane.longest_seconds):
-                raise StallError(
+                raise LostError(
                     f"{who} has not answered for {seconds:.0f} s (--stall_timeout={self._timeout_seconds:g}); training "
                     "ends. Look at its log; start training again, and it goes on from the newest checkpoint."
                 )

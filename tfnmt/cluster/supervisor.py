@@ -1,0 +1,175 @@
+"""The tasks of a cluster as processes of this machine: started, watched, started again, ended.
+
+A worker that dies is started again, alone. When the chief or a parameter server dies, the parameters are lost or nobody
+drives: all tasks end, and start again from the newest checkpoint.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from tfnmt.cluster.addresses import CHIEF, SERVER, WORKER
+from tfnmt.settings import setting
+
+_LOOK_SECONDS = 0.2
+_SHOWN_LINES = 15
+_SETTLE_SECONDS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisionSettings:
+    """How the processes of a launched job are looked after."""
+
+    max_restarts: int = setting(3, "Times that lost tasks, or the whole job, are started again.", minimum=0)
+    grace_seconds: float = setting(
+        60.0, "Seconds in which the tasks may save and end after Ctrl-C or SIGTERM, before they are killed.", minimum=0
+    )
+    print_commands: bool = setting(False, "Print the command of each task, for its host, and exit.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One process to be: what it is, its command, and the file of its output, or None for this terminal."""
+
+    job: str
+    number: int
+    command: tuple[str, ...]
+    log: Path | None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return CHIEF if self.job == CHIEF else f"{self.job} {self.number}"
+
+
+class Supervisor:
+    """Runs one job to its end."""
+
+    def __init__(
+        self, make_tasks: Callable[[], Sequence[Task]], settings: SupervisionSettings, retriable_codes: Sequence[int]
+    ):
+        """Takes what makes the tasks, anew for each start; the chief comes last.
+
+        Args:
+          make_tasks: called for each start, so that addresses may change.
+          settings: how often, how long.
+          retriable_codes: exit codes of the chief after which a new start helps; so does one after a signal.
+        """
+        self._make_tasks, self._settings, self._retriable_codes = make_tasks, settings, retriable_codes
+        self._restarts = 0
+        self._running: dict[Task, subprocess.Popen] = {}
+        self._signal: int | None = None
+
+    def run(self) -> int:
+        """Starts the tasks and watches them; the exit code of the job."""
+        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while True:
+                self._start(self._make_tasks())
+                code = self._watch()
+                self._end_all()
+                if self._signal or not self._may_retry(code):
+                    return 128 + self._signal if self._signal and code else code
+                logging.warning("Starting all tasks again from the newest checkpoint (%s).", self._count())
+        finally:
+            self._end_all()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _note_signal(self, number: int, _: object) -> None:
+        self._signal = number
+
+    def _start(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            output = open(task.log, "ab") if task.log else None  # noqa: SIM115 (closed behind the start)
+            try:
+                self._running[task] = subprocess.Popen(
+                    task.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
+                    preexec_fn=_die_with_parent,
+                )
+            finally:
+                if output:
+                    output.close()
+
+    def _watch(self) -> int:
+        """Until the chief ends, whose exit code it returns; starts workers again meanwhile."""
+        told_at: float | None = None
+        while True:
+            chief = next(task for task in self._running if task.job == CHIEF)
+            code = self._running[chief].poll()
+            if code is not None:
+                if code:
+                    self._show_first_failure(chief, code)
+                return code
+            if self._signal and told_at is None:
+                told_at = time.monotonic()
+                self._running[chief].send_signal(self._signal)
+            if told_at is not None and time.monotonic() - told_at > self._settings.grace_seconds:
+                logging.error("The chief did not end within --grace_seconds=%g.", self._settings.grace_seconds)
+                return -signal.SIGKILL
+            for task in [task for task, process in self._running.items() if process.poll() and task.job == WORKER]:
+                self._restart(task)
+            time.sleep(_LOOK_SECONDS)
+
+    def _restart(self, task: Task) -> None:
+        """Starts a worker again, as long as that may be."""
+        code = self._running[task].returncode
+        if self._signal or self._restarts >= self._settings.max_restarts:
+            return
+        self._restarts += 1
+        logging.warning("%s %s; starting it again (%s).", task.name.capitalize(), _describe(code), self._count())
+        self._start([task])
+
+    def _may_retry(self, code: int) -> bool:
+        retriable = code < 0 or code in self._retriable_codes
+        if not retriable or self._restarts >= self._settings.max_restarts:
+            return False
+        self._restarts += 1
+        return True
+
+    def _count(self) -> str:
+        return f"restart {self._restarts} of at most {self._settings.max_restarts}"
+
+    def _show_first_failure(self, chief: Task, code: int) -> None:
+        """Names what failed first: a server's end is the cause of the chief's, not the other way round."""
+        failed = [task for task, process in self._running.items() if task.job == SERVER and process.poll()]
+        for task in failed or [chief]:
+            ended = self._running[task].returncode if failed else code
+            logging.error("%s %s first.", task.name.capitalize(), _describe(ended))
+            if task.log and task.log.exists():
+                lines = task.log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
+                logging.error("The end of %s:\n%s", task.log, "\n".join(f"  {line}" for line in lines))
+
+    def _end_all(self) -> None:
+        """Waits a moment for the tasks, which the chief has told to end, and kills those that stay."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        for process in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        for process in self._running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+
+def _describe(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _die_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it dies, however that happens (Linux)."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
