@@ -19,6 +19,7 @@ from tests.engines.building import (
     run,
     simulated,
 )
+from tests.engines.rows import ROWS
 from tfnmt.engines.simulated import ABSORBED, PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.block_momentum import BlockMomentum
@@ -36,18 +37,6 @@ from tfnmt.strategies import (
 BATCHES = toy.make_batches(48)
 EXACT = 1e-12
 DIFFERENT = 1e-6
-
-ROWS = {
-    "sync": Sync(),
-    "model_average": ModelAverage(local_steps=3),
-    "bmuf": Bmuf(local_steps=2, block_momentum=0.5),
-    "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),
-    "downpour": Downpour(push_every=2, pull_every=4, local_rate=1.0),
-    "async": Async(),
-    "delayed_async": DelayedAsync(delay=2, local_optimizer_steps=4),
-    "summed_async": SummedAsync(summed_pushes=3),
-    "bounded": Async(slack=1),
-}
 
 
 class TestSync:

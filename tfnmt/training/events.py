@@ -10,9 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
@@ -46,6 +48,11 @@ class EventFile:
         for tag, value in values.items():
             summary.MergeFrom(scalar_pb(tag, value))
         self._write(Event(step=update, summary=summary))
+
+    def histogram(self, update: int, tag: str, numbers: Sequence[float]) -> None:
+        """Adds one column to a histogram; without numbers none."""
+        if numbers:
+            self._write(Event(step=update, summary=histogram_pb(tag, np.asarray(numbers, np.float64))))
 
     def text(self, update: int, tag: str, markdown: str) -> None:
         """Adds a text in Markdown."""

@@ -13,11 +13,12 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.progress import Progress, format_number
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
 from tfnmt.training.events import EventFile
+from tfnmt.training.exchange import exchange_values
 from tfnmt.training.log_points import training_line, training_values, validation_line
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
@@ -68,6 +69,7 @@ class Monitor:
         self._progress: Progress | None = None
         self._began = self._logged = Totals()  # where this session and the sums of the next log point begin
         self._last: tuple[BlockReport, Totals] | None = None
+        self._pushes: list[PushReport] = []  # since the last log point
         self._scores = ""
         self._writable = True
 
@@ -91,6 +93,7 @@ class Monitor:
         """
         progress = self._progress or self._begin(totals - Totals.of(report))
         self._last = (report, totals)
+        self._pushes += report.pushes
         if report.skipped is not None:
             self._append("skipped", report.update, {"reason": report.skipped})
         if self._due(totals):
@@ -160,13 +163,15 @@ class Monitor:
 
     def _log(self, report: BlockReport, totals: Totals) -> None:
         window = totals - self._logged
-        values = training_values(window, totals, report)
+        pushes, self._pushes = self._pushes, []
+        values = training_values(window, totals, report) | exchange_values(pushes)
         logging.info("%s", training_line(window, totals, report, self._seconds_left(totals)))
         self._logged = totals
         self._append("training", totals.updates, {tag.rpartition("/")[2]: value for tag, value in values.items()})
         with self._tolerant():
             if self._events is not None:
                 self._events.scalars(totals.updates, values)
+                self._events.histogram(totals.updates, "exchange/staleness", [push.staleness for push in pushes])
                 self._events.flush()
 
     def _show(self, progress: Progress, report: BlockReport, totals: Totals) -> None:

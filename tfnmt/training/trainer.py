@@ -176,19 +176,19 @@ class Trainer:
         if scheduled:
             found = self._state.early_stopping.after(self._stopping, metric, self.update)
             self._state = dataclasses.replace(self._state, early_stopping=found)
-            self._lower_plateau(found)
+            state = self._lower_plateau(found, state)
         self._monitor.evaluated(evaluation, self._state.totals, self._state.early_stopping)
         self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric, state=state)
 
-    def _lower_plateau(self, found: EarlyStopping) -> None:
-        waited = found.evaluations_without_improvement
-        if self._schedule.schedule == "plateau" and waited and waited % self._schedule.plateau_patience == 0:
-            self._engine.scale_learning_rate(self._schedule.plateau_factor)
-            logging.info(
-                "No better for %d evaluations: learning rate times %g.",
-                waited,
-                self._schedule.plateau_factor,
-            )
+    def _lower_plateau(self, found: EarlyStopping, state: EngineState) -> EngineState:
+        """Lowers the rate when it is time; the state that is to be saved, which knows of it."""
+        waited, factor = found.evaluations_without_improvement, self._schedule.plateau_factor
+        if self._schedule.schedule != "plateau" or not waited or waited % self._schedule.plateau_patience:
+            return state
+        self._engine.scale_learning_rate(factor)
+        logging.info("No better for %d evaluations: learning rate times %g.", waited, factor)
+        counters = {**state.counters, "plateau_scale": state.counters["plateau_scale"] * factor}
+        return dataclasses.replace(state, counters=counters)
 
     def _save(self, metric: float | None = None, last: bool = False, state: EngineState | None = None) -> None:
         """Saves what was evaluated and all that resuming needs; only at the last save a failure ends the run."""
@@ -218,6 +218,11 @@ class Trainer:
     def _refuse_nonfinite(self, report: BlockReport) -> None:
         if report.skipped:
             logging.warning("Update skipped: %s.", report.skipped)
+        for push in report.pushes:
+            if push.refused and not report.skipped:
+                logging.warning("A push of worker %d was refused: %s.", push.worker, push.refused)
+            if push.skipped_steps:
+                logging.warning("Worker %d left out %d steps that were not finite.", push.worker, push.skipped_steps)
         if self._state.skipped_in_a_row >= self._saving.max_nonfinite:
             self._save()
             raise UserError(

@@ -1,0 +1,62 @@
+"""The cluster engine against the simulated one, on embedded clusters, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SECONDS = 300  # a hang must not hold up the suite
+
+
+def train(workers, servers, updates, *rows):
+    """What `cluster_child` prints of each row."""
+    command = [sys.executable, "-m", "tests.engines.cluster_child", str(workers), str(servers), str(updates), *rows]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return {found["row"]: found for found in map(json.loads, ended.stdout.splitlines())}
+
+
+@pytest.fixture(name="one_worker", scope="module")
+def _one_worker():
+    return train(1, 2, 5, "downpour", "async", "delayed_async", "summed_async")
+
+
+@pytest.fixture(name="two_workers", scope="module")
+def _two_workers():
+    return train(2, 2, 4, "sync", "model_average", "bmuf", "bmuf_classical", "async", "bounded")
+
+
+@pytest.mark.parametrize("row", ["sync", "model_average", "bmuf", "bmuf_classical"])
+def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
+    """I3, I4, I17 to I23 where it counts: over servers of their own, whoever comes first."""
+    found = two_workers[row]
+    assert found["names"]
+    assert found["distance"] < 1e-12
+    assert found["staleness"] == [0] * 8
+
+
+@pytest.mark.parametrize("row", ["downpour", "async", "delayed_async", "summed_async"])
+def test_one_worker_of_a_free_row_equals_the_simulation(one_worker, row):
+    assert one_worker[row]["names"]
+    assert one_worker[row]["distance"] < 1e-12
+
+
+@pytest.mark.parametrize("row", ["async", "bounded"])
+def test_free_rows_make_an_update_of_every_push(two_workers, row):
+    """I27: version = pushes."""
+    found = two_workers[row]
+    assert found["updates"] == [1, 2, 3, 4]
+    assert found["pushes"] == 4
+
+
+def test_order_of_arrival_matters_to_free_rows(two_workers):
+    """The negative control: two free workers are no deterministic simulation."""
+    assert two_workers["async"]["distance"] > 1e-12 or two_workers["bounded"]["distance"] > 1e-12
+
+
+def test_eight_embedded_workers_do_not_lock_each_other_out():
+    """Servers with too few threads would stand still for ever."""
+    found = train(8, 1, 3, "sync", "async")
+    assert found["sync"]["pushes"] == 24
+    assert found["sync"]["distance"] < 1e-12
