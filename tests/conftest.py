@@ -16,7 +16,7 @@ runtime.prepare(threads=2)
 # A shell starts its background jobs deaf to Ctrl-C, and the programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_LAST = ("commands", "test_horovod_build.py", "test_end_to_end.py")
+_LAST = ("commands", "test_horovod_build.py", "test_end_to_end.py", "test_cluster_end_to_end.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -18,6 +18,8 @@ class UserError(Exception):
 class LostError(UserError):
     """A task of a cluster is gone or silent. Starting the run again goes on from its newest checkpoint."""
 
+    exit_code = 75
+
 
 def refuse(faults: Sequence[str]) -> None:
     """Raises one `UserError` that holds all the faults; does nothing when there are none."""

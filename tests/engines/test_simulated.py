@@ -40,8 +40,7 @@ DIFFERENT = 1e-6
 
 
 class TestSync:
-    @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
-    @pytest.mark.parametrize("workers, servers", [(2, 1), (3, 2), (4, 3)])
+    @pytest.mark.parametrize("optimizer, workers, servers", [("sgd", 2, 1), ("adam", 3, 2), ("adagrad", 4, 3)])
     def test_equals_the_joined_batch(self, optimizer, workers, servers):
         """I3, over any number of servers."""
         batches = BATCHES[: 3 * workers]
@@ -472,7 +471,7 @@ class TestEveryRow:
 
     def test_servers_are_only_places(self, row):
         """Any number of parameter servers comes to the same."""
-        engines = [simulated(row, BATCHES, workers=2, servers=servers, optimizer="adam") for servers in (1, 2, 3)]
+        engines = [simulated(row, BATCHES, workers=2, servers=servers, optimizer="adam") for servers in (1, 3)]
         for engine in engines:
             run(engine, 4)
         assert max(distance(engines[0], other) for other in engines[1:]) < EXACT
@@ -485,12 +484,13 @@ class TestEveryRow:
         assert [push.worker for push in told] == [0]
         assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
 
-    @pytest.mark.parametrize("kind", [PULLED, STEPPED, PUSHED, ABSORBED])
-    def test_killed_worker_comes_back(self, row, kind):
+    def test_killed_worker_comes_back(self, row):
         """At-most-once: no payload is lost that the servers had, none is taken twice, and no batch is left out."""
-        engine = simulated(row, BATCHES, workers=2, faults=[Fault(worker=1, block=3, kind=kind)], optimizer="adam")
-        pushes = [push for report in run(engine, 10) for push in report.pushes]
-        assert [event.kind for event in engine.trace].count("restarted") == 1
+        kinds = [PULLED, STEPPED, PUSHED, ABSORBED]
+        faults = [Fault(worker=1, block=3, kind=kind, seconds=0.1) for kind in kinds]
+        engine = simulated(row, BATCHES, workers=2, faults=faults, optimizer="adam")
+        pushes = [push for report in run(engine, 24) for push in report.pushes]
+        assert [event.kind for event in engine.trace].count("restarted") == len(kinds)
         assert all(push.refused is None for push in pushes)
         assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
         assert sum(push.worker == 1 for push in pushes) >= 3

@@ -25,7 +25,7 @@ from tfnmt.settings import value_text
 
 __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
 
-FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, 75, 130, 141
+FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, 130, 141
 """Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
 Ctrl-C; nobody reads standard output any more."""
 

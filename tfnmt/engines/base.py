@@ -23,6 +23,10 @@ class EngineState:
     counters: Mapping[str, Any]
     reports: tuple[BlockReport, ...] = ()
 
+    def with_vectors(self, vectors: Mapping[str, np.ndarray]) -> "EngineState":
+        """The state with more vectors."""
+        return dataclasses.replace(self, vectors={**self.vectors, **vectors})
+
     @property
     def evaluated(self) -> np.ndarray:
         """The parameters [size] that are evaluated and saved as the model."""

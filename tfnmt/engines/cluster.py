@@ -10,6 +10,7 @@ servers; a worker that dies, at whatever instant, leaves a whole update or none.
 """
 
 import contextlib
+import dataclasses
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
+from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of, is_listening
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.local import MakeBatches
@@ -34,7 +36,6 @@ from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Phase, StrategySettings
 
 _LOOK_SECONDS = 0.5
-_TOLD_SECONDS = 10.0
 
 
 class ClusterEngine:
@@ -76,7 +77,7 @@ class ClusterEngine:
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: set[int] = set()
         self._stopping = self._closed = self._paused = False
-        self._stall = _Stall(cluster.stall_timeout)
+        self._stall_watch = StallWatch(cluster, self._busy)
         self._restored: Mapping[str, np.ndarray] = {}
         self._begin_phase()
 
@@ -89,10 +90,11 @@ class ClusterEngine:
         for _ in range(self._workers):
             # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
             self._coordinator._cluster.schedule(self._serve, None, None)
-        while (report := self._next_report()) is not None:
-            yield report
-            self._resume()
-        self._close()
+        with self._stall_watch:
+            while (report := self._next_report()) is not None:
+                yield report
+                self._resume()
+            self._close()
 
     def stop(self) -> None:
         """Lets the workers finish what they have begun."""
@@ -103,14 +105,15 @@ class ClusterEngine:
     def state(self) -> EngineState:
         """Everything that a resume needs, as it is between two pushes."""
         with self._with_servers():
-            vectors = self._servers.vectors()
+            state = self._servers.state()
+            slots: dict[str, np.ndarray] = {}
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
-                    vectors |= worker.vectors()
+                    slots |= worker.vectors()
             reports = []
             while not self._reports.empty():
                 reports.append(self._reports.get())
-            return EngineState(vectors, self._servers.counters(), tuple(reports))
+            return dataclasses.replace(state.with_vectors(slots), reports=tuple(reports))
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the rate of the plateau schedule."""
@@ -118,7 +121,7 @@ class ClusterEngine:
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
-        self._servers.restore(state.vectors, state.counters)
+        self._servers.restore(state)
         self._begin_phase()
         self._restored = state.vectors
 
@@ -168,9 +171,9 @@ class ClusterEngine:
         worker = self._worker(index, lane)
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
         with self._condition:
-            self._lanes[lane].end()
             if push:
                 self._arrive(push)
+            self._lanes[lane].end()
             self._condition.notify_all()
 
     def _worker(self, index: int, lane: int) -> Worker:
@@ -205,7 +208,7 @@ class ClusterEngine:
             for each in self._lanes:
                 if each.worker == index:
                     each.end()
-            if not self._closed:
+            if not self._closed and all(map(is_listening, self._cluster.servers)):
                 logging.warning(
                     "Worker %d at %s failed (%s).", index, self._cluster.workers[index], type(error).__name__
                 )
@@ -214,6 +217,7 @@ class ClusterEngine:
     def _next_report(self) -> BlockReport | None:
         """The next report, once there is one; None when everything that was begun has ended."""
         while True:
+            self._stall_watch.check()
             with contextlib.suppress(queue.Empty):
                 return self._reports.get(timeout=_LOOK_SECONDS)
             with self._condition:
@@ -234,17 +238,25 @@ class ClusterEngine:
             self._condition.notify_all()
 
     def _check(self) -> None:
-        """Looks for tasks that are gone or silent.
+        """Looks for tasks that are gone.
 
         Raises:
-          LostError: a parameter server is gone, or somebody has not answered for too long.
+          LostError: a parameter server is gone.
         """
         if self._down:
             self._check_servers()
         if error := self._coordinator._cluster.closure_queue._error:
             self._closed = True
             raise error
-        self._stall.look(self._lanes, self._cluster)
+
+    def _busy(self) -> list[tuple[int, float, float]]:
+        """Each worker that has a block: its number, for how many seconds, and how long its lane's longest took."""
+        now = time.monotonic()
+        return [
+            (lane.worker, now - lane.busy_since, lane.longest_seconds)
+            for lane in self._lanes
+            if lane.worker is not None and lane.busy_since is not None
+        ]
 
     def _check_servers(self) -> None:
         for number, address in enumerate(self._cluster.servers):
@@ -306,37 +318,6 @@ class _Lane:
         """Seconds that it stood still since this was asked before."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-
-class _Stall:
-    """Tells of blocks that take suspiciously long, and ends what takes too long."""
-
-    def __init__(self, timeout_seconds: float):
-        self._timeout_seconds = timeout_seconds
-        self._told: dict[int, float] = {}
-
-    def look(self, lanes: Sequence[_Lane], cluster: Cluster) -> None:
-        """Warns, a line for each worker every ten seconds.
-
-        Raises:
-          LostError: a block has taken longer than the timeout.
-        """
-        now = time.monotonic()
-        for lane in lanes:
-            if lane.worker is None or lane.busy_since is None:
-                continue
-            seconds = now - lane.busy_since
-            who = f"worker {lane.worker} at {cluster.workers[lane.worker]}"
-            if seconds > max(self._timeout_seconds, 2 * lane.longest_seconds):
-                raise LostError(
-                    f"{who} has not answered for {seconds:.0f} s (--stall_timeout={self._timeout_seconds:g}); training "
-                    "ends. Look at its log; start training again, and it goes on from the newest checkpoint."
-                )
-            suspicious = seconds > max(_TOLD_SECONDS, 3 * lane.longest_seconds)
-            if suspicious and now - self._told.get(lane.worker, 0) > _TOLD_SECONDS:
-                self._told[lane.worker] = now
-                others = sum(other.worker is None for other in lanes)
-                logging.warning("Waiting for %s for %.0f s; %d others are idle.", who, seconds, others)
 
 
 @tf.function

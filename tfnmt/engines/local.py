@@ -61,11 +61,11 @@ class LocalEngine:
 
     def state(self) -> EngineState:
         """Everything that an exact resume needs."""
-        return EngineState(self._servers.vectors() | self._worker.vectors(), self._servers.counters())
+        return self._servers.state().with_vectors(self._worker.vectors())
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
-        self._servers.restore(state.vectors, state.counters)
+        self._servers.restore(state)
         self._worker = self._new_worker()
         self._worker.restore(state.vectors)
 

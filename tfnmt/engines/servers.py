@@ -13,8 +13,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from graphs.broadcast import pull
 from graphs.reduce_average import Server, Update, receive, update_from, update_from_received
 from tfnmt.batch import START
+from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.engines.worker import NO_SUMS, Progress, Push, Sums
@@ -109,24 +111,23 @@ class Servers:
             update = self._update_from_received(self._plateau())
         return None if update is None else self._report(update, push.work.position[0])
 
-    def vectors(self) -> dict[str, np.ndarray]:
-        """Every vector [size] of the servers by name."""
-        return {name: self._whole(shards).numpy() for name, shards in self.server.vectors().items()}
-
-    def counters(self) -> dict[str, Any]:
-        """Everything else of the servers, ready for JSON."""
-        return {
+    def state(self) -> EngineState:
+        """Everything of the servers."""
+        vectors, weight = self._read()
+        counters = {
             "evaluated": self.server.evaluated,
             "version": self.version,
             "plateau_scale": self.plateau_scale,
-            "weight": float(self.server.weight.numpy()),
+            "weight": float(weight.numpy()),
             "arrived": self._arrived,
             "sums": self._sums,
             "workers": [worker._asdict() for worker in self.progress],
         }
+        return EngineState({name: vector.numpy() for name, vector in vectors.items()}, counters)
 
-    def restore(self, vectors: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
-        """Takes up what `vectors` and `counters` returned, of as many workers or fewer or more."""
+    def restore(self, state: EngineState) -> None:
+        """Takes up a state of as many workers or fewer or more."""
+        vectors, counters = state.vectors, state.counters
         self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
         self._enter(max(n for n, phase in enumerate(self._phases) if phase.first_update <= self.version))
         for name, shards in self.server.vectors().items():
@@ -149,6 +150,8 @@ class Servers:
         def rate_at(plateau_scale):
             return lambda version, tokens: self.rates.of_server(version, tokens, plateau_scale)
 
+        # Traced now: when somebody is silent, nothing new can be made known to the cluster.
+        self._read = tf.function(self._reading).get_concrete_function()
         self._receive = tf.function(lambda payload, weight: receive(self.server, payload, weight))
         self._update_from = tf.function(
             lambda payload, weight, plateau: update_from(
@@ -199,7 +202,7 @@ class Servers:
             gradient_norm=float(update.norm),
             learning_rate=float(update.learning_rate),
             seconds=now - self._reported_at,
-            data_wait_seconds=sums.data_wait_seconds / self._workers,
+            data_wait_seconds=min(sums.data_wait_seconds / self._workers, now - self._reported_at),
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
             pushes=tuple(self._pushes),
             **{name: int(getattr(sums, name)) for name in _COUNTED},
@@ -212,10 +215,10 @@ class Servers:
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
 
-    @staticmethod
-    def _whole(shards: Sequence[tf.Variable]) -> tf.Tensor:
-        pieces = [shard.read_value() for shard in shards]
-        return tf.concat(pieces, axis=0) if len(pieces) > 1 else pieces[0]
+    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Every vector [size], and the weight of what was received."""
+        vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
+        return vectors, self.server.weight.read_value()
 
 
 def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:

@@ -5,6 +5,7 @@ reaches them when its transfer ends. What happens in between is decided by the c
 same seed gives the same trace of events and the same parameters, bit for bit.
 """
 
+import dataclasses
 import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -131,15 +132,14 @@ class SimulatedEngine:
 
     def state(self) -> EngineState:
         """Everything that a resume needs."""
-        vectors = self._servers.vectors()
-        for worker in self.crew:
-            vectors |= worker.vectors()
-        return EngineState(vectors, self._servers.counters() | {"virtual_seconds": self._now})
+        slots = {name: vector for worker in self.crew for name, vector in worker.vectors().items()}
+        state = self._servers.state().with_vectors(slots)
+        return dataclasses.replace(state, counters={**state.counters, "virtual_seconds": self._now})
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
         self._now = state.counters.get("virtual_seconds", 0.0)
-        self._servers.restore(state.vectors, state.counters)
+        self._servers.restore(state)
         self._servers.restart_clock()
         self._begin_phase()
         for worker in self.crew:

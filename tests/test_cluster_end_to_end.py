@@ -1,0 +1,213 @@
+"""Launched clusters of real processes: what users see when one of them dies, is silent, or is told to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_end_to_end import SCRIPTS, command, run
+from tfnmt.checkpoints import CheckpointStore
+
+SECONDS = 240  # a hang must not hold up the suite
+TRAINING = (
+    "--flagfile=configs/transformer_tiny.flags",
+    "--batch_tokens=512",
+    "--learning_rate=0.004",
+    "--warmup_updates=100",
+    "--evaluate_every_updates=40",
+    "--validation_sentences=8",
+    "--samples=0",
+)
+
+
+@pytest.fixture(name="corpus", scope="module")
+def _corpus(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("corpus")
+    run("corpus", "--corpus=generated", f"--output={directory}")
+    run("vocabulary", f"--data={directory}", "--vocabulary_size=115")
+    return directory
+
+
+class Launched:
+    """A job under way."""
+
+    def __init__(self, corpus, directory, *flags):
+        self.directory = directory
+        self.log = directory.parent / "launch.log"
+        words = command("launch", *TRAINING, f"--data={corpus}", f"--run_directory={directory}", *flags)
+        with open(self.log, "w") as log:
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait_for(self, text):
+        """Returns once the log has `text`."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self.log.read_text():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def signal(self, number, *words):
+        """Sends a signal to the task whose command has all the words; to the launcher when there are none."""
+        (process,) = [found for found in self._tasks() if set(words) <= set(found[1])] if words else [self._launcher()]
+        os.kill(process[0], number)
+
+    def end(self):
+        """The exit code and the log, once it has ended; nothing may be left of it."""
+        code = self._process.wait(timeout=SECONDS)
+        assert not self._tasks(), self._tasks()
+        return code, self.log.read_text()
+
+    def _launcher(self):
+        return self._process.pid, []
+
+    def _tasks(self):
+        """Process number and words of every task of this job."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_text().split("\0")
+            except OSError:
+                continue
+            if f"--flagfile={self.directory / 'logs' / 'launch.flags'}" in words:
+                found.append((int(path.parent.name), words))
+        return found
+
+
+@pytest.fixture(name="launch")
+def _launch(corpus, tmp_path):
+    return lambda *flags: Launched(corpus, tmp_path / "run", *flags)
+
+
+def updates(directory):
+    return json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["update"]
+
+
+@pytest.mark.parametrize("strategy", ["async", "sync"])
+def test_killed_worker_is_replaced(launch, strategy):
+    """The others go on, or do its work; nothing that is not finite appears."""
+    job = launch(f"--strategy={strategy}", "--workers=2", "--parameter_servers=2", "--max_updates=120")
+    job.wait_for("update 16 ")
+    job.signal(signal.SIGKILL, "--job_name=worker", "--task_index=1")
+    code, log = job.end()
+    assert code == 0, log
+    assert "Worker 1 was killed by SIGKILL; starting it again" in log
+    assert "Traceback" not in log
+    assert "nan" not in log
+    assert updates(job.directory) >= 120
+
+
+@pytest.mark.parametrize("victim", ["ps", "chief"])
+def test_lost_state_is_taken_up_from_the_newest_checkpoint(launch, victim):
+    job = launch("--strategy=model_average", "--local_steps=2", "--workers=2", "--max_updates=120")
+    job.wait_for("validation at update 40 ")
+    job.signal(signal.SIGKILL, f"--job_name={victim}")
+    code, log = job.end()
+    assert code == 0, log
+    assert "Starting all tasks again from the newest checkpoint (restart 1 of at most 3)." in log
+    assert "Going on from update" in log
+    assert "Traceback" not in log
+    assert updates(job.directory) == 120
+
+
+def test_silent_worker_ends_everything_and_is_named(launch):
+    job = launch("--strategy=sync", "--workers=2", "--stall_timeout=15", "--max_restarts=0")
+    job.wait_for("update 16 ")
+    job.signal(signal.SIGSTOP, "--job_name=worker", "--task_index=0")
+    code, log = job.end()
+    assert code == 75, log
+    assert "Waiting for worker 0 at 127.0.0.1:" in log
+    assert "has not answered for" in log
+    assert "--stall_timeout=15" in log
+    assert "Traceback" not in log
+
+
+def test_told_to_end_it_saves(launch):
+    job = launch("--strategy=async", "--workers=2")
+    job.wait_for("update 16 ")
+    job.signal(signal.SIGTERM)
+    code, log = job.end()
+    assert code == 143, log
+    assert CheckpointStore(job.directory / "checkpoints").newest >= 16
+
+
+def test_a_cluster_s_run_goes_on_elsewhere(corpus, tmp_path):
+    """From an embedded cluster to the simulated engine, with other numbers of workers and servers."""
+    common = (
+        *TRAINING,
+        f"--data={corpus}",
+        f"--run_directory={tmp_path / 'run'}",
+        "--strategy=bmuf",
+        "--local_steps=2",
+    )
+    _, log = run("train", *common, "--workers=2", "--parameter_servers=2", "--max_updates=4")
+    assert "2 embedded workers, 2 parameter servers" in log
+    _, log = run("train", *common, "--engine=simulated", "--workers=3", "--parameter_servers=3", "--max_updates=8")
+    assert "Going on from update 4" in log
+    assert "2 workers before, 3 now: the readers begin epoch 2." in log
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 8
+
+
+def test_placement_of_the_subgraphs(corpus, tmp_path):
+    """The arithmetic of an update is on the servers, that of a step on the worker."""
+    import tensorflow as tf
+
+    run("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=2")
+    show = [
+        sys.executable,
+        "tools/show_graph",
+        f"--run_directory={tmp_path / 'run'}",
+        f"--output={tmp_path / 'graphs'}",
+    ]
+    subprocess.run(show, check=True, capture_output=True, timeout=SECONDS)
+    devices = {}
+    for name in ("broadcast", "forward_backward", "reduce_average"):
+        (path,) = (tmp_path / "graphs" / name).glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                metadata = tf.compat.v1.RunMetadata.FromString(value.tensor.string_val[0])
+                nodes = [
+                    node
+                    for graphs in metadata.function_graphs
+                    for graph in graphs.partition_graphs
+                    for node in graph.node
+                ]
+                for node in nodes:
+                    devices.setdefault((name, node.op), set()).add(node.device.rpartition("/")[2])
+    servers = {"device:CPU:1", "device:CPU:2"}
+    assert devices["reduce_average", "ResourceApplyAdam"] == servers
+    assert devices["reduce_average", "L2Loss"] == servers
+    assert devices["broadcast", "ReadVariableOp"] == servers
+    assert devices["broadcast", "AssignVariableOp"] == {"device:CPU:0"}
+    products = [found for (name, op), found in devices.items() if name == "forward_backward" and "MatMul" in op]
+    assert products
+    assert all(found == {"device:CPU:0"} for found in products)
+
+
+def test_unreachable_tasks_are_named_with_their_commands(corpus, tmp_path):
+    hosts = ("--chief_hosts=127.0.0.1:1", "--worker_hosts=127.0.0.1:2", "--ps_hosts=127.0.0.1:3")
+    common = (*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync")
+    _, log = run("train", *common, *hosts, "--rendezvous_timeout=1", expect=2)
+    assert "error: worker 0 at 127.0.0.1:2 did not answer within" in log
+    assert f"tfnmt-train {' '.join(hosts)} --job_name=worker --task_index=0" in log
+    assert "error: ps 0 at 127.0.0.1:3 did not answer within" in log
+    _, log = run("train", *common, *hosts, "--job_name=ps", "--rendezvous_timeout=1", expect=2)
+    assert "The chief at 127.0.0.1:1 did not come within" in log
+
+
+def test_commands_for_other_hosts(corpus, tmp_path):
+    hosts = ("--chief_hosts=a:1", "--worker_hosts=b:1,c:1", "--ps_hosts=d:1")
+    printed, _ = run("launch", f"--data={corpus}", f"--run_directory={tmp_path}", *hosts, "--print_commands")
+    lines = printed.splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "# ps 0, on d",
+        "# worker 0, on b",
+        "# worker 1, on c",
+        "# chief 0, on a",
+    ]
+    assert all(str(corpus) in line for line in lines if line.startswith("tfnmt-train"))
+    assert SCRIPTS.joinpath("tfnmt-launch").exists()
