@@ -6,7 +6,7 @@ from collections.abc import Callable
 from absl import logging
 
 from tfnmt.cluster.addresses import Cluster
-from tfnmt.cluster.tasks import is_listening
+from tfnmt.cluster.probes import is_listening
 from tfnmt.errors import refuse
 
 _TOLD_SECONDS = 10.0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import logging
 
 from tfnmt.cluster.addresses import WORKER, Cluster
-from tfnmt.cluster.tasks import answers
+from tfnmt.cluster.stall_guard import StallGuard, silent_tasks
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
@@ -23,7 +23,7 @@ class StallWatch:
     """A thread that watches the chief's waits while it is entered.
 
     The chief's own threads may all be waiting for the silent one. So this thread asks nobody for leave: it says at the
-    timeout what is wrong, and ends the process unless `check` is called soon.
+    timeout what is wrong, and ends the process unless `check` is called soon. A process of its own watches this thread.
     """
 
     def __init__(self, cluster: Cluster, busy: Callable[[], list[Busy]]):
@@ -54,7 +54,12 @@ class StallWatch:
             raise self._error
 
     def _watch(self) -> None:
+        with StallGuard(self._cluster) as guard:
+            self._look_on(guard)
+
+    def _look_on(self, guard: StallGuard) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
+            guard.reassure()
             self._error = self.look()
             if self._error is not None:
                 if not self._noticed.wait(_NOTICE_SECONDS):
@@ -81,6 +86,5 @@ class StallWatch:
 
     def _culprit(self, worker: int) -> str:
         """The tasks that are silent or, when none is, the worker whose block takes so long."""
-        silent = [task for task in self._cluster.tasks() if not answers(task[2])]
-        found = silent or [(WORKER, worker, self._cluster.workers[worker])]
-        return ", ".join(f"{job} {number} at {address}" for job, number, address in found)
+        silent = silent_tasks(self._cluster.tasks())
+        return silent or f"{WORKER} {worker} at {self._cluster.workers[worker]}"

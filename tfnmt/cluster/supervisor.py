@@ -76,12 +76,18 @@ class Supervisor:
                 code = self._watch()
                 self._end_all()
                 if self._signal or not self._may_retry(code):
-                    return 128 + self._signal if self._signal and code else code
+                    return self._exit_code(code)
                 logging.warning("Starting all tasks again from the newest checkpoint (%s).", self._count())
         finally:
             self._end_all()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _exit_code(self, code: int) -> int:
+        """That of the job, from that of the chief."""
+        if self._signal and code:
+            return 128 + self._signal
+        return 128 - code if code < 0 else code
 
     def _note_signal(self, number: int, _: object) -> None:
         self._signal = number

@@ -4,7 +4,6 @@ A task that is no chief runs TensorFlow's server and waits for a number in a que
 chief puts there when training ends. A task whose chief is gone for too long ends by itself.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfnmt.cluster.addresses import CHIEF, Cluster
+from tfnmt.cluster.probes import is_listening
 from tfnmt.errors import UserError
 
 GONE = 70
@@ -84,28 +84,6 @@ def end_tasks(cluster: Cluster, code: int) -> None:
 def device_of(job: str, task: int) -> str:
     """The name of a task's first processor."""
     return f"/job:{job}/replica:0/task:{task}/device:CPU:0"
-
-
-def is_listening(address: str) -> bool:
-    """Whether somebody accepts connections there."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1.0):
-            return True
-    except OSError:
-        return False
-
-
-def answers(address: str, timeout_seconds: float = 2.0) -> bool:
-    """Whether TensorFlow's server there is alive: it greets who speaks HTTP/2, which a stopped process does not."""
-    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and an empty SETTINGS frame
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout_seconds) as connection:
-            connection.sendall(greeting)
-            return bool(connection.recv(1))
-    except OSError:
-        return False
 
 
 def _queue() -> tf.Tensor:

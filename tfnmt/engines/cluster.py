@@ -19,10 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.eager import context
 
 from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
+from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_watch import StallWatch
-from tfnmt.cluster.tasks import device_of, is_listening
+from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.local import MakeBatches
 from tfnmt.engines.pace import Pace
@@ -332,4 +334,16 @@ def _connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
         **({} if cluster.is_embedded else {"task_type": CHIEF, "task_id": 0}),
         rpc_layer="grpc",
     )
-    return tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
+    _keep_functions()
+    return coordinator
+
+
+def _keep_functions() -> None:
+    """Keeps graph functions for the life of the process.
+
+    When Python frees one, TensorFlow 2.21 asks every task to remove it, and waits for all of them with Python's global
+    lock held: one silent task would stop every thread of the chief, the stall watch too. Most tasks never had the
+    function and say so, in several lines each.
+    """
+    context.context().remove_function = lambda name: None

@@ -1,0 +1,83 @@
+"""A process that watches the stall watch.
+
+TensorFlow makes every new graph function known to all tasks of a cluster, and waits for their answers with Python's
+global lock held: a task that is silent at that moment stops every thread of the chief. Only another process can then
+say so. It hears from the chief twice a second, and imports no TensorFlow.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from tfnmt.cluster.addresses import Cluster
+from tfnmt.cluster.probes import answers
+
+_TOLD_SECONDS = 10.0
+
+
+class StallGuard:
+    """The guard's process, as the chief sees it, while it is entered."""
+
+    def __init__(self, cluster: Cluster):
+        facts = {"tasks": cluster.tasks(), "timeout": cluster.stall_timeout, "chief": os.getpid()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(facts)],
+            stdin=subprocess.PIPE,
+            stderr=sys.stderr,  # which need not be file descriptor 2
+            start_new_session=True,
+        )
+
+    def reassure(self) -> None:
+        """Tells the guard that the chief's threads are alive."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b".")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> "StallGuard":
+        """The guard itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process, which ends with its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def silent_tasks(tasks: Sequence[tuple[str, int, str]]) -> str:
+    """The names of those that do not answer, with commas; empty when all do."""
+    return ", ".join(f"{job} {number} at {address}" for job, number, address in tasks if not answers(address))
+
+
+def guard(tasks: Sequence[tuple[str, int, str]], timeout: float, chief: int) -> None:
+    """Listens on standard input until it ends; kills the chief when nothing comes for too long."""
+    heard = told = time.monotonic()
+    while True:
+        ready, _, _ = select.select([0], [], [], 1.0)
+        now = time.monotonic()
+        if ready:
+            if not os.read(0, 4096):
+                return
+            heard = told = now
+        elif now - heard >= timeout:
+            culprit = silent_tasks(tasks) or "the chief"
+            _say(f"error: {culprit} has not answered for {now - heard:.0f} s (--stall_timeout={timeout:g}).")
+            _say("error: Training ends; start it again, and it goes on from the newest checkpoint.")
+            os.kill(chief, signal.SIGKILL)
+            return
+        elif now - told >= _TOLD_SECONDS:
+            told = now
+            _say(f"warning: Waiting for {silent_tasks(tasks) or 'the chief'} for {now - heard:.0f} s.")
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    guard(**json.loads(sys.argv[1]))
