@@ -54,7 +54,9 @@ def serve(cluster: Cluster) -> int:
     with tf.Graph().as_default(), tf.device(device_of(cluster.job, cluster.task)):
         queue = _queue()
         end = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.int32])
-        with tf.compat.v1.Session(server.target) as session:
+        # A session that could reach the other tasks would wait for them.
+        own = tf.compat.v1.ConfigProto(device_filters=[f"/job:{cluster.job}/task:{cluster.task}"])
+        with tf.compat.v1.Session(server.target, config=own) as session:
             look = tf.compat.v1.RunOptions(timeout_in_ms=int(1000 * _LOOK_SECONDS))
             while True:
                 try:
