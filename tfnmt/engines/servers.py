@@ -107,7 +107,7 @@ class Servers:
         self._arrived += 1
         self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
         self._note(push, wait_seconds, None if taken else self._reason(push, int(nonfinite_at)))
-        if self._arrived == self.strategy.quorum > 1:
+        if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
             update = self._update_from_received(self._plateau())
         return None if update is None else self._report(update, push.work.position[0])
 
