@@ -1,0 +1,137 @@
+"""Silent tasks are found, named and, past the timeout, the end of training."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tfnmt.cluster import tasks
+from tfnmt.cluster.addresses import Cluster
+from tfnmt.cluster.probes import answers, is_listening
+from tfnmt.cluster.stall_watch import StallWatch
+from tfnmt.errors import LostError, UserError
+
+
+@pytest.fixture(name="silent")
+def _silent():
+    """The address of somebody who accepts connections and says nothing, as a stopped process does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(name="alive")
+def _alive():
+    """The address of somebody who greets back."""
+
+    def greet(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"\0\0\0\4\0\0\0\0\0")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet, args=(listener,), daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_silence_is_told_from_life_and_absence(silent, alive):
+    assert [answers(address, 0.5) for address in (silent, alive, "127.0.0.1:1")] == [False, True, False]
+    assert [is_listening(address) for address in (silent, alive, "127.0.0.1:1")] == [True, True, False]
+
+
+def test_long_blocks_are_told_of_every_ten_seconds_and_end_at_the_timeout(silent, alive, caplog):
+    cluster = Cluster("", (alive, alive), (silent,), stall_timeout=60.0)
+    busy = []
+    watch = StallWatch(cluster, lambda: busy)
+    said = []
+    for seconds in (1, 9, 11, 15, 22, 59):
+        busy[:] = [(1, float(seconds), 1.0)]
+        caplog.clear()
+        assert watch.look() is None
+        said.append([record.getMessage() for record in caplog.records])
+    assert [len(lines) for lines in said] == [0, 0, 1, 0, 1, 1]
+    assert said[2] == [f"Waiting for ps 0 at {silent} for 11 s."]
+    busy[:] = [(1, 61.0, 1.0)]
+    error = watch.look()
+    assert isinstance(error, LostError)
+    assert str(error).startswith(f"ps 0 at {silent} has not answered for 61 s (--stall_timeout=60)")
+
+
+def test_slow_worker_is_named_when_all_answer(alive, caplog):
+    watch = StallWatch(Cluster("", (alive, alive), (alive,)), lambda: [(1, 20.0, 1.0)])
+    watch.look()
+    assert [record.getMessage() for record in caplog.records] == [f"Waiting for worker 1 at {alive} for 20 s."]
+
+
+def test_blocks_that_always_take_long_are_no_stall(alive, caplog):
+    """The negative control."""
+    watch = StallWatch(Cluster("", (alive,), (alive,), stall_timeout=60.0), lambda: [(0, 100.0, 70.0)])
+    assert watch.look() is None
+    assert not caplog.records
+
+
+def _guard(silent, chief, timeout):
+    facts = {"tasks": [["worker", 0, silent]], "timeout": timeout, "chief": chief.pid}
+    command = [sys.executable, "-m", "tfnmt.cluster.stall_guard", json.dumps(facts)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(name="chief")
+def _chief():
+    """A process that hangs."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_guard_kills_a_chief_that_is_not_heard_of(silent, chief):
+    guard = _guard(silent, chief, timeout=1.0)
+    chief.wait(timeout=60)
+    _, said = guard.communicate(timeout=60)
+    assert f"worker 0 at {silent} has not answered for" in said
+
+
+def test_guard_goes_with_the_chief(silent, chief):
+    guard = _guard(silent, chief, timeout=60.0)
+    guard.communicate(".", timeout=60)
+    assert guard.returncode == 0
+    assert chief.poll() is None
+
+
+class _Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_task_waits_for_its_chief_and_then_ends(alive, caplog):
+    clock = _Clock()
+    chief = tasks._Chief(alive, 30.0, 60.0, clock)
+    assert not chief.is_gone()
+    chief._address = "127.0.0.1:1"
+    found = []
+    for now in (1.0, 12.0, 40.0, 62.0):
+        clock.now = now
+        found.append(chief.is_gone())
+    assert found == [False, False, False, True]
+    assert "Waiting for the chief at 127.0.0.1:1 for 11 s." in caplog.text
+
+
+def test_chief_that_never_comes_is_named():
+    clock = _Clock()
+    chief = tasks._Chief("127.0.0.1:1", 30.0, 60.0, clock)
+    assert not chief.is_gone()
+    clock.now = 31.0
+    with pytest.raises(UserError, match=r"The chief at 127\.0\.0\.1:1 did not come within --rendezvous_timeout=30"):
+        chief.is_gone()
