@@ -87,3 +87,24 @@ def test_padding_stays_zero(name):
 def test_a_wrong_constant_would_be_seen():
     theta, gradients = np.ones(3), np.random.default_rng(0).normal(size=(3, 3))
     assert np.abs(apply("adamw", theta, gradients) - adam(theta, gradients)).max() > 1e-4
+
+
+def test_adam_s_decays_change_at_the_cool_down():
+    """With the corrections of the new decays, as in the published code; and not before."""
+    settings = OptimizerSettings(
+        adam_epsilon=1e-3, adam_cooldown_updates=2, adam_cooldown_beta1=0.5, adam_cooldown_beta2=0.7
+    )
+    optimizer = build_optimizer(settings)
+    random = np.random.default_rng(0)
+    theta, gradients = random.normal(size=16), random.normal(size=(4, 16))
+    variable, slots = tf.Variable(theta), {name: tf.Variable(np.zeros(16)) for name in optimizer.slots}
+    m = v = np.zeros(16)
+    for t, gradient in enumerate(gradients, start=1):
+        handles = {name: slot.handle for name, slot in slots.items()}
+        optimizer.apply(
+            variable.handle, handles, tf.constant(gradient), tf.constant(RATE, tf.float64), tf.constant(t - 1)
+        )
+        beta1, beta2 = (0.9, 0.98) if t <= 2 else (0.5, 0.7)
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        theta = theta - RATE * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + 1e-3)
+        np.testing.assert_allclose(variable.numpy(), theta, rtol=1e-12)
