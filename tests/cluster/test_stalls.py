@@ -11,6 +11,7 @@ import pytest
 from tfnmt.cluster import tasks
 from tfnmt.cluster.addresses import Cluster
 from tfnmt.cluster.probes import answers, is_listening
+from tfnmt.cluster.stall_guard import culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.errors import LostError, UserError
 
@@ -48,9 +49,9 @@ def test_silence_is_told_from_life_and_absence(silent, alive):
 
 
 def test_long_blocks_are_told_of_every_ten_seconds_and_end_at_the_timeout(silent, alive, caplog):
-    cluster = Cluster("", (alive, alive), (silent,), stall_timeout=60.0)
+    cluster = Cluster("", (alive, alive), (silent,))
     busy = []
-    watch = StallWatch(cluster, lambda: busy)
+    watch = StallWatch(60.0, lambda: busy, lambda worker: culprit(cluster, worker))
     said = []
     for seconds in (1, 9, 11, 15, 22, 59):
         busy[:] = [(1, float(seconds), 1.0)]
@@ -65,15 +66,29 @@ def test_long_blocks_are_told_of_every_ten_seconds_and_end_at_the_timeout(silent
     assert str(error).startswith(f"ps 0 at {silent} has not answered for 61 s (--stall_timeout=60)")
 
 
+@pytest.mark.parametrize("longest", [1.0, 6.0, 12.0])
+def test_nothing_ends_unannounced(longest, caplog):
+    """However long blocks take beside the timeout."""
+    busy = []
+    watch = StallWatch(15.0, lambda: busy, str)
+    for half_seconds in range(100):
+        busy[:] = [(0, half_seconds / 2, longest)]
+        if watch.look():
+            break
+    assert half_seconds / 2 > max(15.0, 2 * longest) - 0.5
+    assert "Waiting for 0 for" in caplog.text
+
+
 def test_slow_worker_is_named_when_all_answer(alive, caplog):
-    watch = StallWatch(Cluster("", (alive, alive), (alive,)), lambda: [(1, 20.0, 1.0)])
+    cluster = Cluster("", (alive, alive), (alive,))
+    watch = StallWatch(60.0, lambda: [(1, 20.0, 1.0)], lambda worker: culprit(cluster, worker))
     watch.look()
     assert [record.getMessage() for record in caplog.records] == [f"Waiting for worker 1 at {alive} for 20 s."]
 
 
-def test_blocks_that_always_take_long_are_no_stall(alive, caplog):
+def test_blocks_that_always_take_long_are_no_stall(caplog):
     """The negative control."""
-    watch = StallWatch(Cluster("", (alive,), (alive,), stall_timeout=60.0), lambda: [(0, 100.0, 70.0)])
+    watch = StallWatch(60.0, lambda: [(0, 100.0, 70.0)], str)
     assert watch.look() is None
     assert not caplog.records
 

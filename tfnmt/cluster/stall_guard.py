@@ -5,6 +5,7 @@ global lock held: a task that is silent at that moment stops every thread of the
 say so. It hears from the chief twice a second, and imports no TensorFlow.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tfnmt.cluster.addresses import Cluster
+from tfnmt.cluster.addresses import WORKER, Cluster
 from tfnmt.cluster.probes import answers
 
 _TOLD_SECONDS = 10.0
@@ -28,6 +29,7 @@ class StallGuard:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps(facts)],
             stdin=subprocess.PIPE,
+            bufsize=0,
             stderr=sys.stderr,  # which need not be file descriptor 2
             start_new_session=True,
         )
@@ -35,8 +37,8 @@ class StallGuard:
     def reassure(self) -> None:
         """Tells the guard that the chief's threads are alive."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b".")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # without a guard, training goes on
+            self._process.stdin.write(b".")
 
     def __enter__(self) -> "StallGuard":
         """The guard itself."""
@@ -45,13 +47,19 @@ class StallGuard:
     def __exit__(self, *_: object) -> None:
         """Ends the process, which ends with its standard input."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 
 def silent_tasks(tasks: Sequence[tuple[str, int, str]]) -> str:
     """The names of those that do not answer, with commas; empty when all do."""
     return ", ".join(f"{job} {number} at {address}" for job, number, address in tasks if not answers(address))
+
+
+def culprit(cluster: Cluster, worker: int) -> str:
+    """The tasks that are silent or, when none is, the worker whose block takes so long."""
+    return silent_tasks(cluster.tasks()) or f"{WORKER} {worker} at {cluster.workers[worker]}"
 
 
 def guard(tasks: Sequence[tuple[str, int, str]], timeout: float, chief: int) -> None:

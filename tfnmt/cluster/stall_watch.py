@@ -1,14 +1,14 @@
 """Tells of tasks that take suspiciously long, and ends what takes too long: nobody waits in silence, or for ever."""
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from absl import logging
 
-from tfnmt.cluster.addresses import WORKER, Cluster
-from tfnmt.cluster.stall_guard import StallGuard, silent_tasks
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
@@ -16,7 +16,20 @@ _TOLD_SECONDS = 10.0
 _NOTICE_SECONDS = 5.0
 
 Busy = tuple[int, float, float]
-"""A worker that has a block: its number, for how many seconds, and how long its longest block took."""
+"""Somebody at work: the number, for how many seconds, and how long the longest piece of work took."""
+
+
+class Guard(Protocol):
+    """What watches the watch, while it is entered."""
+
+    def reassure(self) -> None:
+        """Says that the watch is alive."""
+
+    def __enter__(self) -> "Guard":
+        """Begins."""
+
+    def __exit__(self, *error: object) -> None:
+        """Ends."""
 
 
 class StallWatch:
@@ -26,9 +39,22 @@ class StallWatch:
     timeout what is wrong, and ends the process unless `check` is called soon. A process of its own watches this thread.
     """
 
-    def __init__(self, cluster: Cluster, busy: Callable[[], list[Busy]]):
-        """Takes who is where, and what tells who is at work; that must not wait for anybody."""
-        self._cluster, self._busy = cluster, busy
+    def __init__(
+        self,
+        timeout_seconds: float,
+        busy: Callable[[], list[Busy]],
+        name: Callable[[int], str],
+        make_guard: Callable[[], Guard] | None = None,
+    ):
+        """Watches nobody yet.
+
+        Args:
+          timeout_seconds: `--stall_timeout`.
+          busy: tells who is at work; it must not wait for the main thread.
+          name: of whoever that number stands for, looked up once there is something to say.
+          make_guard: what watches this thread, if anything does.
+        """
+        self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
         self._ended = threading.Event()
         self._noticed = threading.Event()
         self._error: LostError | None = None
@@ -54,12 +80,13 @@ class StallWatch:
             raise self._error
 
     def _watch(self) -> None:
-        with StallGuard(self._cluster) as guard:
+        with self._make_guard() if self._make_guard else contextlib.nullcontext() as guard:
             self._look_on(guard)
 
-    def _look_on(self, guard: StallGuard) -> None:
+    def _look_on(self, guard: Guard | None) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
-            guard.reassure()
+            if guard is not None:
+                guard.reassure()
             self._error = self.look()
             if self._error is not None:
                 if not self._noticed.wait(_NOTICE_SECONDS):
@@ -70,21 +97,16 @@ class StallWatch:
 
     def look(self) -> LostError | None:
         """Warns, for each worker a line every ten seconds; the error once a wait is over the timeout."""
-        timeout = self._cluster.stall_timeout
+        timeout = self._timeout_seconds
         for worker, seconds, longest in self._busy():
             if seconds > max(timeout, 2 * longest):
                 return LostError(
-                    f"{self._culprit(worker)} has not answered for {seconds:.0f} s (--stall_timeout={timeout:g}); "
+                    f"{self._name(worker)} has not answered for {seconds:.0f} s (--stall_timeout={timeout:g}); "
                     "training ends. Look at its log; start training again, and it goes on from the newest checkpoint."
                 )
-            if seconds < max(_TOLD_SECONDS, 3 * longest):
+            if seconds < max(_TOLD_SECONDS, 1.5 * longest):  # below the limit above: nothing ends unannounced
                 self._told.pop(worker, None)
             elif seconds - self._told.get(worker, 0.0) >= _TOLD_SECONDS:
                 self._told[worker] = seconds
-                logging.warning("Waiting for %s for %.0f s.", self._culprit(worker), seconds)
+                logging.warning("Waiting for %s for %.0f s.", self._name(worker), seconds)
         return None
-
-    def _culprit(self, worker: int) -> str:
-        """The tasks that are silent or, when none is, the worker whose block takes so long."""
-        silent = silent_tasks(self._cluster.tasks())
-        return silent or f"{WORKER} {worker} at {self._cluster.workers[worker]}"
