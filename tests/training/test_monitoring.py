@@ -199,6 +199,7 @@ def test_metrics_have_the_same_facts(run):
     assert training["time"].endswith("+00:00")
     assert (validation["bleu"], validation["best_bleu"], validation["ter"]) == (1.0, 30.0, 60.0)
     assert validation["bleu_signature"] == "signature of BLEU"
+    assert (validation["target_tokens"], validation["training_hours"]) == (100, 2.0 / 3600)
     assert (skipped["kind"], skipped["reason"]) == ("skipped", "step 9: encoder/0/query")
     assert all(json.loads(line) for line in run.metrics.read_text().splitlines())
 

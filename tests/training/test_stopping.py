@@ -120,3 +120,24 @@ def test_no_patience_never_ends():
     settings = StoppingSettings()
     assert _run(settings, [5.0] * 100)[-1].patience_ended(settings) is None
     assert EarlyStopping().patience_ended(settings) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "values", "ends"),
+    [
+        ("bleu", 20.0, [10, 20, 30], [False, True, True]),
+        ("bleu", 20.0, [10, 21, 5], [False, True, True]),
+        ("bleu", 0.0, [math.nan, 0], [False, True]),
+        ("ter", 20.0, [30, 20.5, 19], [False, False, True]),
+        ("bleu", None, [10, 100], [False, False]),
+    ],
+)
+def test_the_target_ends_the_run(metric, target, values, ends):
+    settings = StoppingSettings(early_stopping_metric=metric, early_stopping_target=target)
+    assert [state.target_reached(settings) is not None for state in _run(settings, values)] == ends
+
+
+def test_the_target_is_said():
+    settings = StoppingSettings(early_stopping_target=20)
+    assert describe_limits(settings) == "Training ends after a bleu of 20."
+    assert _run(settings, [25.5])[-1].target_reached(settings) == "bleu 25.5 at update 1 reached 20"

@@ -4,14 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import toy
+from tests.engines.building import local
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
-from tfnmt.engines.local import LocalEngine
 from tfnmt.errors import UserError
-from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Single, StrategySettings, phases
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings, Trainer
 
@@ -57,14 +56,13 @@ class PoisonedModel(toy.ToyModel):
 
 def build(directory, *, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits):
     schedule = schedule or ScheduleSettings(learning_rate=0.1, warmup_updates=2)
-    strategy = StrategySettings(average_rate=average_rate)
-    engine = LocalEngine(
-        model or toy.ToyModel(dropout=0.2),
-        toy.layout(),
-        phases(strategy, Single(), 1, OptimizerSettings()),
-        schedule,
-        strategy,
-        toy.dataset(toy.make_batches(60, epoch_length=7)),
+    engine = local(
+        toy.make_batches(60, epoch_length=7),
+        model=model or toy.ToyModel(dropout=0.2),
+        optimizer="adam",
+        schedule=schedule,
+        average_rate=average_rate,
+        dtype=tf.float32,
     )
     store, monitor, validation = CheckpointStore(directory), Listener(), ScriptedValidation(scores)
     trainer = Trainer(
@@ -156,6 +154,17 @@ def test_early_stopping(tmp_path):
     trainer.train()
     assert [update for update, _ in monitor.evaluations] == [2, 4, 6]
     assert store.best == 2
+
+
+def test_the_target_ends_the_run_and_those_that_resume_it(tmp_path):
+    limits = {"every": 2, "max_updates": 20, "early_stopping_target": 4.0}
+    trainer, _, monitor, _ = build(tmp_path, scores=[3.0, 5.0], **limits)
+    trainer.train()
+    assert monitor.evaluations == [(2, 3.0), (4, 5.0)]
+    again, _, monitor, _ = build(tmp_path, **limits)
+    again.resume()
+    assert again.train() == 0
+    assert monitor.updates == []
 
 
 def test_epochs_end_the_run(tmp_path):

@@ -115,7 +115,8 @@ class Monitor:
             logging.info("  reference:  %s", sample.reference)
             logging.info("  hypothesis: %s", sample.hypothesis)
         signatures = {f"{name}_signature": text for name, text in evaluation.scores.signatures().items()}
-        self._append("validation", update, {**found, **signatures})
+        spent = {"target_tokens": totals.target_tokens, "training_hours": totals.seconds / 3600}
+        self._append("validation", update, {**found, **signatures, **spent})
         with self._tolerant():
             self._write_evaluation(update, evaluation, found)
 

@@ -46,6 +46,9 @@ class StoppingSettings:
     early_stopping_minimum: float = setting(
         0.0, "Smallest change of the metric that counts as an improvement.", minimum=0, may_change=True
     )
+    early_stopping_target: float | None = setting(
+        None, "Training ends once the best value of the metric has come this far; empty for never.", may_change=True
+    )
 
 
 class _Limit(NamedTuple):
@@ -89,6 +92,8 @@ def describe_limits(settings: StoppingSettings) -> str:
     ends = [f"{format_number(limit.limit)} {limit.text}" for limit in _limits(settings, Totals())]
     if settings.early_stopping_patience:
         ends.append(f"{settings.early_stopping_patience} evaluations without a better {settings.early_stopping_metric}")
+    if settings.early_stopping_target is not None:
+        ends.append(f"a {settings.early_stopping_metric} of {settings.early_stopping_target:g}")
     return f"Training ends after {' or '.join(ends)}." if ends else "Training has no limit: Ctrl-C saves and ends it."
 
 
@@ -110,6 +115,14 @@ class EarlyStopping:
     def improved(self) -> bool:
         """True when the last evaluation is the best one: what a plateau schedule and keep-best ask."""
         return self.best is not None and self.evaluations_without_improvement == 0
+
+    def target_reached(self, settings: StoppingSettings) -> str | None:
+        """Why training ends, as text; None while the best is not good enough or nothing is."""
+        metric, target = settings.early_stopping_metric, settings.early_stopping_target
+        if target is None or self.best is None:
+            return None
+        reached = self.best >= target if HIGHER_IS_BETTER[metric] else self.best <= target
+        return f"{metric} {self.best:.4g} at update {self.best_update:,} reached {target:g}" if reached else None
 
     def patience_ended(self, settings: StoppingSettings) -> str | None:
         """Why training ends, as text; None while it goes on."""

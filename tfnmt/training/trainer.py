@@ -82,15 +82,20 @@ class Trainer:
         self._evaluated_update: int | None = None
         self._saved_at = time.monotonic()
 
-    def resume(self) -> bool:
+    def resume(self, live: EngineState | None = None) -> bool:
         """Takes up the newest checkpoint that verifies; False when there is none.
+
+        Args:
+          live: a state of the engine that is newer, which follows from the checkpoint by its reports.
 
         Raises:
           UserError: none verifies, or the newest is not of a training run.
         """
         self._store.remove_leftovers()
         if not self._store.updates():
-            return False
+            if live is not None:
+                self._go_on_from(live)
+            return live is not None
         checkpoint = self._store.load()
         if "engine" not in checkpoint.progress:
             raise UserError(
@@ -100,10 +105,16 @@ class Trainer:
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
         vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
         counters = checkpoint.progress["engine"]
-        self._engine.restore(EngineState(vectors | {counters["evaluated"]: evaluated}, counters))
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
+        self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters))
         return True
+
+    def _go_on_from(self, state: EngineState) -> None:
+        self._engine.restore(state)
+        for report in state.reports:
+            if report.update > self.update:
+                self._state = self._state.after(report)
 
     def train(self) -> int:
         """Runs to the end and saves; the process's exit code: 0, or 128 + the signal that ended it.
@@ -112,7 +123,8 @@ class Trainer:
           SaveError: the last checkpoint could not be saved.
           UserError: too many updates in a row were not finite.
         """
-        reason = limit_reached(self._stopping, self._state.totals)
+        reached = self._state.early_stopping.target_reached(self._stopping)
+        reason = reached or limit_reached(self._stopping, self._state.totals)
         with self._monitor, StopSignals() as signals:
             if reason is None:
                 reason = self._loop(signals)
@@ -158,7 +170,8 @@ class Trainer:
         every = self._evaluate_every_updates
         if self._validation and self.update // every > (self._evaluated_update or 0) // every:
             self._evaluate(self._validation, scheduled=True)
-            return self._state.early_stopping.patience_ended(self._stopping)
+            found = self._state.early_stopping
+            return found.target_reached(self._stopping) or found.patience_ended(self._stopping)
         if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
             self._save()
         return None
