@@ -37,7 +37,7 @@ setup(
     extras_require={
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
-        "test": ["mypy>=1.15", "pytest>=8.3", "ruff>=0.9"],
+        "test": ["mypy>=1.15", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": [f"tfnmt-{name} = tfnmt.commands.{name}:main" for name in COMMANDS]},
 )

@@ -1,87 +1,21 @@
 """Launched clusters of real processes: what users see when one of them dies, is silent, or is told to end."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.test_end_to_end import SCRIPTS, command, run
+from tests.jobs import SECONDS, TRAINING, Job
+from tests.programs import SCRIPTS, run
 from tfnmt.checkpoints import CheckpointStore
-
-SECONDS = 240  # a hang must not hold up the suite
-TRAINING = (
-    "--flagfile=configs/transformer_tiny.flags",
-    "--batch_tokens=512",
-    "--learning_rate=0.004",
-    "--warmup_updates=100",
-    "--evaluate_every_updates=40",
-    "--validation_sentences=8",
-    "--samples=0",
-)
-
-
-@pytest.fixture(name="corpus", scope="module")
-def _corpus(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("corpus")
-    run("corpus", "--corpus=generated", f"--output={directory}")
-    run("vocabulary", f"--data={directory}", "--vocabulary_size=115")
-    return directory
-
-
-class Launched:
-    """A job under way."""
-
-    def __init__(self, corpus, directory, *flags):
-        self.directory = directory
-        self.log = directory.parent / "launch.log"
-        words = command("launch", *TRAINING, f"--data={corpus}", f"--run_directory={directory}", *flags)
-        with open(self.log, "w") as log:
-            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def wait_for(self, text):
-        """Returns once the log has `text`."""
-        deadline = time.monotonic() + SECONDS
-        while text not in self.log.read_text():
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)
-
-    def signal(self, number, *words):
-        """Sends a signal to the task whose command has all the words; to the launcher when there are none."""
-        (process,) = [found for found in self._tasks() if set(words) <= set(found[1])] if words else [self._launcher()]
-        os.kill(process[0], number)
-
-    def end(self):
-        """The exit code and the log, once it has ended; nothing may be left of it."""
-        code = self._process.wait(timeout=SECONDS)
-        assert not self._tasks(), self._tasks()
-        return code, self.log.read_text()
-
-    def _launcher(self):
-        return self._process.pid, []
-
-    def _tasks(self):
-        """Process number and words of every task of this job."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_text().split("\0")
-            except OSError:
-                continue
-            if f"--flagfile={self.directory / 'logs' / 'launch.flags'}" in words:
-                found.append((int(path.parent.name), words))
-        return found
 
 
 @pytest.fixture(name="launch")
 def _launch(corpus, tmp_path):
-    return lambda *flags: Launched(corpus, tmp_path / "run", *flags)
+    return lambda *flags: Job.launched(corpus, tmp_path / "run", *flags)
 
 
 def updates(directory):
@@ -157,7 +91,7 @@ def test_a_cluster_s_run_goes_on_elsewhere(corpus, tmp_path):
     assert "2 embedded workers, 2 parameter servers" in log
     _, log = run("train", *common, "--engine=simulated", "--workers=3", "--parameter_servers=3", "--max_updates=8")
     assert "Going on from update 4" in log
-    assert "2 workers before, 3 now: the readers begin epoch 2." in log
+    assert "Workers before: 2; now: 3. The readers begin epoch 2." in log
     assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 8
 
 
@@ -210,7 +144,10 @@ def test_unreachable_tasks_are_named_with_their_commands(corpus, tmp_path):
 
 def test_commands_for_other_hosts(corpus, tmp_path):
     hosts = ("--chief_hosts=a:1", "--worker_hosts=b:1,c:1", "--ps_hosts=d:1")
-    printed, _ = run("launch", f"--data={corpus}", f"--run_directory={tmp_path}", *hosts, "--print_commands")
+    printed, _ = run(
+        "launch", f"--data={corpus}", f"--run_directory={tmp_path}", *hosts, "--print_commands", "--max_restarts=1"
+    )
+    assert "--max_restarts" not in printed
     lines = printed.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
         "# ps 0, on d",

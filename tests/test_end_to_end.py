@@ -3,39 +3,15 @@
 import json
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
 
-SCRIPTS = Path(sys.executable).parent
 SHORT = ("--batch_tokens=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 TINY = "--flagfile=configs/transformer_tiny.flags"
-SECONDS = 300  # a hang must not hold up the suite
-
-
-def command(name, *flags):
-    return [str(SCRIPTS / f"tfnmt-{name}"), *map(str, flags)]
-
-
-def run(name, *flags, expect=0, text=None):
-    """Runs a command to its end: standard output, and standard error with the log."""
-    ended = subprocess.run(command(name, *flags), input=text, capture_output=True, text=True, timeout=SECONDS)
-    assert ended.returncode == expect, ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stdout, ended.stderr
-
-
-@pytest.fixture(name="corpus", scope="module")
-def _corpus(tmp_path_factory):
-    """A synthetic corpus with a vocabulary."""
-    directory = tmp_path_factory.mktemp("corpus")
-    run("corpus", "--corpus=generated", f"--output={directory}")
-    run("vocabulary", f"--data={directory}", "--vocabulary_size=115")
-    return directory
 
 
 @pytest.fixture(name="solved", scope="module")
