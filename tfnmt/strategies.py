@@ -52,6 +52,8 @@ class Strategy:
       local_rate: what multiplies the learning rate of the local update.
       reset_local_slots: the local update begins anew with each pull.
       quorum: payloads for each server update, K.
+      ring: the workers reduce among themselves and hold everything in copies; there are no servers.
+      most_workers: as many as it is defined for; None for any.
       slack: blocks that the fastest worker may be ahead of the slowest; 0 is a barrier, None is no limit.
     """
 
@@ -65,6 +67,8 @@ class Strategy:
     local_rate: float = 1.0
     reset_local_slots: bool = False
     quorum: int = 1
+    ring: bool = False
+    most_workers: int | None = None
     slack: int | None = 0
 
     @property
@@ -104,7 +108,7 @@ class Single:
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""
-        return Strategy(build_optimizer(optimizer))
+        return Strategy(build_optimizer(optimizer), most_workers=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,15 @@ class Sync:
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""
         return Strategy(build_optimizer(optimizer), quorum=workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class RingAllreduce(Sync):
+    """Synchronous data parallelism whose workers sum their gradients in a ring, each with a copy of the optimizer."""
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return dataclasses.replace(super().row(workers, optimizer), ring=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +254,7 @@ class SummedAsync(Async):
 STRATEGIES = {
     "single": Single,
     "sync": Sync,
+    "ring_allreduce": RingAllreduce,
     "model_average": ModelAverage,
     "bmuf": Bmuf,
     "downpour": Downpour,

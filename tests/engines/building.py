@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests import toy
 from tfnmt.engines.local import LocalEngine
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.simulated import SimulatedEngine
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
@@ -36,16 +37,10 @@ def build(
     """An engine of class `engine` that trains the toy model by `row`; `settings` are those of `StrategySettings`."""
     strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
     optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(optimizer=optimizer)
-    return engine(
-        model or toy.ToyModel(),
-        Layout(toy.ToyModel.parameters, shards=servers),
-        phases(strategy, row, workers, optimizer),
-        schedule,
-        strategy,
-        toy.dataset(batches),
-        dtype,
-        **(options or {}),
-    )
+    layout = Layout(toy.ToyModel.parameters, shards=servers)
+    trained = phases(strategy, row, workers, optimizer)
+    recipe = Recipe(model or toy.ToyModel(), layout, trained, schedule, strategy, toy.dataset(batches), dtype)
+    return engine(recipe, **(options or {}))
 
 
 def local(batches, row=None, **options):

@@ -42,6 +42,7 @@ def main(workers: int, servers: int, updates: int, rows: list[str]) -> None:
                 "pushes": sum(len(report.pushes) for report in reports),
                 "distance": max(abs(vectors[each] - expected[each]).max() for each in expected),
                 "names": sorted(vectors) == sorted(expected),
+                "parameters": vectors["parameters"].tolist(),
             }
             print(json.dumps(found), flush=True)
 

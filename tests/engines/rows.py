@@ -1,9 +1,10 @@
 """Every strategy by name, with short intervals: a new row joins this list and inherits the engines' tests."""
 
-from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
+from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, RingAllreduce, SummedAsync, Sync
 
 ROWS = {
     "sync": Sync(),
+    "ring_allreduce": RingAllreduce(),
     "model_average": ModelAverage(local_steps=3),
     "bmuf": Bmuf(local_steps=2, block_momentum=0.5),
     "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),

@@ -8,33 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests import toy
-from tfnmt.engines.local import LocalEngine
-from tfnmt.optimizers.optimizers import OptimizerSettings
+from tests.engines.building import SCHEDULE, local, parameters, run
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Single, StrategySettings, phases
-
-SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
 
 
-def engine(batches, *, optimizer="adam", dropout=0.0, model=None, dtype=tf.float64, schedule=SCHEDULE, **settings):
-    strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
-    return LocalEngine(
-        model or toy.ToyModel(dropout),
-        toy.layout(),
-        phases(strategy, Single(), 1, OptimizerSettings(optimizer=optimizer)),
-        schedule,
-        strategy,
-        toy.dataset(batches),
-        dtype,
-    )
-
-
-def run(trained, updates):
-    return list(itertools.islice(trained.blocks(), updates))
-
-
-def parameters(trained):
-    return trained.state().vectors["parameters"]
+def engine(batches, *, optimizer="adam", dropout=0.0, model=None, schedule=SCHEDULE, **options):
+    model = model or toy.ToyModel(dropout)
+    return local(batches, optimizer=optimizer, model=model, schedule=schedule, **options)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adagrad"])

@@ -135,6 +135,7 @@ def _refuse_empty_epochs(
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # nothing to tune; its thread sleeps for up to a minute when an iterator goes
     # Shards are cut here, by line; TensorFlow must not cut them once more.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)

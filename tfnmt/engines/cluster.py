@@ -14,7 +14,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -23,19 +23,16 @@ from tensorflow.python.eager import context
 
 from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
 from tfnmt.cluster.probes import is_listening
+from tfnmt.cluster.stall_guard import StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import EngineState
-from tfnmt.engines.local import MakeBatches
 from tfnmt.engines.pace import Pace
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.worker import Push, Worker, WorkerGraph
+from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import LostError
-from tfnmt.layout import Layout
-from tfnmt.models.base import Model
-from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Phase, StrategySettings
 
 _LOOK_SECONDS = 0.5
 
@@ -43,45 +40,29 @@ _LOOK_SECONDS = 0.5
 class ClusterEngine:
     """Runs every row but those of a ring."""
 
-    name = "cluster"
-
-    def __init__(
-        self,
-        model: Model,
-        layout: Layout,
-        phases: Sequence[Phase],
-        schedule: ScheduleSettings,
-        settings: StrategySettings,
-        make_batches: MakeBatches,
-        dtype: tf.DType = tf.float32,
-        *,
-        cluster: Cluster,
-    ):
+    def __init__(self, recipe: Recipe, *, cluster: Cluster):
         """Connects to the tasks, which must be there, and makes the server variables.
 
         Args:
-          model: the model.
-          layout: of its parameters, in as many shards as there are servers.
-          phases: what trains when.
-          schedule: of the learning rate.
-          settings: what all strategies share.
-          make_batches: the readers; they are built on the workers, which must have the files.
-          dtype: of the parameters.
+          recipe: what is trained; the readers are built on the workers, which must have the files.
           cluster: who is where.
         """
-        self._model, self._layout, self._settings, self._make_batches = model, layout, settings, make_batches
-        self._cluster, self._dtype = cluster, dtype
-        self._workers = len(cluster.workers)
+        self._recipe, self._cluster, self._workers = recipe, cluster, len(cluster.workers)
         self._coordinator = _connect(cluster)
         devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
-        self._servers = Servers(layout, phases, schedule, settings, self._workers, devices=devices, dtype=dtype)
+        self._servers = Servers(recipe, self._workers, devices=devices)
         self._condition = threading.Condition()
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: set[int] = set()
         self._stopping = self._closed = self._paused = False
-        self._stall_watch = StallWatch(cluster, self._busy)
+        self._stall_watch = StallWatch(
+            cluster.stall_timeout,
+            self._busy,
+            lambda worker: culprit(cluster, worker),
+            lambda: StallGuard(cluster),
+        )
         self._restored: Mapping[str, np.ndarray] = {}
-        self._begin_phase()
+        self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -89,6 +70,7 @@ class ClusterEngine:
         Raises:
           LostError: a parameter server is gone, or somebody did not answer for too long.
         """
+        self._begin_phase()
         for _ in range(self._workers):
             # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
             self._coordinator._cluster.schedule(self._serve, None, None)
@@ -108,7 +90,7 @@ class ClusterEngine:
         """Everything that a resume needs, as it is between two pushes."""
         with self._with_servers():
             state = self._servers.state()
-            slots: dict[str, np.ndarray] = {}
+            slots = {name: vector for name, vector in self._restored.items() if name.startswith(WORKER_VECTOR)}
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
                     slots |= worker.vectors()
@@ -124,7 +106,6 @@ class ClusterEngine:
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
         self._servers.restore(state)
-        self._begin_phase()
         self._restored = state.vectors
 
     def _begin_phase(self) -> None:
@@ -132,13 +113,11 @@ class ClusterEngine:
         servers = self._servers
         self._phase = servers.phase
         self._pace = Pace(self._workers, servers.strategy.slack)
-        self._graph = WorkerGraph(
-            self._model, self._layout, servers.server, servers.strategy, servers.rates, self._settings, self._workers
-        )
+        self._graph = servers.worker_graph()
         self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
-        self._graph.trace(self._dtype, self._outboxes[0], iter(self._make_batches(None, 0, self._workers)))
+        self._graph.trace(self._outboxes[0], iter(self._recipe.make_batches(None, 0, self._workers)))
         self._lanes = [_Lane() for _ in range(self._workers)]
-        self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
+        self._crew = {}
 
     def _serve(self) -> None:
         """One worker's loop, in its thread of the coordinator and on its device."""
@@ -165,7 +144,7 @@ class ClusterEngine:
             return None
 
     def _may_begin(self, lane: int) -> bool:
-        idle = self._lanes[lane].busy_since is None
+        idle = self._lanes[lane].block is None
         return idle and not self._stopping and not self._paused and self._pace.may_begin(lane)
 
     def _work(self, index: int, lane: int) -> None:
@@ -182,11 +161,7 @@ class ClusterEngine:
         """What a lane keeps on a worker: as it was left there, or as the servers know it."""
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
-            progress = self._servers.progress[lane]
-            batches = iter(self._make_batches(progress.position, lane, self._workers))
-            worker = Worker(
-                self._graph, lane, progress, self._graph.new_replica(self._dtype), self._outboxes[lane], batches
-            )
+            worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane])
             worker.restore(self._restored)
             self._crew[lane] = (index, worker)
         return worker
@@ -208,7 +183,7 @@ class ClusterEngine:
                 if where == index:
                     del self._crew[lane]
             for each in self._lanes:
-                if each.worker == index:
+                if each.block is not None and each.block[0] == index:
                     each.end()
             if not self._closed and all(map(is_listening, self._cluster.servers)):
                 logging.warning(
@@ -220,12 +195,14 @@ class ClusterEngine:
         """The next report, once there is one; None when everything that was begun has ended."""
         while True:
             self._stall_watch.check()
+            self._check_coordinator()
             with contextlib.suppress(queue.Empty):
                 return self._reports.get(timeout=_LOOK_SECONDS)
             with self._condition:
-                if self._stopping and all(lane.busy_since is None for lane in self._lanes) and self._reports.empty():
+                if self._stopping and all(lane.block is None for lane in self._lanes) and self._reports.empty():
                     return None
-                self._check()
+                if self._down:
+                    self._check_servers()
 
     def _resume(self) -> None:
         """Lets the workers go on behind a report, if they had to wait for it to be read."""
@@ -239,28 +216,26 @@ class ClusterEngine:
             self._paused = False
             self._condition.notify_all()
 
-    def _check(self) -> None:
-        """Looks for tasks that are gone.
-
-        Raises:
-          LostError: a parameter server is gone.
-        """
-        if self._down:
-            self._check_servers()
+    def _check_coordinator(self) -> None:
+        """Raises what ended a worker's loop for good, even while the others go on."""
         if error := self._coordinator._cluster.closure_queue._error:
+            with self._condition:
+                self._check_servers()
             self._closed = True
             raise error
 
     def _busy(self) -> list[tuple[int, float, float]]:
         """Each worker that has a block: its number, for how many seconds, and how long its lane's longest took."""
         now = time.monotonic()
-        return [
-            (lane.worker, now - lane.busy_since, lane.longest_seconds)
-            for lane in self._lanes
-            if lane.worker is not None and lane.busy_since is not None
-        ]
+        blocks = [(lane.block, lane.longest_seconds) for lane in self._lanes]
+        return [(block[0], now - block[1], longest) for block, longest in blocks if block is not None]
 
     def _check_servers(self) -> None:
+        """Looks for parameter servers that are gone.
+
+        Raises:
+          LostError: one is.
+        """
         for number, address in enumerate(self._cluster.servers):
             if not is_listening(address):
                 self._closed = True
@@ -291,14 +266,13 @@ class _Lane:
     """A worker's number, and what the chief knows of its blocks.
 
     Attributes:
-      worker: the task that has its block; None while it is idle.
-      busy_since: when the block began; None while it is idle.
+      block: the task that has its block, and since when; None while it is idle. One attribute, because the stall watch
+        reads it without waiting for anybody.
       longest_seconds: of its blocks so far.
     """
 
     def __init__(self) -> None:
-        self.worker: int | None = None
-        self.busy_since: float | None = None
+        self.block: tuple[int, float] | None = None
         self.longest_seconds = 0.0
         self._idle_since = time.monotonic()
         self._waited = 0.0
@@ -306,15 +280,15 @@ class _Lane:
     def begin(self, worker: int) -> None:
         """A task has taken a block."""
         now = time.monotonic()
-        self.worker, self.busy_since = worker, now
+        self.block = worker, now
         self._waited += now - self._idle_since
 
     def end(self) -> None:
         """The block is done, or lost."""
         now = time.monotonic()
-        if self.busy_since is not None:
-            self.longest_seconds = max(self.longest_seconds, now - self.busy_since)
-        self.worker, self.busy_since, self._idle_since = None, None, now
+        if self.block is not None:
+            self.longest_seconds = max(self.longest_seconds, now - self.block[1])
+        self.block, self._idle_since = None, now
 
     def waited(self) -> float:
         """Seconds that it stood still since this was asked before."""

@@ -1,41 +1,20 @@
 """The local engine: one process, one worker, the server beside it."""
 
-from collections.abc import Callable, Iterator, Sequence
-
-import tensorflow as tf
+from collections.abc import Iterator
 
 from tfnmt.engines.base import EngineState
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.worker import Worker, WorkerGraph
-from tfnmt.layout import Layout
-from tfnmt.models.base import Model
-from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Phase, StrategySettings
-
-MakeBatches = Callable[[Sequence[int] | None, int, int], tf.data.Dataset]
-"""Position behind which to read, None for the beginning; worker; workers -> an endless dataset of `Batch`."""
+from tfnmt.engines.worker import Worker
 
 
 class LocalEngine:
     """Runs a strategy with one worker."""
 
-    name = "local"
-
-    def __init__(
-        self,
-        model: Model,
-        layout: Layout,
-        phases: Sequence[Phase],
-        schedule: ScheduleSettings,
-        settings: StrategySettings,
-        make_batches: MakeBatches,
-        dtype: tf.DType = tf.float32,
-    ):
+    def __init__(self, recipe: Recipe):
         """Builds the server and initialises its parameters from the seed."""
-        self._model, self._layout, self._settings, self._make_batches = model, layout, settings, make_batches
-        self._dtype = dtype
-        self._servers = Servers(layout, phases, schedule, settings, workers=1, dtype=dtype)
+        self._servers = Servers(recipe, workers=1)
         self._worker = self._new_worker()
         self._stopping = False
 
@@ -70,10 +49,4 @@ class LocalEngine:
         self._worker.restore(state.vectors)
 
     def _new_worker(self) -> Worker:
-        servers = self._servers
-        graph = WorkerGraph(
-            self._model, self._layout, servers.server, servers.strategy, servers.rates, self._settings, workers=1
-        )
-        progress = servers.progress[0]
-        batches = iter(self._make_batches(progress.position, 0, 1))
-        return Worker(graph, 0, progress, graph.new_replica(self._dtype), servers.new_outbox(), batches)
+        return self._servers.new_worker(self._servers.worker_graph(), 0, self._servers.new_outbox())

@@ -23,10 +23,6 @@ class Pace:
         """Whether the worker may begin the block behind its last push."""
         return self._slack is None or self._arrived[worker] - min(self._absorbed) <= self._slack
 
-    def slowest(self) -> list[int]:
-        """For whom the others wait."""
-        return [worker for worker, arrived in enumerate(self._arrived) if arrived == min(self._arrived)]
-
     def arrive(self, push: Push) -> Sequence[Push]:
         """The pushes that are to be absorbed now that this one has come, in order."""
         self._arrived[push.worker] += 1

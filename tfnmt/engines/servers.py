@@ -7,7 +7,7 @@ book-keeping of a strategy are the same in one process, under a virtual clock an
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,13 +18,21 @@ from graphs.reduce_average import Server, Update, receive, update_from, update_f
 from tfnmt.batch import START
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, PushReport
-from tfnmt.engines.worker import NO_SUMS, Progress, Push, Sums
-from tfnmt.layout import Layout
-from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import DELTA, Phase, Strategy, StrategySettings
+from tfnmt.engines.worker import NO_SUMS, Outbox, Progress, Push, Sums, Worker, WorkerGraph
+from tfnmt.strategies import DELTA, Strategy
 
 _COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
+
+
+class Arrival(NamedTuple):
+    """One worker's push in a round that the workers have summed among themselves."""
+
+    push: Push
+    wait_seconds: float
+    weight: float  # that counted
+    nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
 
 
 class Servers:
@@ -41,21 +49,24 @@ class Servers:
 
     def __init__(
         self,
-        layout: Layout,
-        phases: Sequence[Phase],
-        schedule: ScheduleSettings,
-        settings: StrategySettings,
+        recipe: Recipe,
         workers: int,
         *,
-        devices: Sequence[str | None] = (None,),
-        dtype: tf.DType = tf.float32,
+        devices: Sequence[str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Makes the server variables on the devices, one shard on each, with their initial values."""
-        self._layout, self._phases, self._schedule, self._settings = layout, phases, schedule, settings
+        """Makes the server variables on the devices, one shard on each, with their initial values.
+
+        Args:
+          recipe: what is trained.
+          workers: who push.
+          devices: one for each shard of the layout; None for wherever the caller is.
+          clock: seconds.
+        """
+        self._recipe, self._settings = recipe, recipe.settings
         self._workers, self._clock = workers, clock
-        averaged = settings.average_rate > 0
-        self.server = Server(layout.initialize(settings.seed, dtype), devices, averaged)
+        initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
+        self.server = Server(initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0)
         self.plateau_scale = 1.0
         self.version = 0
         self.progress = [Progress() for _ in range(workers)]
@@ -70,13 +81,23 @@ class Servers:
     @property
     def strategy(self) -> Strategy:
         """The row that trains now."""
-        return self._phases[self.phase].strategy
+        return self._recipe.phases[self.phase].strategy
 
     def restart_clock(self) -> None:
         """Forgets the time since the last report: it was not spent on training."""
         paused = self._clock() - self._reported_at
         self._reported_at += paused
         self._pushed_at = [at + paused for at in self._pushed_at]
+
+    def worker_graph(self) -> WorkerGraph:
+        """The graph of the blocks of the row that trains now."""
+        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers)
+
+    def new_worker(self, graph: WorkerGraph, number: int, outbox: Outbox) -> Worker:
+        """A worker that has come as far as the servers know, on the device of the caller."""
+        progress = self.progress[number]
+        batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
+        return Worker(graph, number, progress, graph.new_replica(), outbox, batches)
 
     def new_outbox(self) -> list[tf.Variable]:
         """Variables for one worker's payloads, a part on each server."""
@@ -96,20 +117,30 @@ class Servers:
         if push.block <= self.progress[push.worker].block:
             self._note(push, wait_seconds, "it was a duplicate")
             return None
-        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
-        weight = tf.constant(self._weight(push.work.sums), tf.float64)
+        weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
         if self.strategy.quorum == 1:
             update = self._update_from(push.payload, weight, self._plateau())
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
             update = None
             taken, nonfinite_at = self._receive(push.payload, weight)
-        self._arrived += 1
-        self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
-        self._note(push, wait_seconds, None if taken else self._reason(push, int(nonfinite_at)))
+        self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
         if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
             update = self._update_from_received(self._plateau())
         return None if update is None else self._report(update, push.work.position[0])
+
+    def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
+        """Takes in a whole round that the workers have summed among themselves.
+
+        Args:
+          arrivals: everybody's push.
+          payload: the sum, of which every worker has a copy.
+          ring_bytes: that each worker has sent.
+        """
+        for each in arrivals:
+            self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
+        weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
+        return self._report(self._update_from(payload, weight, self._plateau()), arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
         """Everything of the servers."""
@@ -129,8 +160,10 @@ class Servers:
         """Takes up a state of as many workers or fewer or more."""
         vectors, counters = state.vectors, state.counters
         self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
-        self._enter(max(n for n, phase in enumerate(self._phases) if phase.first_update <= self.version))
+        self._enter(max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version))
         for name, shards in self.server.vectors().items():
+            if name == "received" and name not in vectors:
+                continue  # saved where every push was an update
             for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
                 shard.assign(piece)
         self.server.version.assign(self.version)
@@ -143,7 +176,7 @@ class Servers:
         self.phase = phase
         strategy = self.strategy
         self.server.begin(strategy.server_update, strategy.quorum)
-        self.rates = LearningRates(self._schedule, self._settings, strategy)
+        self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
         clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
         average_rate = self._settings.average_rate
 
@@ -162,18 +195,27 @@ class Servers:
             lambda plateau: update_from_received(self.server, rate_at(plateau), clip_norm, average_rate)
         )
 
-    def _weight(self, sums: Sums) -> float:
+    def weight_of(self, sums: Sums) -> float:
         """Target tokens of a gradient sum; one for a delta, unless not one step of it could be done."""
         return float(sums.steps > sums.refused) if self.strategy.payload == DELTA else sums.target_tokens
 
+    def _count(
+        self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, ring_bytes: int | None = None
+    ) -> None:
+        """Remembers what came, and whether it counts."""
+        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+        self._arrived += 1
+        self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
+        self._note(push, wait_seconds, None if taken else self._reason(push, nonfinite_at), ring_bytes)
+
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)
-        what = "the gradient's norm" if element < 0 else f"the gradient of {self._layout.name_at(element)}"
+        what = "the gradient's norm" if element < 0 else f"the gradient of {self._recipe.layout.name_at(element)}"
         return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
-    def _note(self, push: Push, wait_seconds: float, refused: str | None) -> None:
+    def _note(self, push: Push, wait_seconds: float, refused: str | None, ring_bytes: int | None = None) -> None:
         """Remembers a push for the next report."""
-        now, whole = self._clock(), self._layout.size * push.payload[0].dtype.size
+        now, whole = self._clock(), self._recipe.layout.size * push.payload[0].dtype.size
         self._pushes.append(
             PushReport(
                 worker=push.worker,
@@ -181,8 +223,8 @@ class Servers:
                 target_tokens=int(push.work.sums.target_tokens),
                 seconds=now - self._pushed_at[push.worker],
                 wait_seconds=wait_seconds,
-                bytes_pulled=push.pulls * whole,
-                bytes_pushed=whole,
+                bytes_pulled=push.pulls * whole if ring_bytes is None else 0,
+                bytes_pushed=whole if ring_bytes is None else ring_bytes,
                 skipped_steps=int(push.work.sums.refused),
                 refused=refused,
             )
@@ -208,7 +250,8 @@ class Servers:
             **{name: int(getattr(sums, name)) for name in _COUNTED},
         )
         self._arrived, self._sums, self._pushes, self._reported_at = 0, NO_SUMS, [], now
-        if self.phase + 1 < len(self._phases) and self.version >= self._phases[self.phase + 1].first_update:
+        later = self._recipe.phases[self.phase + 1 :]
+        if later and self.version >= later[0].first_update:
             self._enter(self.phase + 1)
         return report
 
@@ -230,5 +273,5 @@ def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progr
     if len(found) == workers:
         return found
     epoch = max((each.position[0] for each in found if each.position), default=-1) + 1
-    logging.info("%d workers before, %d now: the readers begin epoch %d.", len(found), workers, epoch + 1)
+    logging.info("Workers before: %d; now: %d. The readers begin epoch %d.", len(found), workers, epoch + 1)
     return [Progress(0, max(each.step for each in found), (epoch, *START[1:]))] * workers

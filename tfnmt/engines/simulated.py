@@ -10,19 +10,14 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from tfnmt.engines.base import EngineState
-from tfnmt.engines.local import MakeBatches
 from tfnmt.engines.pace import Pace
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
 from tfnmt.engines.virtual_time import Costs, CostSettings
-from tfnmt.engines.worker import Worker, WorkerGraph
-from tfnmt.layout import Layout
-from tfnmt.models.base import Model
-from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Block, Phase, StrategySettings
+from tfnmt.engines.worker import Worker
+from tfnmt.strategies import Block
 
 PULLED, STEPPED, PUSHED, ABSORBED = "pulled", "stepped", "pushed", "absorbed"
 
@@ -60,17 +55,9 @@ class SimulatedEngine:
       crew: the workers.
     """
 
-    name = "simulated"
-
     def __init__(
         self,
-        model: Model,
-        layout: Layout,
-        phases: Sequence[Phase],
-        schedule: ScheduleSettings,
-        settings: StrategySettings,
-        make_batches: MakeBatches,
-        dtype: tf.DType = tf.float32,
+        recipe: Recipe,
         *,
         workers: int = 1,
         costs: CostSettings | None = None,
@@ -80,26 +67,18 @@ class SimulatedEngine:
         """Builds the servers, one for each shard of the layout, and the workers.
 
         Args:
-          model: the model.
-          layout: of its parameters.
-          phases: what trains when.
-          schedule: of the learning rate.
-          settings: what all strategies share.
-          make_batches: the readers.
-          dtype: of the parameters.
+          recipe: what is trained.
           workers: how many.
           costs: what things cost; None for the defaults.
           script: (worker, event kind) in the order in which they shall happen, instead of the cost model: each worker
             goes on until it has had such an event. Training ends with the script.
           faults: workers that die.
         """
-        self._model, self._layout, self._settings, self._make_batches = model, layout, settings, make_batches
-        self._workers, self._dtype, self._script, self._faults = workers, dtype, script, list(faults)
+        self._workers, self._script, self._faults = workers, script, list(faults)
         self._now = 0.0
-        self._servers = Servers(
-            layout, phases, schedule, settings, workers, devices=[None] * layout.shards, dtype=dtype, clock=self._clock
-        )
-        self._costs = Costs(costs or CostSettings(), settings.seed, workers, layout.shards, layout.size * dtype.size)
+        self._servers = Servers(recipe, workers, clock=self._clock)
+        layout, model_bytes = recipe.layout, recipe.layout.size * recipe.dtype.size
+        self._costs = Costs(costs or CostSettings(), recipe.settings.seed, workers, layout.shards, model_bytes)
         self.trace: list[Event] = []
         self._stopping = False
         self._reports: list[BlockReport] = []
@@ -152,9 +131,7 @@ class SimulatedEngine:
         """Engages new workers, who know the row that trains now."""
         servers = self._servers
         self._pace = Pace(self._workers, servers.strategy.slack)
-        self._graph = WorkerGraph(
-            self._model, self._layout, servers.server, servers.strategy, servers.rates, self._settings, self._workers
-        )
+        self._graph = servers.worker_graph()
         self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
         self.crew: list[Worker] = []
         self._lives: list[Iterator[Event | None]] = []
@@ -166,10 +143,7 @@ class SimulatedEngine:
         self._reports = []
 
     def _new_worker(self, number: int) -> Worker:
-        progress = self._servers.progress[number]
-        batches = iter(self._make_batches(progress.position, number, self._workers))
-        replica = self._graph.new_replica(self._dtype)
-        return Worker(self._graph, number, progress, replica, self._outboxes[number], batches)
+        return self._servers.new_worker(self._graph, number, self._outboxes[number])
 
     def _life(self, worker: Worker) -> Iterator[Event | None]:
         """What a worker does: each event is yielded before it has happened, None where it waits for others."""

@@ -14,9 +14,11 @@ from graphs.local_steps import LocalUpdate, Replica, move_replica
 from graphs.reduce_average import Server
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
-from tfnmt.layout import Layout
-from tfnmt.models.base import Model
-from tfnmt.strategies import DELTA, Block, Strategy, StrategySettings
+from tfnmt.engines.recipe import Recipe
+from tfnmt.strategies import DELTA, Block, Strategy
+
+WORKER_VECTOR = "worker_"
+"""How the names of the vectors begin that a checkpoint holds of the workers."""
 
 Outbox = Sequence[tf.Variable]
 """Where a worker's payload goes: one variable for each shard, on the shard's server."""
@@ -51,26 +53,16 @@ class Work(NamedTuple):
 class WorkerGraph:
     """The graph of one strategy's blocks, which all workers share; what differs between them comes in as arguments."""
 
-    def __init__(
-        self,
-        model: Model,
-        layout: Layout,
-        server: Server,
-        strategy: Strategy,
-        rates: LearningRates,
-        settings: StrategySettings,
-        workers: int,
-    ):
-        """Takes everything that the workers have in common; each has its share of `settings.global_batch_tokens`."""
+    def __init__(self, recipe: Recipe, server: Server, strategy: Strategy, rates: LearningRates, workers: int):
+        """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`."""
         self.strategy = strategy
-        self._model, self._layout, self._server, self._rates = model, layout, server, rates
-        self._settings = settings
+        self._recipe, self._settings, self._server, self._rates = recipe, recipe.settings, server, rates
         self._functions: dict[Block, Any] = {}
-        self._step_tokens = -(-settings.global_batch_tokens // workers)
+        self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
 
-    def new_replica(self, dtype: tf.DType) -> Replica:
+    def new_replica(self) -> Replica:
         """A replica with fresh slots, on the device of the caller; the first pull fills it."""
-        local, size = self.strategy.local_update, self._layout.size
+        local, size, dtype = self.strategy.local_update, self._recipe.layout.size, self._recipe.dtype
 
         def filled(value: float, name: str) -> tf.Variable:
             return tf.Variable(tf.fill([size], tf.constant(value, dtype)), trainable=False, name=name)
@@ -88,10 +80,10 @@ class WorkerGraph:
             self._functions[block] = tf.function(functools.partial(self._block, block))
         return self._functions[block]
 
-    def trace(self, dtype: tf.DType, outbox: Outbox, batches: Iterator[Batch]) -> None:
+    def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
-        whole, scalar = tf.TensorSpec([], tf.int64), tf.TensorSpec([], dtype)
-        replica = self.new_replica(dtype)
+        whole, scalar = tf.TensorSpec([], tf.int64), tf.TensorSpec([], self._recipe.dtype)
+        replica = self.new_replica()
         for block in set(self.strategy.cycle()):
             traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, scalar)
             self._functions[block] = traced
@@ -193,7 +185,7 @@ class WorkerGraph:
 
     def _of_batch(self, replica: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
         batch, waited = _next_batch(batches)
-        gradient_sum, sums = forward_backward(self._model.loss, self._layout, replica, batch, seed)
+        gradient_sum, sums = forward_backward(self._recipe.model.loss, self._recipe.layout, replica, batch, seed)
         counted = Sums(
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,
@@ -292,7 +284,7 @@ class Worker:
                 slot.assign(vectors[self._saved_name(name)])
 
     def _saved_name(self, slot: str) -> str:
-        return f"worker_{self.number}_{slot}"
+        return f"{WORKER_VECTOR}{self.number}_{slot}"
 
 
 def unpack_work(packed: tf.Tensor) -> Work:
