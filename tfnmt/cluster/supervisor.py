@@ -1,7 +1,7 @@
 """The tasks of a cluster as processes of this machine: started, watched, started again, ended.
 
-A worker that dies is started again, alone. When the chief or a parameter server dies, the parameters are lost or nobody
-drives: all tasks end, and start again from the newest checkpoint.
+A worker of a cluster that dies is started again, alone. When the chief, a parameter server or a rank dies, the
+parameters are lost or nobody drives: all tasks end, and start again from the newest checkpoint.
 """
 
 import contextlib
@@ -10,17 +10,18 @@ import dataclasses
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
 
-from tfnmt.cluster.addresses import CHIEF, SERVER, WORKER
+from tfnmt.cluster.addresses import CHIEF
 from tfnmt.settings import setting
 
 _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 15
 _SETTLE_SECONDS = 3.0
+_NOTICE_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,25 @@ class SupervisionSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One process to be: what it is, its command, and the file of its output, or None for this terminal."""
+    """One process to be.
+
+    Attributes:
+      job: what it is.
+      number: which of those.
+      command: its words.
+      log: the file of its output; None for this terminal.
+      leads: it is the one whose exit code counts, and which gets the signals.
+      is_replaceable: it may be started again alone.
+      environment: None for this process's own.
+    """
 
     job: str
     number: int
     command: tuple[str, ...]
     log: Path | None
+    leads: bool = False
+    is_replaceable: bool = False
+    environment: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
 
     @property
     def name(self) -> str:
@@ -55,12 +69,12 @@ class Supervisor:
     def __init__(
         self, make_tasks: Callable[[], Sequence[Task]], settings: SupervisionSettings, retriable_codes: Sequence[int]
     ):
-        """Takes what makes the tasks, anew for each start; the chief comes last.
+        """Takes what makes the tasks, anew for each start; the one that leads comes last.
 
         Args:
           make_tasks: called for each start, so that addresses may change.
           settings: how often, how long.
-          retriable_codes: exit codes of the chief after which a new start helps; so does one after a signal.
+          retriable_codes: exit codes of the leading task after which a new start helps; so does one after a signal.
         """
         self._make_tasks, self._settings, self._retriable_codes = make_tasks, settings, retriable_codes
         self._restarts = 0
@@ -84,7 +98,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _exit_code(self, code: int) -> int:
-        """That of the job, from that of the chief."""
+        """That of the job, from that of the leading task."""
         if self._signal and code:
             return 128 + self._signal
         return 128 - code if code < 0 else code
@@ -101,6 +115,7 @@ class Supervisor:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
+                    env=task.environment,
                     start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
                     preexec_fn=_die_with_parent,
                 )
@@ -109,29 +124,40 @@ class Supervisor:
                     output.close()
 
     def _watch(self) -> int:
-        """Until the chief ends, whose exit code it returns; starts workers again meanwhile."""
+        """Until the leading task ends, or should have noticed that another has failed; the exit code that counts."""
         told_at: float | None = None
+        failed_since: float | None = None
         while True:
-            chief = next(task for task in self._running if task.job == CHIEF)
-            code = self._running[chief].poll()
+            leader = next(task for task in self._running if task.leads)
+            code = self._running[leader].poll()
             if code is not None:
-                if code:
-                    self._show_first_failure(chief, code)
+                if code and not self._signal:
+                    self._show_first_failure(leader, code)
                 return code
             if self._signal and told_at is None:
                 told_at = time.monotonic()
-                self._running[chief].send_signal(self._signal)
+                self._running[leader].send_signal(self._signal)
             if told_at is not None and time.monotonic() - told_at > self._settings.grace_seconds:
-                logging.error("The chief did not end within --grace_seconds=%g.", self._settings.grace_seconds)
+                logging.error(
+                    "The %s did not end within --grace_seconds=%g.", leader.name, self._settings.grace_seconds
+                )
                 return -signal.SIGKILL
-            for task in [task for task, process in self._running.items() if process.poll() and task.job == WORKER]:
+            failed_since = (failed_since or time.monotonic()) if self._failed() else None
+            if failed_since is not None and time.monotonic() - failed_since > _NOTICE_SECONDS:
+                self._show_first_failure(leader, 0)
+                return self._running[self._failed()[0]].returncode
+            for task in [task for task, process in self._running.items() if process.poll() and task.is_replaceable]:
                 self._restart(task)
             time.sleep(_LOOK_SECONDS)
 
     def _restart(self, task: Task) -> None:
         """Starts a worker again, as long as that may be."""
         code = self._running[task].returncode
-        if self._signal or self._restarts >= self._settings.max_restarts:
+        if self._signal:
+            return
+        if self._restarts >= self._settings.max_restarts:
+            del self._running[task]
+            logging.error("%s %s; --max_restarts are used up.", task.name.capitalize(), _describe(code))
             return
         self._restarts += 1
         logging.warning("%s %s; starting it again (%s).", task.name.capitalize(), _describe(code), self._count())
@@ -147,18 +173,23 @@ class Supervisor:
     def _count(self) -> str:
         return f"restart {self._restarts} of at most {self._settings.max_restarts}"
 
-    def _show_first_failure(self, chief: Task, code: int) -> None:
-        """Names what failed first: a server's end is the cause of the chief's, not the other way round."""
-        failed = [task for task, process in self._running.items() if task.job == SERVER and process.poll()]
-        for task in failed or [chief]:
-            ended = self._running[task].returncode if failed else code
-            logging.error("%s %s first.", task.name.capitalize(), _describe(ended))
-            if task.log and task.log.exists():
-                lines = task.log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
-                logging.error("The end of %s:\n%s", task.log, "\n".join(f"  {line}" for line in lines))
+    def _show_first_failure(self, leader: Task, code: int) -> None:
+        """Names what failed first: another's end is the cause of the leading task's, not the other way round."""
+        killed = [leader] if code < 0 else []  # otherwise it has said itself, on this terminal, what was wrong
+        for task in self._failed() or killed:
+            logging.error("%s %s first.", task.name.capitalize(), _describe(self._running[task].returncode))
+            lines = task.log.read_text(errors="replace").splitlines() if task.log and task.log.exists() else []
+            if lines:
+                end = "\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:])
+                logging.error("The end of %s:\n%s", task.log, end)
+
+    def _failed(self) -> list[Task]:
+        """Those that must not fail and have, beside the leading one."""
+        others = [task for task in self._running if not task.leads and not task.is_replaceable]
+        return [task for task in others if self._running[task].poll()]
 
     def _end_all(self) -> None:
-        """Waits a moment for the tasks, which the chief has told to end, and kills those that stay."""
+        """Waits a moment for the tasks, which have been told to end, and kills those that stay."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         for process in self._running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):

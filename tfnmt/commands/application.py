@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from tfnmt.cluster.launched import end_in_silence, launched
 from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
 from tfnmt.commands.help_text import help_text
@@ -121,6 +122,10 @@ def _parse(main: Callable[..., int | None], requests: Sequence[Request], words: 
     logs.log_to_standard_error()
     try:
         return _command_line.parse(words[1:])
+    except UserError:
+        if (found := launched()) and found.rank:
+            end_in_silence(REFUSED)  # Rank 0 says it.
+        raise
     except HelpRequested as request:
         print(_help(main, request.full), flush=True)
         sys.exit()

@@ -1,16 +1,20 @@
-"""Trains on a cluster of local processes: chief, workers and parameter servers, which it starts and looks after.
+"""Trains with several processes of this machine, which it starts and looks after.
 
 tfnmt-launch --strategy=bmuf --workers=2 --parameter_servers=1 --flagfile=configs/transformer_small.flags \
-  --data=data/software.en-de --run_directory=runs/first
+  --data=data/software.en-de --run_directory=runs/first       a chief, workers and parameter servers
+tfnmt-launch --engine=horovod --strategy=ring_allreduce --workers=2 ...       ranks on Horovod
 """
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfnmt.cluster.addresses import CHIEF, LOOPBACK, Cluster, ClusterSettings, free_ports
+from tfnmt.cluster.addresses import CHIEF, LOOPBACK, WORKER, Cluster, ClusterSettings, free_ports
 from tfnmt.cluster.chief import command_of
+from tfnmt.cluster.rank_launch import rank_tasks
+from tfnmt.cluster.ranks import RankSettings
 from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor, Task
 from tfnmt.commands import application, train
 from tfnmt.commands.application import LOST
@@ -28,12 +32,12 @@ def main() -> None:
 def _main(supervision: SupervisionSettings, *all_settings) -> int:
     settings = train.Settings(*all_settings)
     engine = settings.engine
-    if not isinstance(engine, ClusterSettings):
-        raise UserError(f"--engine={settings.run.engine}: tfnmt-launch starts clusters; use tfnmt-train.")
+    if not isinstance(engine, ClusterSettings | RankSettings):
+        raise UserError(f"--engine={settings.run.engine}: is one process; use tfnmt-train.")
     if supervision.print_commands:
         _print_commands(engine)
         return 0
-    if engine.worker_hosts:
+    if isinstance(engine, ClusterSettings) and engine.worker_hosts:
         raise UserError(
             "--worker_hosts: tfnmt-launch starts processes of this machine only; --print_commands prints the command "
             "of each host."
@@ -42,30 +46,42 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
     flags = run.logs / "launch.flags"
     flags.parent.mkdir(parents=True, exist_ok=True)
     flags.write_text(flagfile_text(*settings))
-    return Supervisor(lambda: _tasks(engine, run.logs, flags), supervision, (LOST,)).run()
+    command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flags}"]
+    return Supervisor(lambda: _tasks(engine, run.logs, command), supervision, (LOST,)).run()
 
 
-def _tasks(engine: ClusterSettings, logs: Path, flags: Path) -> Sequence[Task]:
-    """All tasks on free ports of the loopback, the chief last."""
+def _tasks(engine: ClusterSettings | RankSettings, logs: Path, command: Sequence[str]) -> Sequence[Task]:
+    """All tasks on free ports of the loopback, the one that leads last."""
+    if isinstance(engine, RankSettings):
+        return rank_tasks([*command, "--engine=horovod"], engine.workers, logs)
     ports = free_ports(1 + engine.workers + engine.parameter_servers)
     chief, *others = (f"{LOOPBACK}:{port}" for port in ports)
     cluster = Cluster(chief, tuple(others[: engine.workers]), tuple(others[engine.workers :]))
-    program = str(Path(sys.argv[0]).with_name("tfnmt-train"))
 
     def task(job: str, number: int) -> Task:
-        words = [program, f"--flagfile={flags}", "--engine=cluster", *command_of(cluster, job, number).split()[1:]]
-        return Task(job, number, tuple(words), None if job == CHIEF else logs / f"{job}-{number}.log")
+        words = (*command, "--engine=cluster", *command_of(cluster, job, number).split()[1:])
+        log = None if job == CHIEF else logs / f"{job}-{number}.log"
+        return Task(job, number, words, log, leads=job == CHIEF, is_replaceable=job == WORKER)
 
     return [*(task(job, number) for job, number, _ in cluster.tasks()), task(CHIEF, 0)]
 
 
-def _print_commands(engine: ClusterSettings) -> None:
+def _print_commands(engine: ClusterSettings | RankSettings) -> None:
     """The command of every task, under the name of its host."""
+    ours = [field.name for field in dataclasses.fields(SupervisionSettings)]
+    if isinstance(engine, RankSettings):
+        words = [word for word in sys.argv[1:] if not _is_flag(word, [*ours, "workers"])]
+        print(f"horovodrun -np {engine.workers} -H HOST:RANKS,... tfnmt-train {shlex.join(words)}")
+        return
     if not engine.worker_hosts:
         raise UserError("--print_commands: needs --chief_hosts, --worker_hosts and --ps_hosts.")
     cluster = Cluster(engine.chief_hosts[0], engine.worker_hosts, engine.ps_hosts)
-    own = ("--chief_hosts", "--worker_hosts", "--ps_hosts", "--job_name", "--task_index", "--print_commands")
-    common = [word for word in sys.argv[1:] if not word.startswith(own)]
+    told = ["chief_hosts", "worker_hosts", "ps_hosts", "job_name", "task_index"]
+    common = [word for word in sys.argv[1:] if not _is_flag(word, told + ours)]
     for job, number, address in [*cluster.tasks(), (CHIEF, 0, cluster.chief)]:
         print(f"# {job} {number}, on {address.rpartition(':')[0]}")
         print(f"{command_of(cluster, job, number)} {shlex.join(common)}\n")
+
+
+def _is_flag(word: str, names: Sequence[str]) -> bool:
+    return word.startswith(tuple(f"--{name}" for name in names))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from absl import logging
+from absl.logging import converter
 
 
 class _Lines(standard_logging.Formatter):
@@ -32,6 +33,12 @@ def log_to_standard_error() -> None:
     logging.set_verbosity(logging.INFO)
 
 
+def say_on_standard_error(level: int | None) -> None:
+    """Leaves what is less than one of absl's levels, or everything, to the files: another process says it."""
+    standard = standard_logging.CRITICAL + 1 if level is None else converter.absl_to_standard(level)
+    logging.get_absl_handler().setLevel(standard)
+
+
 def log_to(directory: Path | str, name: str | None = None) -> Path:
     """Adds a log file to which every line goes too.
 
@@ -42,7 +49,9 @@ def log_to(directory: Path | str, name: str | None = None) -> Path:
     Returns:
       The file, which is continued if it exists.
     """
-    path = Path(directory) / f"{name or Path(sys.argv[0]).name}.log"
+    path = (Path(directory) / f"{name or Path(sys.argv[0]).name}.log").absolute()
+    if path in (Path(handler.baseFilename) for handler in _files):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = standard_logging.FileHandler(path)
     handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
@@ -58,6 +67,8 @@ def divert_tensorflow(directory: Path | str) -> Path:
     times. What matters of it comes as an exception. Standard error stays where it was for everybody else.
     """
     path = Path(directory) / "tensorflow.log"
+    if os.fstat(2).st_ino == (path.stat().st_ino if path.exists() else None):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = standard_logging.FileHandler(path)
     handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))

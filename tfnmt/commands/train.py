@@ -5,15 +5,21 @@ tfnmt-train --flagfile=configs/transformer_small.flags --data=data/software.en-d
 
 import contextlib
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
+from absl.logging import ERROR, INFO
 
 from tfnmt import runtime
 from tfnmt.checkpoints import CheckpointSettings, CheckpointStore
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.cluster.chief import tasks_of
+from tfnmt.cluster.launched import threads_of_rank
+from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.tasks import serve
 from tfnmt.commands import application, logs
 from tfnmt.data.corpus import Corpus, find_corpus
@@ -22,8 +28,10 @@ from tfnmt.data.settings import DataSettings
 from tfnmt.data.survey import Survey, survey
 from tfnmt.data.vocabulary import Vocabulary, load_vocabularies
 from tfnmt.decoding.settings import DecodingSettings
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
-from tfnmt.engines.registry import ENGINES, EngineSettings, Place, build_engine, find_place
+from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.registry import ENGINES, EngineSettings, Place, build_engine, find_place, refuse_unsuitable
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
@@ -36,6 +44,9 @@ from tfnmt.training.monitoring import Monitor, MonitoringSettings
 from tfnmt.training.stopping import StoppingSettings, describe_limits
 from tfnmt.training.trainer import SavingSettings, Trainer
 from tfnmt.training.validation import Validation, ValidationSettings
+
+if TYPE_CHECKING:
+    from tfnmt.engines.horovod import HorovodEngine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +65,9 @@ class RunSettings:
     )
     engine: str = setting(
         "auto",
-        "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; "
-        "simulated, virtual workers under a virtual clock; auto, a cluster unless one worker needs none.",
+        "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; horovod, "
+        "ranks that reduce among themselves; simulated, virtual workers under a virtual clock; auto, ranks where a "
+        "launcher has started some, a cluster otherwise, unless one worker needs none.",
         choices=tuple(ENGINES),
         may_change=True,
     )
@@ -87,6 +99,29 @@ class Settings(NamedTuple):
     monitoring: MonitoringSettings
 
 
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a run is made of, beside its settings."""
+
+    corpus: Corpus
+    vocabularies: tuple[Vocabulary, Vocabulary]
+    data: DataSettings
+    model: Model
+    layout: Layout
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """What the training text is like; the whole of it is read once."""
+        return survey(self.corpus.train, *self.vocabularies, self.data)
+
+
+class _Opened(NamedTuple):
+    """What the process that leads knows beside: the facts of the run, and its directory but for a dry run."""
+
+    facts: dict[str, str]
+    run: RunDirectory | None
+
+
 REQUESTS = (
     RunSettings,
     DataSettings,
@@ -114,53 +149,134 @@ def main() -> None:
 
 def _main(*all_settings) -> int:
     settings = Settings(*all_settings)
-    runtime.prepare(settings.run.threads or None)
+    runtime.prepare(settings.run.threads or threads_of_rank())
     place = find_place(settings.run.engine, settings.engine, settings.strategy.strategy)
-    if place.cluster is not None and place.cluster.job != CHIEF:
-        return serve(place.cluster)
+    if place.ranks is None:
+        _refuse_unsuitable(settings, place)
+        if place.cluster is not None and place.cluster.job != CHIEF:
+            return serve(place.cluster)
+        parts = _find_parts(settings, place.servers)
+        opened = _open_run(settings, place, parts)
+        recipe = _recipe(settings, place, parts)
+        return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
+    with place.ranks as ranks:
+        application.end_at_once()
+        return _train_elastically(settings, place, ranks)
+
+
+def _train_elastically(settings: Settings, place: Place, ranks: Ranks) -> int:
+    """One rank's part, whoever comes and goes; the exit code."""
+    live, have_changed = None, False
+    find_parts = functools.cache(functools.partial(_find_parts, settings, place.servers))
+    while True:
+        try:
+            if have_changed:
+                ranks.regroup()
+            return _train_with_ranks(settings, place._replace(workers=ranks.size), ranks, find_parts, live)
+        except RegroupError as change:
+            live, have_changed = change.state or live, True
+
+
+def _train_with_ranks(
+    settings: Settings, place: Place, ranks: Ranks, find_parts: Callable[[], _Parts], live: EngineState | None
+) -> int:
+    """One rank's part as long as the ranks stay the same; the exit code.
+
+    Args:
+      settings: of the run.
+      place: where it trains.
+      ranks: who is there.
+      find_parts: what the run is made of, read once however often the ranks change.
+      live: what this rank has come to, with others than are there now; None for a rank that begins.
+
+    Raises:
+      RegroupError: they have changed.
+    """
+    from tfnmt.engines.horovod import HorovodEngine  # which needs a package that not everybody has
+
+    assert isinstance(settings.engine, RankSettings)
+    logs.say_on_standard_error({0: INFO, 1: ERROR}.get(ranks.rank))  # Rank 1 speaks when rank 0 cannot.
+    with ranks.agreeing():
+        _refuse_unsuitable(settings, place)
+        parts = find_parts()
+        opened = _open_run(settings, place, parts) if ranks.rank == 0 else None
+    if settings.run.dry_run and not opened:
+        return 0
+    engine = HorovodEngine(_recipe(settings, place, parts), ranks=ranks, settings=settings.engine)
+    try:
+        if opened:
+            return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
+        return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
+    except RegroupError as change:
+        change.state = engine.live()
+        raise
+
+
+def _refuse_unsuitable(settings: Settings, place: Place) -> None:
+    row = settings.row.row(place.workers, settings.optimizer)
+    refuse_unsuitable(place, settings.engine, settings.strategy.strategy, row)
+
+
+def _find_parts(settings: Settings, shards: int) -> _Parts:
+    """Reads and checks what the run is made of."""
     corpus = find_corpus(settings.data)
     vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
-    model = build_model(
-        settings.choice.model,
-        settings.model,
-        *(vocabulary.size for vocabulary in vocabularies),
-    )
-    layout = Layout(model.parameters, place.servers)
+    sizes = [vocabulary.size for vocabulary in vocabularies]
+    model = build_model(settings.choice.model, settings.model, *sizes)
     corpus.inspect()
-    found = survey(corpus.train, *vocabularies, settings.data)
-    facts = _facts(settings, place, model, layout, found)
+    return _Parts(corpus, vocabularies, settings.data, model, Layout(model.parameters, shards))
+
+
+def _open_run(settings: Settings, place: Place, parts: _Parts) -> _Opened:
+    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it."""
+    facts = _facts(settings, place, parts.model, parts.layout, parts.survey)
     if settings.run.dry_run:
-        print(application.configuration_table(*settings), *_lines(facts, layout), sep="\n")
+        return _Opened(facts, None)
+    return _Opened(facts, RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values()))
+
+
+def _lead(
+    settings: Settings,
+    place: Place,
+    parts: _Parts,
+    opened: _Opened,
+    make_engine: Callable[[], Engine],
+    live: EngineState | None = None,
+) -> int:
+    """Trains, or tells how it would."""
+    facts, run = opened
+    if run is None:
+        print(application.configuration_table(*settings), *_lines(facts, parts.layout), sep="\n")
         return 0
-    run = RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values())
     with run.lock():
-        run.adopt_vocabularies(*(vocabulary.path for vocabulary in vocabularies))
+        run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
         application.log_to(run.logs)
         for line in [*_lines(facts), describe_limits(settings.stopping)]:
             logging.info("%s", line)
-        if place.cluster:
+        if place.cluster or place.ranks:
             logs.divert_tensorflow(run.logs)
             application.end_at_once()
         with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-            return _train(settings, run, corpus, vocabularies, model, layout, place, facts)
+            return _train(settings, run, parts, facts, make_engine(), live)
 
 
-def _train(
-    settings: Settings,
-    run: RunDirectory,
-    corpus: Corpus,
-    vocabularies: tuple[Vocabulary, Vocabulary],
-    model: Model,
-    layout: Layout,
-    place: Place,
-    facts: dict[str, str],
-) -> int:
-    """Builds the engine and everything around it, and trains to the end; the exit code."""
+def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:
+    """Does what rank 0 says."""
+    directory = Path(settings.run.run_directory, "logs")
+    application.log_to(directory, f"rank-{rank}")
+    logs.divert_tensorflow(directory)
+    if live:
+        engine.restore(live)
+    return engine.follow()
+
+
+def _recipe(settings: Settings, place: Place, parts: _Parts) -> Recipe:
+    """What is trained."""
 
     def make_batches(position, worker, workers):
         return training_batches(
-            corpus.train,
-            *vocabularies,
+            parts.corpus.train,
+            *parts.vocabularies,
             settings.data,
             seed=settings.strategy.seed,
             position=position,
@@ -168,16 +284,20 @@ def _train(
             shards=workers,
         )
 
-    engine = build_engine(
-        place,
-        settings.engine,
-        model,
-        layout,
-        phases(settings.strategy, settings.row, place.workers, settings.optimizer),
-        settings.schedule,
-        settings.strategy,
-        make_batches,
-    )
+    trained = phases(settings.strategy, settings.row, place.workers, settings.optimizer)
+    return Recipe(parts.model, parts.layout, trained, settings.schedule, settings.strategy, make_batches)
+
+
+def _train(
+    settings: Settings,
+    run: RunDirectory,
+    parts: _Parts,
+    facts: dict[str, str],
+    engine: Engine,
+    live: EngineState | None,
+) -> int:
+    """Builds everything around the engine, and trains to the end; the exit code."""
+    corpus, vocabularies, model, layout = parts.corpus, parts.vocabularies, parts.model, parts.layout
     validation = None
     if corpus.validation:
         validation = Validation(
@@ -203,7 +323,7 @@ def _train(
         saving=settings.saving,
         evaluate_every_updates=settings.validation.evaluate_every_updates,
     )
-    if trainer.resume():
+    if trainer.resume(live):
         logging.info("Going on from update %s of %s.", f"{trainer.update:,}", run.path)
     monitor.describe(settings, facts)
     return trainer.train()

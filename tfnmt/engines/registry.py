@@ -1,23 +1,25 @@
 """The engines by name, and how the command line asks for one."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster, is_distributed
+from tfnmt.cluster.launched import launched
+from tfnmt.cluster.ranks import Ranks, RankSettings
 from tfnmt.engines.base import Engine
 from tfnmt.engines.cluster import ClusterEngine
-from tfnmt.engines.local import LocalEngine, MakeBatches
+from tfnmt.engines.local import LocalEngine
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.simulated import SimulatedEngine
-from tfnmt.engines.virtual_time import CostSettings
-from tfnmt.layout import Layout
-from tfnmt.models.base import Model
-from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.engines.virtual_time import RING, STAR, CostSettings
+from tfnmt.errors import refuse
 from tfnmt.settings import setting
-from tfnmt.strategies import Phase, StrategySettings
+from tfnmt.strategies import Strategy
 
-AUTO, LOCAL, CLUSTER, SIMULATED = "auto", "local", "cluster", "simulated"
+AUTO, LOCAL, CLUSTER, HOROVOD, SIMULATED = "auto", "local", "cluster", "horovod", "simulated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,31 +35,50 @@ class SimulationSettings(CostSettings):
     parameter_servers: int = setting(1, "Virtual parameter servers.", minimum=1)
 
 
-ENGINES = {AUTO: ClusterSettings, LOCAL: LocalSettings, CLUSTER: ClusterSettings, SIMULATED: SimulationSettings}
+ENGINES = {
+    AUTO: RankSettings if launched() else ClusterSettings,
+    LOCAL: LocalSettings,
+    CLUSTER: ClusterSettings,
+    HOROVOD: RankSettings,
+    SIMULATED: SimulationSettings,
+}
 """Value of --engine -> its settings."""
 
-EngineSettings = LocalSettings | ClusterSettings | SimulationSettings
+EngineSettings = LocalSettings | ClusterSettings | RankSettings | SimulationSettings
 
 
 class Place(NamedTuple):
     """Where a run's strategy runs.
 
     Attributes:
-      engine: LOCAL, CLUSTER or SIMULATED.
+      engine: LOCAL, CLUSTER, HOROVOD or SIMULATED.
       workers: how many.
       servers: how many.
       cluster: who is where; None but for CLUSTER.
+      ranks: who is there; None but for HOROVOD.
     """
 
     engine: str
     workers: int
     servers: int
     cluster: Cluster | None = None
+    ranks: Ranks | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that trains, saves and speaks, if others are only told what to do."""
+        return self.ranks is None or self.ranks.rank == 0
+
+    def agreeing(self) -> contextlib.AbstractContextManager[None]:
+        """What is refused inside, all processes refuse."""
+        return self.ranks.agreeing() if self.ranks else contextlib.nullcontext()
 
     def describe(self) -> str:
         """The place in words."""
         if self.engine == LOCAL:
             return "1 worker in this process"
+        if self.engine == HOROVOD:
+            return f"{self.workers} rank{'s' if self.workers > 1 else ''}"
         kind = {SIMULATED: "virtual ", CLUSTER: "embedded " if self.cluster and self.cluster.is_embedded else ""}
         servers = f"{self.servers} parameter server{'s' if self.servers > 1 else ''}"
         return f"{self.workers} {kind[self.engine]}worker{'s' if self.workers > 1 else ''}, {servers}"
@@ -71,27 +92,44 @@ def find_place(
         return Place(SIMULATED, settings.workers, settings.parameter_servers)
     if isinstance(settings, LocalSettings):
         return Place(LOCAL, 1, 1)
-    alone = strategy == "single" and not is_distributed(settings, environment)
+    if isinstance(settings, RankSettings):
+        ranks = Ranks(settings)
+        return Place(HOROVOD, ranks.size, 1, ranks=ranks)
+    alone = strategy == "single" and settings.workers == 1 and not is_distributed(settings, environment)
     if engine == AUTO and alone:
         return Place(LOCAL, 1, 1)
     cluster = find_cluster(settings, environment)
     return Place(CLUSTER, len(cluster.workers), len(cluster.servers), cluster)
 
 
-def build_engine(
-    place: Place,
-    engine_settings: EngineSettings,
-    model: Model,
-    layout: Layout,
-    phases: Sequence[Phase],
-    schedule: ScheduleSettings,
-    settings: StrategySettings,
-    make_batches: MakeBatches,
-) -> Engine:
+def refuse_unsuitable(place: Place, settings: EngineSettings, name: str, strategy: Strategy) -> None:
+    """Refuses a row that cannot run there.
+
+    Raises:
+      UserError: it names what can.
+    """
+    faults = []
+    if strategy.most_workers is not None and place.workers > strategy.most_workers:
+        faults.append(f"--strategy={name}: cannot use {place.workers} workers; choose another --strategy.")
+    if place.engine == HOROVOD and not strategy.has_barrier:
+        faults.append(f"--strategy={name}: has no barrier, and ranks wait for all; use --engine={CLUSTER}.")
+    if place.engine == CLUSTER and strategy.ring:
+        faults.append(
+            f"--strategy={name}: has no parameter servers; use --engine={HOROVOD}, or --strategy=sync for a cluster."
+        )
+    if isinstance(settings, SimulationSettings) and settings.network == RING and not strategy.has_barrier:
+        faults.append(f"--network={RING}: --strategy={name} has no barrier; use --network={STAR}.")
+    refuse(faults)
+
+
+def build_engine(place: Place, settings: EngineSettings, recipe: Recipe) -> Engine:
     """The engine of a run whose layout has as many shards as there are servers."""
-    arguments = (model, layout, phases, schedule, settings, make_batches)
-    if isinstance(engine_settings, SimulationSettings):
-        return SimulatedEngine(*arguments, workers=place.workers, costs=engine_settings)
+    if isinstance(settings, SimulationSettings):
+        return SimulatedEngine(recipe, workers=place.workers, costs=settings)
+    if place.ranks is not None and isinstance(settings, RankSettings):
+        from tfnmt.engines.horovod import HorovodEngine  # which needs a package that not everybody has
+
+        return HorovodEngine(recipe, ranks=place.ranks, settings=settings)
     if place.cluster is not None:
-        return ClusterEngine(*arguments, cluster=place.cluster)
-    return LocalEngine(*arguments)
+        return ClusterEngine(recipe, cluster=place.cluster)
+    return LocalEngine(recipe)

@@ -1,0 +1,184 @@
+"""Runs scenarios on Horovod as one of its ranks; rank 0 prints what came out of each as a line of JSON.
+
+python -m tests.engines.rank_child SCENARIO[:ROW]...          in the environment that `rank_tasks` makes
+"""
+
+import json
+import os
+import sys
+
+from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
+
+# isort: split
+import numpy as np
+
+from tests import toy
+from tests.engines.building import SCHEDULE, build, local, rounds, run, simulated
+from tests.engines.rows import ROWS
+from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
+from tfnmt.engines.horovod import HorovodEngine
+from tfnmt.errors import LostError, UserError
+
+BATCHES = toy.make_batches(96)
+UPDATES = 4
+
+
+class Team:
+    """All ranks, each of which runs the same scenarios; results are rank 0's, the others get none."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+        self.options = {"workers": ranks.size, "optimizer": "adam", "schedule": SCHEDULE}
+
+    def engine(self, row, batches=BATCHES, compression="none", check_replicas_every=0, **options):
+        settings = RankSettings(compression=compression, check_replicas_every=check_replicas_every)
+        more = {"ranks": self.ranks, "settings": settings}
+        return build(HorovodEngine, ROWS[row], batches, options=more, **self.options, **options)
+
+    def train(self, row, updates=UPDATES, start=None, **options):
+        """The reports of a run and its last state."""
+        engine = self.engine(row, **options)
+        if self.ranks.rank:
+            engine.follow()
+            return [], None
+        if start:
+            engine.restore(start)
+        reports = run(engine, updates)
+        state = engine.state()
+        self.ranks.command(Command(END))
+        return reports, state
+
+    def simulate(self, row, updates=UPDATES, start=None, batches=BATCHES, **options):
+        """The same under a virtual clock."""
+        engine = simulated(ROWS[row], batches, **self.options, **options)
+        if start:
+            engine.restore(start)
+        return run(engine, updates), engine.state()
+
+
+def compare(team, row):
+    """With the simulation, and with plain training on joined batches."""
+    reports, state = team.train(row)
+    if state is None:
+        return {}
+    expected, virtual = team.simulate(row)
+    alone = local(rounds(BATCHES, team.ranks.size), optimizer="adam", schedule=SCHEDULE)
+    run(alone, UPDATES)
+    plain = alone.state().vectors["parameters"]
+    return {
+        **_difference(state, virtual),
+        "from_plain": np.abs(state.vectors["parameters"] - plain).max(),
+        "from_start": np.abs(state.vectors["parameters"] - team.simulate(row, 1)[1].vectors["parameters"]).max(),
+        "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
+        "tokens": [one.target_tokens - other.target_tokens for one, other in zip(reports, expected)],
+        "workers": [[push.worker for push in report.pushes] for report in reports],
+        "staleness": [push.staleness for report in reports for push in report.pushes],
+        "bytes_pushed": sorted({push.bytes_pushed for report in reports for push in report.pushes}),
+        "bytes_pulled": sorted({push.bytes_pulled for report in reports for push in report.pushes}),
+        "model_bytes": plain.nbytes,
+    }
+
+
+def resume(team, row):
+    """N + N updates, and 2 N."""
+    _, whole = team.train(row, 2 * UPDATES)
+    _, half = team.train(row)
+    _, parts = team.train(row, start=half)
+    return {} if whole is None else _difference(whole, parts)
+
+
+def exchange(team, row):
+    """From the simulation to the ranks, and back."""
+    _, first = team.simulate(row) if team.ranks.rank == 0 else ([], None)
+    _, second = team.train(row, start=first)
+    if second is None:
+        return {}
+    _, third = team.simulate(row, start=second)
+    return _difference(third, team.simulate(row, 3 * UPDATES)[1])
+
+
+def poison(team, row):
+    """One rank's gradient is not a number once: its push is left out."""
+    reports, state = team.train(row, model=toy.PoisonedModel(place=team.ranks.size + 1))
+    if state is None:
+        return {}
+    expected, virtual = team.simulate(row, model=toy.PoisonedModel(place=team.ranks.size + 1))
+    refused = [[push.refused for push in report.pushes] for report in reports]
+    same = refused == [[push.refused for push in report.pushes] for report in expected]
+    return {**_difference(state, virtual), "refused": refused, "same": same}
+
+
+def uneven(team, row):
+    """Shards that end at different times."""
+    _, state = team.train(row, 9, batches=BATCHES[: 2 * team.ranks.size + 1])
+    if state is None:
+        return {}
+    return _difference(state, team.simulate(row, 9, batches=BATCHES[: 2 * team.ranks.size + 1])[1])
+
+
+def half(team, row):
+    """Payloads in 16 bits."""
+    reports, state = team.train(row, compression="float16")
+    if state is None:
+        return {}
+    pushed = sorted({push.bytes_pushed for report in reports for push in report.pushes})
+    return {**_difference(state, team.simulate(row)[1]), "bytes_pushed": pushed}
+
+
+def drift(team, row):
+    """The last rank's parameters change by themselves."""
+    engine = team.engine(row, check_replicas_every=1)
+    ranks, found = team.ranks, ""
+    compared = engine._compare_replicas
+
+    def disturbed():
+        if ranks.rank == ranks.size - 1:
+            vector = engine._servers.server.shards[0].parameters
+            vector.assign(vector + np.eye(1, vector.shape[0], toy.layout().offsets[1])[0] * 1e-12)
+        compared()
+
+    engine._compare_replicas = disturbed
+    try:
+        run(engine, 1) if ranks.rank == 0 else engine.follow()
+    except LostError as error:
+        found = str(error)
+    return {"error": found}
+
+
+def refuse(team, row):
+    """What one rank alone does not like."""
+    try:
+        with team.ranks.agreeing():
+            if team.ranks.rank == int(row):
+                raise UserError("--data=here: is missing.")
+    except UserError as error:
+        return {"error": str(error)}
+    except SystemExit as end:
+        return {"code": end.code}
+    return {}
+
+
+def _difference(state, other):
+    vectors = state.vectors
+    return {
+        "names": sorted(vectors) == sorted(other.vectors),
+        "distance": max(np.abs(vectors[name] - other.vectors[name]).max() for name in other.vectors),
+        "progress": state.counters["workers"] == other.counters["workers"],
+    }
+
+
+def main(scenarios: list[str]) -> None:
+    runtime.prepare()
+    with Ranks(RankSettings(stall_timeout=60.0)) as ranks:
+        team = Team(ranks)
+        for scenario in scenarios:
+            name, _, row = scenario.partition(":")
+            found = globals()[name](team, row)
+            if ranks.rank == 0:
+                print(json.dumps({"scenario": scenario, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,125 @@
+"""The Horovod engine against the simulated one and plain training, on 2 and 4 ranks of real processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfnmt.cluster.rank_launch import rank_tasks
+
+SECONDS = 300  # a hang must not hold up the suite
+EXACT = 1e-12
+DIFFERENT = 1e-6
+ROWS = ("ring_allreduce", "model_average", "bmuf")
+
+
+def train(size, logs, *scenarios):
+    """What `rank_child` prints of each scenario."""
+    command = [sys.executable, "-m", "tests.engines.rank_child", *scenarios]
+    tasks = rank_tasks(command, size, logs)
+    pipe = subprocess.PIPE
+    ranks = [subprocess.Popen(task.command, env=task.environment, stdout=pipe, stderr=pipe) for task in tasks]
+    try:
+        said = [rank.communicate(timeout=SECONDS) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0] * size, [errors.decode()[-2000:] for _, errors in said]
+    return {found["scenario"]: found for found in map(json.loads, said[-1][0].decode().splitlines())}
+
+
+@pytest.fixture(name="two", scope="module")
+def _two(tmp_path_factory):
+    scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "exchange:model_average", "poison:ring_allreduce"]
+    scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "refuse:0", "refuse:1", "drift:ring_allreduce"]
+    return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
+
+
+@pytest.fixture(name="four", scope="module")
+def _four(tmp_path_factory):
+    return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "compare:bmuf", "drift:ring_allreduce")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_two_ranks_equal_the_simulation(two, row):
+    found = two[f"compare:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < EXACT
+    assert found["losses"] < 1e-9
+    assert set(found["tokens"]) == {0}
+    assert found["workers"] == [[0, 1]] * 4
+    assert set(found["staleness"]) == {0}
+
+
+@pytest.mark.parametrize("row", ["ring_allreduce", "bmuf"])
+def test_four_ranks_equal_the_simulation(four, row):
+    found = four[f"compare:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < EXACT
+    assert found["workers"] == [[0, 1, 2, 3]] * 4
+
+
+def test_ring_allreduce_equals_plain_training_on_the_joined_batch(two, four):
+    """I7."""
+    assert two["compare:ring_allreduce"]["from_plain"] < EXACT
+    assert four["compare:ring_allreduce"]["from_plain"] < EXACT
+
+
+@pytest.mark.parametrize("row", ["model_average", "bmuf"])
+def test_averaged_replicas_do_not(two, row):
+    """The negative control; and training moves the parameters by far more than the equalities allow."""
+    assert two[f"compare:{row}"]["from_plain"] > DIFFERENT
+    assert two[f"compare:{row}"]["from_start"] > DIFFERENT
+
+
+def test_bytes_of_the_ring(two, four):
+    """2 M (N - 1) / N for each rank, and nothing is pulled."""
+    for found, size in ((two, 2), (four, 4)):
+        compared = found["compare:ring_allreduce"]
+        assert compared["bytes_pushed"] == [2 * compared["model_bytes"] * (size - 1) // size]
+        assert compared["bytes_pulled"] == [0]
+
+
+def test_resume_is_exact(two):
+    """N + N updates equal 2 N bit for bit, local optimizers and readers included."""
+    found = two["resume:bmuf"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] == 0
+
+
+def test_checkpoints_of_other_engines(two):
+    found = two["exchange:model_average"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < EXACT
+
+
+def test_push_that_is_not_finite_is_left_out_on_all_ranks(two):
+    found = two["poison:ring_allreduce"]
+    assert found["same"]
+    assert found["distance"] < EXACT
+    refused = [reason for round_ in found["refused"] for reason in round_ if reason]
+    assert refused == ["the gradient of bias was not finite at step 2 of worker 1"]
+
+
+def test_uneven_shards(two):
+    assert two["uneven:ring_allreduce"]["distance"] < EXACT
+
+
+def test_payloads_in_16_bits(two):
+    """Near, and not equal; of a quarter of the bytes of float64."""
+    found = two["half:ring_allreduce"]
+    assert 0 < found["distance"] < 1e-2
+    assert found["bytes_pushed"] == [two["compare:ring_allreduce"]["bytes_pushed"][0] // 4]
+
+
+def test_rank_that_drifts_is_named(two, four):
+    assert "rank 1 on " in two["drift:ring_allreduce"]["error"]
+    assert "has other values of transform than rank 0" in two["drift:ring_allreduce"]["error"]
+    assert "rank 3 on " in four["drift:ring_allreduce"]["error"]
+
+
+def test_what_one_rank_refuses_all_refuse(two):
+    assert two["refuse:0"]["error"] == "--data=here: is missing."
+    assert two["refuse:1"]["error"].startswith("rank 1 on ")
+    assert two["refuse:1"]["error"].endswith(": --data=here: is missing.")

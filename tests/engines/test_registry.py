@@ -1,0 +1,78 @@
+"""Where a row runs, and what is refused."""
+
+import pytest
+
+from tfnmt.cluster.addresses import ClusterSettings
+from tfnmt.cluster.ranks import RankSettings
+from tfnmt.engines.registry import LocalSettings, Place, SimulationSettings, find_place, refuse_unsuitable
+from tfnmt.errors import UserError
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, Sync
+
+ADAM = OptimizerSettings()
+
+
+@pytest.mark.parametrize(
+    "engine, settings, strategy, expected",
+    [
+        ("auto", ClusterSettings(), "single", ("local", 1, 1)),
+        ("auto", ClusterSettings(workers=2), "single", ("cluster", 2, 1)),
+        ("auto", ClusterSettings(workers=2, parameter_servers=3), "sync", ("cluster", 2, 3)),
+        ("auto", ClusterSettings(), "sync", ("cluster", 1, 1)),
+        ("cluster", ClusterSettings(), "single", ("cluster", 1, 1)),
+        ("local", LocalSettings(), "bmuf", ("local", 1, 1)),
+        ("simulated", SimulationSettings(workers=4, parameter_servers=2), "sync", ("simulated", 4, 2)),
+    ],
+)
+def test_place_follows_from_the_flags(engine, settings, strategy, expected):
+    assert find_place(engine, settings, strategy, {})[:3] == expected
+
+
+@pytest.mark.parametrize(
+    "settings, row, fault",
+    [
+        (SimulationSettings(workers=2), Single(), "cannot use 2 workers"),
+        (SimulationSettings(workers=2, network="ring"), Async(), "--network=ring: --strategy=it has no barrier"),
+    ],
+)
+def test_rows_that_cannot_run_are_refused(settings, row, fault):
+    place = find_place("simulated", settings, "it", {})
+    with pytest.raises(UserError, match=fault):
+        refuse_unsuitable(place, settings, "it", row.row(place.workers, ADAM))
+
+
+@pytest.mark.parametrize(
+    "engine, row, fault",
+    [
+        ("horovod", Async(), "--strategy=it: has no barrier, and ranks wait for all; use --engine=cluster"),
+        ("cluster", RingAllreduce(), "--strategy=it: has no parameter servers; use --engine=horovod"),
+    ],
+)
+def test_rows_are_refused_with_the_engine_that_runs_them(engine, row, fault):
+    place = Place(engine, 2, 1)
+    with pytest.raises(UserError, match=fault):
+        refuse_unsuitable(place, ClusterSettings(), "it", row.row(2, ADAM))
+
+
+@pytest.mark.parametrize(
+    "engine, row", [("horovod", RingAllreduce()), ("horovod", Bmuf()), ("cluster", Async()), ("cluster", Sync())]
+)
+def test_rows_run_on_their_engines(engine, row):
+    """The negative control."""
+    refuse_unsuitable(Place(engine, 2, 1), ClusterSettings(), "it", row.row(2, ADAM))
+
+
+def test_ranks_need_somebody_who_starts_them():
+    pytest.importorskip("horovod")
+    with pytest.raises(UserError, match="horovodrun -np 3"):
+        find_place("horovod", RankSettings(workers=3), "sync", {})
+
+
+@pytest.mark.parametrize(
+    "settings, row",
+    [(SimulationSettings(workers=1), Single()), (SimulationSettings(workers=2, network="ring"), Sync())],
+)
+def test_rows_that_can_run_are_not(settings, row):
+    """The negative control."""
+    place = find_place("simulated", settings, "it", {})
+    refuse_unsuitable(place, settings, "it", row.row(place.workers, ADAM))

@@ -1,0 +1,100 @@
+"""Ranks as real processes: what users see when one of them dies, is silent, or is told to end, and elastic ranks."""
+
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import TRAINING, Job
+from tests.programs import SCRIPTS, command, run
+from tests.test_cluster_end_to_end import updates
+from tfnmt.checkpoints import CheckpointStore
+
+RANKS = ("--engine=horovod", "--workers=2")
+
+
+@pytest.fixture(name="launch")
+def _launch(corpus, tmp_path):
+    return lambda *flags: Job.launched(corpus, tmp_path / "run", *RANKS, *flags)
+
+
+def test_killed_rank_restarts_the_job_and_told_to_end_it_saves(launch):
+    job = launch("--strategy=ring_allreduce", "--check_replicas_every=10")
+    job.wait_for("validation at update 40 ")
+    job.signal(signal.SIGKILL, "HOROVOD_RANK=1")
+    job.wait_for("Going on from update")
+    job.wait_for("validation at update 80 ")
+    job.signal(signal.SIGTERM)
+    code, log = job.end()
+    assert code == 143, log
+    assert re.search(r"error: rank 1 on \S+ is gone; training ends", log), log
+    assert "error: Rank 1 was killed by SIGKILL first." in log
+    assert "Starting all tasks again from the newest checkpoint (restart 1 of at most 3)." in log
+    assert "Traceback" not in log
+    assert CheckpointStore(job.directory / "checkpoints").newest >= 80
+
+
+@pytest.mark.parametrize("silent, other", [(1, 0), (0, 1)])
+def test_silent_rank_ends_everything_and_is_named(launch, silent, other):
+    job = launch("--strategy=model_average", "--local_steps=2", "--stall_timeout=12", "--max_restarts=0")
+    job.wait_for("update 8 ")
+    job.signal(signal.SIGSTOP, f"HOROVOD_RANK={silent}")
+    code, log = job.end()
+    assert code == 75, log
+    assert re.search(rf"error: rank {silent} on \S+ has not answered for \d+ s \(--stall_timeout=12\)", log), log
+    assert f"rank {other} on" not in log
+    assert "Traceback" not in log
+
+
+def test_a_run_of_ranks_goes_on_in_one_process(corpus, tmp_path):
+    common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
+    _, log = run("launch", *common, *RANKS, "--max_updates=4")
+    assert "Strategy: sync, adam; 2 ranks" in log
+    _, log = run("train", *common, "--engine=local", "--max_updates=6")
+    assert "Going on from update 4" in log
+    assert "Workers before: 2; now: 1. The readers begin epoch 2." in log
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 6
+
+
+def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
+    """The second leads on with what it has in memory; the third gets it, and the run ends well."""
+    hosts, discovery = tmp_path / "hosts", tmp_path / "discover"
+    hosts.write_text("localhost:1\n127.0.0.1:1\n")
+    discovery.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    discovery.chmod(0o755)
+    elastic = ["-np", "2", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(discovery)]
+    training = command("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
+    flags = ["--engine=horovod", "--strategy=ring_allreduce", "--evaluate_every_updates=0", "--max_updates=800"]
+    job = Job(tmp_path / "run", [str(SCRIPTS / "horovodrun"), *elastic, *training, *flags], _with_own_path())
+    job.wait_for("update 64 ")
+    job.signal(signal.SIGKILL, "HOROVOD_RANK=0")
+    job.wait_for("1 rank\n")
+    hosts.write_text(f"127.0.0.1:1\nlocalhost:1\n{socket.gethostname()}:1\n")
+    job.wait_for("Going on from update")
+    code, log = job.end()
+    assert code == 0, log
+    assert log.count("; 2 ranks") == 2, log
+    went_on = [int(number.replace(",", "")) for number in re.findall(r"Going on from update ([\d,]+) of", log)]
+    assert all(number >= 64 for number in went_on)
+    assert updates(job.directory) == 800
+    assert "nan" not in log
+
+
+def _with_own_path():
+    """horovodrun looks for Python by its name."""
+    import os
+
+    return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_what_cannot_run_on_ranks_is_refused(corpus, tmp_path):
+    common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}"]
+    _, log = run("launch", *common, *RANKS, "--strategy=async", expect=2)
+    assert log.count("error: --strategy=async: has no barrier") == 1
+    _, log = run("train", *common, *RANKS, "--strategy=sync", expect=2)
+    assert "horovodrun -np 2" in log
+    _, log = run("train", *common, "--strategy=ring_allreduce", "--workers=2", expect=2)
+    assert "--strategy=ring_allreduce: has no parameter servers; use --engine=horovod" in log

@@ -1,0 +1,39 @@
+"""What the launcher of a Horovod job says about this process; imports nothing that takes time."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
+
+_LET_OTHERS_SPEAK_SECONDS = 3.0
+
+
+class Launched(NamedTuple):
+    """What the launcher of this process says about it."""
+
+    rank: int
+    size: int
+    local_size: int  # ranks on this machine
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
+    """How horovodrun or Open MPI's mpirun have started this process; None when neither has."""
+    for names in (
+        ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ):
+        if all(name in environment for name in names):
+            return Launched(*(int(environment[name]) for name in names))
+    return None
+
+
+def threads_of_rank() -> int | None:
+    """This rank's part of the machine's cores; None for all of them."""
+    found = launched()
+    return max(1, (os.cpu_count() or 1) // found.local_size) if found else None
+
+
+def end_in_silence(code: int) -> NoReturn:
+    """Ends a rank, but not before another one has said why: a launcher ends all ranks with the first."""
+    time.sleep(_LET_OTHERS_SPEAK_SECONDS)
+    raise SystemExit(code)

@@ -1,0 +1,62 @@
+"""A process's pulse: a thread that tells whoever connects for how long the process has been computing.
+
+A process that is stopped, or whose machine is, does not answer; one that hangs in a computation does, and tells so.
+"""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+_ANSWER_SECONDS = 2.0
+_LONGEST_ANSWER_BYTES = 256
+
+
+class Pulse:
+    """This process's.
+
+    Attributes:
+      address: host:port, where others feel it.
+    """
+
+    def __init__(self, host: str):
+        """Listens at the host's name or number; only this machine reaches one that is of the loopback."""
+        self._server = socket.create_server((host, 0))
+        self.address = f"{host}:{self._server.getsockname()[1]}"
+        self._since: float | None = None
+        self._longest_seconds = 0.0
+        threading.Thread(target=self._answer, name="pulse", daemon=True).start()
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Times what is done inside."""
+        since = self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._longest_seconds = max(self._longest_seconds, time.monotonic() - since)
+            self._since = None
+
+    def _answer(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            since = self._since
+            seconds = time.monotonic() - since if since is not None else 0.0
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps([seconds, self._longest_seconds]).encode())
+
+
+def feel(address: str) -> tuple[float, float] | None:
+    """For how many seconds the process there has been computing, and its longest computation; None for no answer."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), _ANSWER_SECONDS) as connection:
+            answer = b""
+            while piece := connection.recv(_LONGEST_ANSWER_BYTES):
+                answer += piece
+        seconds, longest = json.loads(answer)
+    except (OSError, ValueError):
+        return None
+    return seconds, longest

@@ -1,0 +1,253 @@
+"""The ranks of a Horovod job: which of them this process is, how they talk to each other, and who is missing."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfnmt import installation
+from tfnmt.cluster.addresses import LOOPBACK
+from tfnmt.cluster.elasticity import Elasticity, is_elastic
+from tfnmt.cluster.launched import end_in_silence, launched
+from tfnmt.cluster.pulse import Pulse, feel
+from tfnmt.cluster.stall_watch import Busy, StallWatch
+from tfnmt.errors import LostError, UserError
+from tfnmt.settings import setting
+
+END = 0
+"""The command after which there is none."""
+
+HALF = "float16"
+
+_REFUSED = 2
+"""Exit code of a rank when something is the user's to mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RankSettings:
+    """Ranks that reduce among themselves, on Horovod."""
+
+    workers: int = setting(1, "Ranks that tfnmt-launch starts; under horovodrun, its -np counts.", minimum=1)
+    compression: str = setting(
+        "none", "Type of number in which payloads travel; none for that of the parameters.", choices=("none", HALF)
+    )
+    check_replicas_every: int = setting(
+        1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
+    )
+    stall_timeout: float = setting(
+        600.0, "Seconds without an answer after which training ends and names who did not answer.", minimum=1
+    )
+
+
+class Command(NamedTuple):
+    """What rank 0 tells the others to do next."""
+
+    what: float  # END, or something of the engine's
+    plateau_scale: float = 1.0
+    code: float = 0  # exit code behind END
+
+
+class RegroupError(Exception):
+    """Ranks have gone or come, under an elastic launcher: those that are there have to meet anew.
+
+    Attributes:
+      state: what this rank has come to; None when that is what it has begun with.
+    """
+
+    state: Any = None
+
+
+class Ranks:
+    """All ranks, as one of them sees them.
+
+    Attributes:
+      rank: of this process.
+      size: how many there are.
+      hosts: their machines by name.
+    """
+
+    def __init__(self, settings: RankSettings):
+        """Meets the other ranks.
+
+        Raises:
+          UserError: Horovod is missing or does not fit, or nobody has started the other ranks.
+        """
+        if fault := installation.horovod_fault():
+            raise UserError(f"--engine=horovod: {fault}. Run: {installation.HOROVOD_COMMAND}")
+        found = launched()
+        if found is None and settings.workers > 1:
+            raise UserError(
+                f"--workers={settings.workers}: a single process was started; start all ranks with tfnmt-launch, or "
+                f"with: horovodrun -np {settings.workers} tfnmt-train ..."
+            )
+        # Who is silent is found out here, by name; Horovod would name tensors, and give up sooner.
+        os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(int(settings.stall_timeout) + 60))
+        import horovod.tensorflow as hvd
+
+        self._hvd, self._settings = hvd, settings
+        self._elastic = Elasticity() if is_elastic() else None
+        near = found is None or found.local_size == found.size or os.environ.get("HOROVOD_GLOO_IFACE") == "lo"
+        self._pulse = Pulse(LOOPBACK if near else socket.gethostname())
+        self._meet()
+        if found is not None and found.size != self.size and not self._elastic:
+            raise UserError(
+                "--engine=horovod: this Horovod cannot talk to the ranks that mpirun has started; use horovodrun."
+            )
+
+    def _meet(self) -> None:
+        self._addresses: list[str] = []  # nobody's is known yet, when somebody is lost in the middle of this
+        with self._elastic.connecting() if self._elastic else contextlib.nullcontext():
+            self._hvd.init()
+        self.rank, self.size = self._hvd.rank(), self._hvd.size()
+        self.hosts = self.gather(socket.gethostname())
+        self._addresses = self.gather(self._pulse.address)
+        self._answered = [time.monotonic()] * self.size
+        self._watch = StallWatch(self._settings.stall_timeout, self._busy, self._name)
+
+    @property
+    def have_changed(self) -> bool:
+        """Whether an elastic launcher wants to add or remove some; only rank 0 hears of it."""
+        return self._elastic is not None and self._elastic.has_news
+
+    def regroup(self) -> None:
+        """Meets whoever is there now, under an elastic launcher; numbers change."""
+        assert self._elastic is not None
+        self._watch.__exit__()
+        self._elastic.disconnect()
+        self._hvd.shutdown()
+        self._meet()
+        self._watch.__enter__()
+
+    def __enter__(self) -> "Ranks":
+        """Watches the others: rank 0 everybody, everybody rank 0."""
+        self._watch.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends watching and, at a good end, leaves the others in order."""
+        self._watch.__exit__(*error)
+        if not any(error):
+            self._hvd.shutdown()
+
+    @contextlib.contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Has all ranks refuse what one of them refuses inside; rank 0 says it.
+
+        Raises:
+          UserError: on rank 0; the others end.
+        """
+        faults: Sequence[str] = ()
+        try:
+            yield
+        except UserError as error:
+            faults = error.faults
+        found = self.gather(faults)
+        if not any(found):
+            return
+        if self.rank:
+            end_in_silence(_REFUSED)
+        others = (
+            f"rank {rank} on {self.hosts[rank]}: {fault}"
+            for rank, each in enumerate(found)
+            for fault in each
+            if fault not in found[0]
+        )
+        raise UserError(*found[0], *others)
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """What is done inside takes its time, and others may have to wait for it."""
+        return self._pulse.computing()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in their order."""
+        return [self.share_object(value, root) for root in range(self.size)]
+
+    def share_object(self, value: Any, root: int = 0) -> Any:
+        """The value of one rank, on all."""
+        return self.run(self._hvd.broadcast_object, value, root, name="value")
+
+    def share_vectors(self, vectors: Mapping[str, np.ndarray], root: int = 0) -> dict[str, np.ndarray]:
+        """The vectors of one rank, on all."""
+        shapes = {name: (vector.shape, vector.dtype) for name, vector in vectors.items()}
+        found = {}
+        for name, (shape, kind) in self.share_object(shapes, root).items():
+            own = vectors[name] if self.rank == root else np.zeros(shape, kind)
+            found[name] = self.run(self._hvd.broadcast, tf.constant(own), root, name="vector").numpy()
+        return found
+
+    def command(self, command: Command | None = None) -> Command:
+        """What rank 0, which gives it, wants all ranks to do next."""
+        numbers = tf.constant(command or Command(END), tf.float64)
+        return Command(*self.run(self._hvd.broadcast, numbers, 0, name="command").numpy().tolist())
+
+    def lead(self, work: Callable[[], int]) -> int:
+        """Does rank 0's work, and tells the others when it ends, however it does; the exit code."""
+        try:
+            code = work()
+        except (LostError, RegroupError):
+            raise
+        except BaseException:
+            self.command(Command(END, code=1))
+            raise
+        self.command(Command(END, code=code))
+        return code
+
+    def follow(self, work: Callable[[], int]) -> int:
+        """Does another rank's work; the exit code that rank 0 gives."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # rank 0 gets it too, and decides
+        code = work()
+        if code:
+            end_in_silence(code)
+        return code
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Calls something that exchanges with the other ranks.
+
+        Raises:
+          LostError: one of them is gone. Only the first of those that are left raises it; the others end.
+          RegroupError: one is gone, and the launcher is elastic.
+        """
+        try:
+            return function(*arguments, **options)
+        except tf.errors.OpError as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        found = enumerate(self._addresses)
+        gone = [rank for rank, address in found if rank != self.rank and feel(address) is None]
+        names = " and ".join(map(self._name, gone))
+        if self._elastic:
+            logging.warning("%s gone; the others go on.", f"{names} is" if names else "A rank is")
+            raise RegroupError from error
+        if not gone:
+            raise error
+        if any(rank not in gone for rank in range(self.rank)):
+            end_in_silence(LostError.exit_code)
+        raise LostError(
+            f"{names} {'are' if len(gone) > 1 else 'is'} gone; training ends. Start it again, and it goes on from the "
+            "newest checkpoint."
+        ) from error
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} on {self.hosts[rank]}"
+
+    def _busy(self) -> list[Busy]:
+        """Those whom this rank watches: who, computing or silent for how long, and the longest computation so far."""
+        watched = range(1, self.size) if self.rank == 0 else [0]
+        found = []
+        for rank in watched:
+            pulse, now = feel(self._addresses[rank]), time.monotonic()
+            if pulse is not None:
+                self._answered[rank] = now
+            found.append((rank, *(pulse or (now - self._answered[rank], 0.0))))
+        return found

@@ -1,0 +1,219 @@
+"""The Horovod engine: one process for each rank, which all hold what the servers of a cluster would hold.
+
+Every rank does its block, the payloads are summed on all of them at once, and each moves its own copy of the parameters
+by the same update: the copies stay equal, bit for bit. Rank 0 alone decides what comes next, and tells the others
+before it comes. So a decision, whatever it depends on, is one that all ranks take.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+from graphs.ring_allreduce import parameter_sums, ring_allreduce
+from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
+from tfnmt.engines.base import EngineState
+from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.servers import Arrival, Servers
+from tfnmt.engines.worker import NO_SUMS, Push, Sums, Work, Worker
+from tfnmt.errors import LostError
+
+_SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
+
+
+class HorovodEngine:
+    """Runs the rows that have a barrier. Rank 0 drives it by the methods of an engine; the others `follow`."""
+
+    def __init__(self, recipe: Recipe, *, ranks: Ranks, settings: RankSettings):
+        """Builds this rank's copy.
+
+        Args:
+          recipe: what is trained, with a layout of one shard.
+          ranks: who is there.
+          settings: how payloads travel, and how often the copies are compared.
+        """
+        self._recipe, self._ranks, self._settings = recipe, ranks, settings
+        self._servers = Servers(recipe, ranks.size)
+        self._begin_phase()
+        self._shared = False
+        self._restored: Mapping[str, np.ndarray] = {}  # what has not been shared yet
+        self._reports: list[BlockReport] = []  # since the last state
+        self._stopping = False
+        self._wait_seconds = 0.0  # in the last reduction
+        number_bytes = 2 if settings.compression == HALF else recipe.dtype.size
+        self._ring_bytes = 2 * recipe.layout.size * number_bytes * (ranks.size - 1) // ranks.size
+
+    def blocks(self) -> Iterator[BlockReport]:
+        """Trains until `stop` is called; one report for each server update.
+
+        Raises:
+          LostError: a rank is gone, or has parameters of its own.
+          RegroupError: ranks have gone or come, and the launcher is elastic.
+        """
+        self._share_once()
+        while not self._stopping:
+            if self._ranks.have_changed:
+                self._tell(_REGROUP)
+                self._regroup()
+            self._tell(_BLOCK)
+            if report := self._block():
+                yield report
+                self._servers.restart_clock()
+
+    def stop(self) -> None:
+        """Ends `blocks` behind the report of what has been begun."""
+        self._stopping = True
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the rate of the plateau schedule."""
+        self._servers.plateau_scale *= factor
+
+    def state(self) -> EngineState:
+        """Everything that an exact resume needs."""
+        self._share_once()
+        self._tell(_STATE)
+        return self._servers.state().with_vectors(self._workers_vectors())
+
+    def live(self) -> EngineState | None:
+        """What this rank alone holds, with the reports since `state` was called: enough to go on without the others.
+
+        None before the ranks have shared what they train on.
+        """
+        if not self._shared:
+            return None
+        vectors = self._worker.vectors()
+        state = self._servers.state().with_vectors(vectors)
+        return dataclasses.replace(state, reports=tuple(self._reports))
+
+    def restore(self, state: EngineState) -> None:
+        """Takes up the state of any engine, before `blocks` and `follow`: on rank 0, or on all what was `live`."""
+        self._servers.restore(state)
+        self._restored, self._reports = state.vectors, list(state.reports)
+
+    def follow(self) -> int:
+        """Does what rank 0 says until it ends; the exit code that it gives.
+
+        Raises:
+          LostError: a rank is gone, or has parameters of its own.
+        """
+        while True:
+            command = self._ranks.command()
+            self._servers.plateau_scale = command.plateau_scale
+            if command.what == END:
+                return int(command.code)
+            _WORK[int(command.what)](self)
+
+    def _tell(self, what: int) -> None:
+        self._ranks.command(Command(what, self._servers.plateau_scale))
+
+    def _begin_phase(self) -> None:
+        """Prepares the row that trains now."""
+        servers, half = self._servers, self._settings.compression == HALF
+        self._phase, self._building = servers.phase, True
+        self._worker: Worker = servers.new_worker(servers.worker_graph(), self._ranks.rank, servers.new_outbox())
+        self._reduction = tf.function(functools.partial(ring_allreduce, half=half))
+        self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
+
+    def _share_once(self) -> None:
+        if not self._shared:
+            self._tell(_SHARE)
+            self._share()
+
+    def _share(self) -> None:
+        """Gives all ranks the state of the one that has come farthest: rank 0 or, among survivors, the first."""
+        versions = self._ranks.gather(self._servers.version)
+        root = versions.index(max(versions))
+        state = self._servers.state()
+        vectors = self._ranks.share_vectors({**self._restored, **state.vectors}, root)
+        self._servers.restore(EngineState(vectors, self._ranks.share_object(dict(state.counters), root)))
+        self._begin_phase()
+        self._worker.restore({**vectors, **self._restored})
+        self._shared, self._restored = True, {}
+
+    def _regroup(self) -> NoReturn:
+        raise RegroupError
+
+    def _block(self) -> BlockReport | None:
+        """One block; behind its push, the reduction and the update."""
+        if self._phase != self._servers.phase:
+            self._begin_phase()
+        with self._computing():
+            _, push = self._worker.run(self._worker.next_block(), self._servers.plateau_scale)
+        if push is None:
+            return None
+        arrivals = self._reduce(push)
+        with self._ranks.computing():
+            report = self._servers.absorb_reduced(arrivals, push.payload, self._ring_bytes)
+        self._reports.append(report)
+        every = self._settings.check_replicas_every
+        if every and report.skipped is None and report.update % every == 0:
+            self._compare_replicas()
+        return report
+
+    def _computing(self) -> contextlib.AbstractContextManager[None]:
+        """Times a block, but not the one that builds the graph: its length says nothing about the others."""
+        building, self._building = self._building, False
+        return contextlib.nullcontext() if building else self._ranks.computing()
+
+    def _reduce(self, push: Push) -> list[Arrival]:
+        """Everybody's push, when the sum of the payloads has taken the place of each."""
+        weight = tf.constant(self._servers.weight_of(push.work.sums), tf.float64)
+        numbers = tf.constant(_row(push, self._wait_seconds), tf.float64)
+        started = time.monotonic()
+        rows = self._ranks.run(self._reduction, push.payload[0], weight, numbers).numpy().tolist()
+        self._wait_seconds = time.monotonic() - started
+        return [_arrival(rank, push, *row) for rank, row in enumerate(rows)]
+
+    def _workers_vectors(self) -> dict[str, np.ndarray]:
+        """Every rank's own vectors, of which only rank 0 keeps all, for a state that will be saved."""
+        self._reports = []
+        found: dict[str, np.ndarray] = {}
+        for rank in range(self._ranks.size):
+            vectors = self._ranks.share_vectors(self._worker.vectors(), rank)
+            found |= vectors if self._ranks.rank == 0 else {}
+        return found
+
+    def _compare_replicas(self) -> None:
+        """Compares the parameters of all ranks.
+
+        Raises:
+          LostError: some differ.
+        """
+        sums = np.array(self._ranks.gather(self._sums().numpy()))
+        if np.array_equal(sums, np.broadcast_to(sums[0], sums.shape)):
+            return
+        rank, number = np.argwhere(sums != sums[0])[0]
+        name = self._recipe.layout.parameters[number].name
+        raise LostError(
+            f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank 0. Its memory or "
+            "its libraries cannot be trusted; start training again without it."
+        )
+
+
+_WORK = {
+    _SHARE: HorovodEngine._share,
+    _BLOCK: HorovodEngine._block,
+    _STATE: HorovodEngine._workers_vectors,
+    _REGROUP: HorovodEngine._regroup,
+}
+"""Command -> what the other ranks do."""
+
+
+def _row(push: Push, wait_seconds: float) -> list[float]:
+    """A push as numbers, for the others."""
+    return [push.block, push.step, wait_seconds, push.work.nonfinite_at, *push.work.sums, *push.work.position]
+
+
+def _arrival(rank: int, own: Push, weight: float, nonfinite_at: float, *numbers: float) -> Arrival:
+    """A push out of its row."""
+    block, step, wait_seconds, local_nonfinite_at, *rest = numbers
+    sums, position = rest[: len(NO_SUMS)], rest[len(NO_SUMS) :]
+    work = Work(Sums(*sums), int(local_nonfinite_at), own.version, tuple(map(int, position)))
+    push = own._replace(worker=rank, block=int(block), step=int(step), work=work)
+    return Arrival(push, wait_seconds, weight, int(nonfinite_at))
