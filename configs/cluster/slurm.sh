@@ -24,7 +24,7 @@ chief=${addresses[0]}
 servers=$(join "${addresses[@]:1:PARAMETER_SERVERS}")
 workers=$(join "${addresses[@]:1+PARAMETER_SERVERS}")
 
-# A task that ends badly ends the job; Slurm's --requeue starts it again from the newest checkpoint.
+# A task that ends badly ends the job. Submitted again, it goes on from the newest checkpoint.
 srun --kill-on-bad-exit=1 bash -c '
   if ((SLURM_PROCID == 0)); then job=chief index=0
   elif ((SLURM_PROCID <= '"$PARAMETER_SERVERS"')); then job=ps index=$((SLURM_PROCID - 1))
