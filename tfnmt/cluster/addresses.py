@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 
+from tfnmt.cluster.stall_watch import StallSettings
 from tfnmt.errors import UserError, refuse
 from tfnmt.settings import setting
 
@@ -15,7 +16,7 @@ LOOPBACK = "127.0.0.1"
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterSettings:
+class ClusterSettings(StallSettings):
     """The workers and parameter servers, and which of the tasks this process is.
 
     Nothing given but numbers: all of them inside this process. Hosts given, by flags or by TF_CONFIG: one process each.
@@ -31,11 +32,6 @@ class ClusterSettings:
     task_index: int = setting(0, "Which of its job this process is.", minimum=0)
     rendezvous_timeout: float = setting(
         300.0, "Seconds that the tasks of a cluster wait for each other at the start.", minimum=1
-    )
-    stall_timeout: float = setting(
-        600.0,
-        "Seconds without an answer after which training ends and names who did not answer.",
-        minimum=1,
     )
 
     def faults(self) -> list[str]:

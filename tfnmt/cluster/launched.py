@@ -1,9 +1,12 @@
-"""What the launcher of a Horovod job says about this process; imports nothing that takes time."""
+"""What a process knows of its Horovod job before it meets the others; imports nothing that takes time."""
 
 import os
 import time
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
+
+from tfnmt import installation
+from tfnmt.errors import UserError
 
 _LET_OTHERS_SPEAK_SECONDS = 3.0
 
@@ -31,6 +34,16 @@ def threads_of_rank() -> int | None:
     """This rank's part of the machine's cores; None for all of them."""
     found = launched()
     return max(1, (os.cpu_count() or 1) // found.local_size) if found else None
+
+
+def require_horovod() -> None:
+    """Refuses to begin without Horovod.
+
+    Raises:
+      UserError: it is missing, or does not fit the TensorFlow that is installed.
+    """
+    if fault := installation.horovod_fault():
+        raise UserError(f"--engine=horovod: {fault}. Run: {installation.HOROVOD_COMMAND}")
 
 
 def end_in_silence(code: int) -> NoReturn:

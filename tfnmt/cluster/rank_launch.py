@@ -5,10 +5,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfnmt import installation
 from tfnmt.cluster.addresses import LOOPBACK
+from tfnmt.cluster.launched import require_horovod
 from tfnmt.cluster.supervisor import Task
-from tfnmt.errors import UserError
 
 RANK = "rank"
 
@@ -19,8 +18,7 @@ def rank_tasks(command: Sequence[str], size: int, logs: Path) -> list[Task]:
     Raises:
       UserError: Horovod is missing or does not fit.
     """
-    if fault := installation.horovod_fault():
-        raise UserError(f"--engine=horovod: {fault}. Run: {installation.HOROVOD_COMMAND}")
+    require_horovod()
     port = _start_rendezvous(size)
     return [
         Task(

@@ -13,12 +13,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfnmt import installation
 from tfnmt.cluster.addresses import LOOPBACK
 from tfnmt.cluster.elasticity import Elasticity, is_elastic
-from tfnmt.cluster.launched import end_in_silence, launched
+from tfnmt.cluster.launched import end_in_silence, launched, require_horovod
 from tfnmt.cluster.pulse import Pulse, feel
-from tfnmt.cluster.stall_watch import Busy, StallWatch
+from tfnmt.cluster.stall_watch import Busy, StallSettings, StallWatch
 from tfnmt.errors import LostError, UserError
 from tfnmt.settings import setting
 
@@ -32,7 +31,7 @@ _REFUSED = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class RankSettings:
+class RankSettings(StallSettings):
     """Ranks that reduce among themselves, on Horovod."""
 
     workers: int = setting(1, "Ranks that tfnmt-launch starts; under horovodrun, its -np counts.", minimum=1)
@@ -41,9 +40,6 @@ class RankSettings:
     )
     check_replicas_every: int = setting(
         1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
-    )
-    stall_timeout: float = setting(
-        600.0, "Seconds without an answer after which training ends and names who did not answer.", minimum=1
     )
 
 
@@ -80,8 +76,7 @@ class Ranks:
         Raises:
           UserError: Horovod is missing or does not fit, or nobody has started the other ranks.
         """
-        if fault := installation.horovod_fault():
-            raise UserError(f"--engine=horovod: {fault}. Run: {installation.HOROVOD_COMMAND}")
+        require_horovod()
         found = launched()
         if found is None and settings.workers > 1:
             raise UserError(
@@ -104,6 +99,13 @@ class Ranks:
             )
 
     def _meet(self) -> None:
+        while True:
+            try:
+                return self._try_to_meet()
+            except RegroupError:
+                self._part()
+
+    def _try_to_meet(self) -> None:
         self._addresses: list[str] = []  # nobody's is known yet, when somebody is lost in the middle of this
         with self._elastic.connecting() if self._elastic else contextlib.nullcontext():
             self._hvd.init()
@@ -120,12 +122,15 @@ class Ranks:
 
     def regroup(self) -> None:
         """Meets whoever is there now, under an elastic launcher; numbers change."""
-        assert self._elastic is not None
         self._watch.__exit__()
-        self._elastic.disconnect()
-        self._hvd.shutdown()
+        self._part()
         self._meet()
         self._watch.__enter__()
+
+    def _part(self) -> None:
+        assert self._elastic is not None
+        self._elastic.disconnect()
+        self._hvd.shutdown()
 
     def __enter__(self) -> "Ranks":
         """Watches the others: rank 0 everybody, everybody rank 0."""

@@ -1,6 +1,7 @@
 """Tells of tasks that take suspiciously long, and ends what takes too long: nobody waits in silence, or for ever."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import Protocol
 from absl import logging
 
 from tfnmt.errors import LostError
+from tfnmt.settings import setting
 
 _LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 10.0
@@ -17,6 +19,15 @@ _NOTICE_SECONDS = 5.0
 
 Busy = tuple[int, float, float]
 """Somebody at work: the number, for how many seconds, and how long the longest piece of work took."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StallSettings:
+    """How long somebody may be silent."""
+
+    stall_timeout: float = setting(
+        600.0, "Seconds without an answer after which training ends and names who did not answer.", minimum=1
+    )
 
 
 class Guard(Protocol):

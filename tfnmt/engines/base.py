@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tfnmt.engines.report import BlockReport
+
+if TYPE_CHECKING:
+    from tfnmt.engines.servers import Servers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,3 +56,18 @@ class Engine(Protocol):
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; called before `blocks`."""
+
+
+class Driven:
+    """What all engines do alike when they are told to."""
+
+    _servers: "Servers"
+    _stopping = False
+
+    def stop(self) -> None:
+        """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
+        self._stopping = True
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the rate of the plateau schedule."""
+        self._servers.plateau_scale *= factor

@@ -26,7 +26,7 @@ from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_guard import StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
-from tfnmt.engines.base import EngineState
+from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
@@ -37,7 +37,7 @@ from tfnmt.errors import LostError
 _LOOK_SECONDS = 0.5
 
 
-class ClusterEngine:
+class ClusterEngine(Driven):
     """Runs every row but those of a ring."""
 
     def __init__(self, recipe: Recipe, *, cluster: Cluster):
@@ -54,7 +54,7 @@ class ClusterEngine:
         self._condition = threading.Condition()
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: set[int] = set()
-        self._stopping = self._closed = self._paused = False
+        self._closed = self._paused = False
         self._stall_watch = StallWatch(
             cluster.stall_timeout,
             self._busy,
@@ -82,8 +82,8 @@ class ClusterEngine:
 
     def stop(self) -> None:
         """Lets the workers finish what they have begun."""
+        super().stop()
         with self._condition:
-            self._stopping = True
             self._condition.notify_all()
 
     def state(self) -> EngineState:
@@ -98,10 +98,6 @@ class ClusterEngine:
             while not self._reports.empty():
                 reports.append(self._reports.get())
             return dataclasses.replace(state.with_vectors(slots), reports=tuple(reports))
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the rate of the plateau schedule."""
-        self._servers.plateau_scale *= factor
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""

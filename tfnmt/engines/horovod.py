@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from graphs.ring_allreduce import parameter_sums, ring_allreduce
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
-from tfnmt.engines.base import EngineState
+from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
@@ -27,7 +27,7 @@ from tfnmt.errors import LostError
 _SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
 
 
-class HorovodEngine:
+class HorovodEngine(Driven):
     """Runs the rows that have a barrier. Rank 0 drives it by the methods of an engine; the others `follow`."""
 
     def __init__(self, recipe: Recipe, *, ranks: Ranks, settings: RankSettings):
@@ -44,7 +44,6 @@ class HorovodEngine:
         self._shared = False
         self._restored: Mapping[str, np.ndarray] = {}  # what has not been shared yet
         self._reports: list[BlockReport] = []  # since the last state
-        self._stopping = False
         self._wait_seconds = 0.0  # in the last reduction
         number_bytes = 2 if settings.compression == HALF else recipe.dtype.size
         self._ring_bytes = 2 * recipe.layout.size * number_bytes * (ranks.size - 1) // ranks.size
@@ -65,14 +64,6 @@ class HorovodEngine:
             if report := self._block():
                 yield report
                 self._servers.restart_clock()
-
-    def stop(self) -> None:
-        """Ends `blocks` behind the report of what has been begun."""
-        self._stopping = True
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the rate of the plateau schedule."""
-        self._servers.plateau_scale *= factor
 
     def state(self) -> EngineState:
         """Everything that an exact resume needs."""

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator
 
-from tfnmt.engines.base import EngineState
+from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
 from tfnmt.engines.worker import Worker
 
 
-class LocalEngine:
+class LocalEngine(Driven):
     """Runs a strategy with one worker."""
 
     def __init__(self, recipe: Recipe):
         """Builds the server and initialises its parameters from the seed."""
         self._servers = Servers(recipe, workers=1)
         self._worker = self._new_worker()
-        self._stopping = False
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update."""
@@ -29,14 +28,6 @@ class LocalEngine:
             if report:
                 yield report
                 self._servers.restart_clock()
-
-    def stop(self) -> None:
-        """Ends `blocks` behind the reports of what has been begun."""
-        self._stopping = True
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the rate of the plateau schedule."""
-        self._servers.plateau_scale *= factor
 
     def state(self) -> EngineState:
         """Everything that an exact resume needs."""

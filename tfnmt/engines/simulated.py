@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tfnmt.engines.base import EngineState
+from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
@@ -47,7 +47,7 @@ class Fault(NamedTuple):
     seconds: float = 1.0
 
 
-class SimulatedEngine:
+class SimulatedEngine(Driven):
     """Runs every row.
 
     Attributes:
@@ -80,7 +80,6 @@ class SimulatedEngine:
         layout, model_bytes = recipe.layout, recipe.layout.size * recipe.dtype.size
         self._costs = Costs(costs or CostSettings(), recipe.settings.seed, workers, layout.shards, model_bytes)
         self.trace: list[Event] = []
-        self._stopping = False
         self._reports: list[BlockReport] = []
         self._begin_phase()
 
@@ -100,14 +99,6 @@ class SimulatedEngine:
             if phase != self._servers.phase:
                 self._begin_phase()
             self._release()
-
-    def stop(self) -> None:
-        """Lets the workers finish what they have begun."""
-        self._stopping = True
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the rate of the plateau schedule."""
-        self._servers.plateau_scale *= factor
 
     def state(self) -> EngineState:
         """Everything that a resume needs."""
