@@ -1,0 +1,1 @@
+"""What measures the project; the commands here run by themselves, and share `runs`."""
