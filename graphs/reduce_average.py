@@ -100,6 +100,7 @@ class Update(NamedTuple):
     norm: tf.Tensor  # scalar, of the mean gradient or delta before clipping
     learning_rate: tf.Tensor  # scalar
     nonfinite_at: tf.Tensor  # int64 scalar: first element that is not finite; -1 when all are
+    momentum_norm: tf.Tensor  # scalar, of the update that the servers carry on; 0 where they carry none
 
 
 def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -183,7 +184,7 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_rate) -> U
     rate = learning_rate(version, weight)
     applied = tf.math.is_finite(norm) & (weight > 0)
 
-    def apply() -> tf.Tensor:
+    def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.
         factor = clip_factor(norm, clip_norm) / weight
         for shard, piece in zip(server.shards, pieces):
@@ -192,10 +193,18 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_rate) -> U
                 server.update.apply(shard.parameters.handle, slots, piece * factor, rate, version)
                 _move_average(shard, server.update.evaluated, version, average_rate)
         server.version.assign_add(1)
-        return tf.constant(-1, tf.int64)
+        return tf.constant(-1, tf.int64), _momentum_norm(server, norm.dtype)
 
-    nonfinite_at = tf.cond(applied, apply, lambda: _first_nonfinite(server, pieces))
-    return Update(applied, norm, rate, nonfinite_at)
+    def refuse() -> tuple[tf.Tensor, tf.Tensor]:
+        return _first_nonfinite(server, pieces), tf.zeros_like(norm)
+
+    return Update(applied, norm, rate, *tf.cond(applied, apply, refuse))
+
+
+def _momentum_norm(server: Server, dtype: tf.DType) -> tf.Tensor:
+    assert server.update is not None
+    name = server.update.momentum
+    return _norm(server, _read(server, [shard.slots[name] for shard in server.shards])) if name else tf.zeros([], dtype)
 
 
 def _move_average(shard: Shard, evaluated: str, version: tf.Tensor, rate: float) -> None:

@@ -18,6 +18,10 @@ from tfnmt.strategies import Single, StrategySettings, phases
 SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
 CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
 EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
+EXACT = 1e-12
+"""Parameters that must be equal differ by less."""
+DIFFERENT = 1e-6
+"""Parameters that must differ do by more."""
 
 
 def build(

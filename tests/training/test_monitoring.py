@@ -107,6 +107,11 @@ def test_values_come_back_by_tag_and_update(run):
     assert {tag: last[tag] for tag in expected} == pytest.approx(expected, rel=1e-6)
 
 
+def test_norm_of_the_momentum_is_told_where_there_is_one(run):
+    _train(run, [report(1, momentum_norm=0.25)])
+    assert _curve(_events(run), "train/momentum_norm") == [(1, 0.25)]
+
+
 def test_log_points_sum_rather_than_average(run):
     small = report(3, loss=10.0, target_tokens=10, seconds=1.0)
     large = report(4, loss=2700.0, target_tokens=900, seconds=3.0)

@@ -36,4 +36,5 @@ class BlockReport(NamedTuple):
     seconds: float  # wall time since the last report, data wait included, evaluation and saving excluded
     data_wait_seconds: float  # the part of `seconds` spent waiting for batches, the mean over the workers
     skipped: str | None = None  # why the update was not applied: the step and the first bad parameter
+    momentum_norm: float | None = None  # L2 norm of the update that the servers carry on, where they carry one
     pushes: tuple[PushReport, ...] = ()  # what reached the servers since the last report

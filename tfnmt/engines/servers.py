@@ -20,7 +20,7 @@ from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, PushReport
-from tfnmt.engines.worker import NO_SUMS, Outbox, Progress, Push, Sums, Worker, WorkerGraph
+from tfnmt.engines.worker import NO_SUMS, Outbox, Progress, Push, Sums, Worker, WorkerGraph, packed
 from tfnmt.strategies import DELTA, Strategy
 
 _COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
@@ -119,14 +119,14 @@ class Servers:
             return None
         weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
         if self.strategy.quorum == 1:
-            update = self._update_from(push.payload, weight, self._plateau())
+            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau())))
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
             update = None
-            taken, nonfinite_at = self._receive(push.payload, weight)
+            taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
         if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
-            update = self._update_from_received(self._plateau())
+            update = Update(*_numbers(self._update_from_received(self._plateau())))
         return None if update is None else self._report(update, push.work.position[0])
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -140,7 +140,8 @@ class Servers:
         for each in arrivals:
             self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
         weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
-        return self._report(self._update_from(payload, weight, self._plateau()), arrivals[-1].push.work.position[0])
+        update = Update(*_numbers(self._update_from(payload, weight, self._plateau())))
+        return self._report(update, arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
         """Everything of the servers."""
@@ -185,14 +186,14 @@ class Servers:
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
         self._read = tf.function(self._reading).get_concrete_function()
-        self._receive = tf.function(lambda payload, weight: receive(self.server, payload, weight))
+        self._receive = tf.function(lambda payload, weight: packed(receive(self.server, payload, weight)))
         self._update_from = tf.function(
-            lambda payload, weight, plateau: update_from(
-                self.server, payload, weight, rate_at(plateau), clip_norm, average_rate
+            lambda payload, weight, plateau: packed(
+                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average_rate)
             )
         )
         self._update_from_received = tf.function(
-            lambda plateau: update_from_received(self.server, rate_at(plateau), clip_norm, average_rate)
+            lambda plateau: packed(update_from_received(self.server, rate_at(plateau), clip_norm, average_rate))
         )
 
     def weight_of(self, sums: Sums) -> float:
@@ -246,6 +247,7 @@ class Servers:
             seconds=now - self._reported_at,
             data_wait_seconds=min(sums.data_wait_seconds / self._workers, now - self._reported_at),
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
+            momentum_norm=float(update.momentum_norm) if self.strategy.server_update.momentum else None,
             pushes=tuple(self._pushes),
             **{name: int(getattr(sums, name)) for name in _COUNTED},
         )
@@ -262,6 +264,10 @@ class Servers:
         """Every vector [size], and the weight of what was received."""
         vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
         return vectors, self.server.weight.read_value()
+
+
+def _numbers(packed: tf.Tensor) -> list[float]:
+    return packed.numpy().tolist()
 
 
 def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ class WorkerGraph:
         work = self._steps(replica, batches, worker, step, plateau_scale, block) if block.steps else _no_work()
         if block.push:
             self._push(replica, outbox)
-        return _pack(work._replace(version=version))
+        return packed([*work.sums, work.nonfinite_at, version, *tf.unstack(work.position)])
 
     def _pull(self, replica: Replica) -> None:
         pulled = pull([shard.parameters for shard in self._server.shards])
@@ -295,9 +295,8 @@ def unpack_work(packed: tf.Tensor) -> Work:
     return Work(Sums(*numbers[:count]), nonfinite_at, version, tuple(position))
 
 
-def _pack(work: Work) -> tf.Tensor:
-    """One float64 vector: one transfer, when the worker is elsewhere."""
-    scalars = [*work.sums, work.nonfinite_at, work.version, *tf.unstack(work.position)]
+def packed(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
+    """One float64 vector: one transfer, when the device is elsewhere."""
     return tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars])
 
 

@@ -15,6 +15,7 @@ class AddMean:
 
     slots: Mapping[str, float | None] = {}
     evaluated = "parameters"
+    momentum: str | None = None
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
@@ -26,6 +27,8 @@ class BlockMomentum:
 
     Classical: θ ← θ + Δ. Nesterov: W ← W + Δ; θ ← W + η Δ, where W is evaluated and saved and θ is what workers pull.
     """
+
+    momentum: str | None = "block_update"
 
     def __init__(self, rate: float, momentum: float, nesterov: bool):
         """Takes the block learning rate ζ, the block momentum rate η, and the form."""

@@ -44,10 +44,12 @@ class Optimizer(Protocol):
     Attributes:
       slots: name and first value of each state vector; one without a value starts as the parameters.
       evaluated: the vector that is evaluated and saved: the parameters, or a slot.
+      momentum: the slot that carries updates on, whose norm is reported; None where there is none.
     """
 
     slots: Mapping[str, float | None]
     evaluated: str
+    momentum: str | None
 
     def apply(
         self,
@@ -72,6 +74,7 @@ class Sgd:
     """Stochastic gradient descent: θ ← θ - α g."""
 
     evaluated = "parameters"
+    momentum: str | None = None
 
     def __init__(self) -> None:
         self.slots: Mapping[str, float | None] = {}
@@ -85,6 +88,7 @@ class Momentum:
     """Heavy ball, u ← μ u + g; θ ← θ - α u, or Nesterov's form, θ ← θ - α (g + μ u) (Sutskever et al., 2013)."""
 
     evaluated = "parameters"
+    momentum: str | None = "velocity"
 
     def __init__(self, momentum: float, nesterov: bool = False):
         self.slots: Mapping[str, float | None] = {"velocity": 0.0}
@@ -111,6 +115,7 @@ class Adam:
     """
 
     evaluated = "parameters"
+    momentum: str | None = None
 
     def __init__(self, settings: OptimizerSettings, weight_decay: float = 0.0):
         """Takes the decays and epsilon from `settings`."""
@@ -152,6 +157,7 @@ class Adagrad:
     """Adagrad (Duchi et al., 2011): s ← s + g²; θ ← θ - α g / √s."""
 
     evaluated = "parameters"
+    momentum: str | None = None
 
     def __init__(self, start: float):
         self.slots: Mapping[str, float | None] = {"sum_of_squares": start}

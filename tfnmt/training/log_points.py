@@ -40,6 +40,7 @@ def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict
         "speed/data_wait_share": window.data_wait_share,
         "speed/data_wait_seconds": window.data_wait_seconds,
         "speed/padding_share": window.padding_share,
+        **({} if report.momentum_norm is None else {"train/momentum_norm": report.momentum_norm}),
         "progress/epochs": totals.epochs,
         "progress/target_tokens": totals.target_tokens,
         "progress/training_hours": totals.seconds / 3600,
