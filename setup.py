@@ -37,7 +37,8 @@ setup(
     extras_require={
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
-        "test": ["mypy>=1.15", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+        # pytest 9.2 ignores pytest-xdist's groups, by which tests that share a fixture stay together.
+        "test": ["mypy>=1.15", "pytest>=8.3,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": [f"tfnmt-{name} = tfnmt.commands.{name}:main" for name in COMMANDS]},
 )

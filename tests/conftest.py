@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
     )
     for item in items:
         if item.path.name not in _SPREAD:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)
