@@ -10,9 +10,17 @@ from tfnmt.layout import Layout
 Loss = Callable[[Mapping[str, tf.Tensor], Any, tf.Tensor | None], Any]
 """(views, batch, seed) -> sums over the batch, among them `loss`, which is differentiated."""
 
+Pack = Callable[[Mapping[str, tf.Tensor]], tf.Tensor]
+"""The views' gradients by name -> one vector [size]."""
+
 
 def forward_backward(
-    loss: Loss, layout: Layout, replica: tf.Tensor, batch: Any, seed: tf.Tensor | None
+    loss: Loss,
+    layout: Layout,
+    replica: tf.Tensor,
+    batch: Any,
+    seed: tf.Tensor | None,
+    pack: Pack | None = None,
 ) -> tuple[tf.Tensor, Any]:
     """The gradient of the summed loss of `batch` at `replica`.
 
@@ -25,6 +33,7 @@ def forward_backward(
       replica: parameter vector [size].
       batch: whatever `loss` reads.
       seed: stateless seed of the step, int32 [2], or None for no randomness.
+      pack: what makes a vector [size] of the views' gradients; None for the layout's own.
 
     Returns:
       The gradient sum [size], and what `loss` returned.
@@ -35,4 +44,5 @@ def forward_backward(
         sums = loss(views, batch, seed)
     gradients = tape.gradient(sums.loss, views, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     # A gathered embedding's gradient is IndexedSlices; everything behind this line sees dense arrays only.
-    return layout.pack({name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}), sums
+    dense = {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}
+    return (pack or layout.pack)(dense), sums

@@ -6,6 +6,8 @@ bits. A payload that is not finite is left out, as servers would refuse it: it t
 The bandwidth-optimal ring: Patarasuk & Yuan, 2009; Horovod: Sergeev & Del Balso, 2018.
 """
 
+from collections.abc import Mapping, Sequence
+
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
@@ -30,14 +32,35 @@ def ring_allreduce(payload: tf.Variable, weight: tf.Tensor, numbers: tf.Tensor, 
       -1, and its numbers.
     """
     own = payload.read_value()
-    finite = tf.math.is_finite(tf.nn.l2_loss(own))
-    nonfinite_at = tf.cond(finite, lambda: tf.constant(-1, tf.int64), lambda: first_nonfinite(own))
-    kept = tf.cond(finite, lambda: own, lambda: tf.zeros_like(own))
-    weight = tf.where(finite, weight, tf.zeros_like(weight))
-    row = tf.concat([tf.stack([weight, tf.cast(nonfinite_at, tf.float64)]), numbers], axis=0)
-    table = hvd.allgather(row[tf.newaxis], name="table")
+    nonfinite_at = _first_nonfinite([own])
+    kept = tf.cond(nonfinite_at < 0, lambda: own, lambda: tf.zeros_like(own))
+    table = _exchange(tf.where(nonfinite_at < 0, weight, tf.zeros_like(weight)), nonfinite_at, numbers)
     payload.assign(_sum_in_half(kept, tf.reduce_sum(table[:, 0])) if half else _sum(kept))
     return table
+
+
+def pack_sums(layout: Layout, pieces: int, nonfinite_at: tf.Variable, gradients: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """The vector [size] of the sums of all ranks' gradients, in pieces that overlap with the backward pass.
+
+    Each piece is on its way as soon as backward has come so far. So what is not finite on one rank is so on all.
+
+    Args:
+      layout: of the vector, in one shard.
+      pieces: how many, at most.
+      nonfinite_at: int64 scalar, set to the first element of this rank's own gradient that is not finite, or -1.
+      gradients: this rank's by name.
+    """
+    own = [part.pack(gradients) for part in layout.split(pieces)]
+    nonfinite_at.assign(_first_nonfinite(own))
+    return tf.concat([_sum(piece, f"piece_{number}") for number, piece in enumerate(own)], axis=0)
+
+
+def exchange_numbers(
+    summed: tf.Variable, weight: tf.Tensor, numbers: tf.Tensor, nonfinite_at: tf.Variable
+) -> tf.Tensor:
+    """The table that `ring_allreduce` returns, of what `pack_sums` has summed; no weight counts if it is not finite."""
+    finite = tf.math.is_finite(tf.nn.l2_loss(summed.read_value()))
+    return _exchange(tf.where(finite, weight, tf.zeros_like(weight)), nonfinite_at.read_value(), numbers)
 
 
 def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
@@ -47,8 +70,19 @@ def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
     return tf.stack([tf.reduce_sum(views[parameter.name]) for parameter in layout.parameters])
 
 
-def _sum(vector: tf.Tensor) -> tf.Tensor:
-    return hvd.allreduce(vector, op=hvd.Sum, name="payload")
+def _first_nonfinite(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The place in the whole vector; -1 when every element is finite."""
+    finite = tf.math.is_finite(tf.add_n([tf.nn.l2_loss(piece) for piece in pieces]))
+    return tf.cond(finite, lambda: tf.constant(-1, tf.int64), lambda: first_nonfinite(tf.concat(pieces, axis=0)))
+
+
+def _exchange(weight: tf.Tensor, nonfinite_at: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    row = tf.concat([tf.stack([weight, tf.cast(nonfinite_at, tf.float64)]), numbers], axis=0)
+    return hvd.allgather(row[tf.newaxis], name="table")
+
+
+def _sum(vector: tf.Tensor, name: str = "payload") -> tf.Tensor:
+    return hvd.allreduce(vector, op=hvd.Sum, name=name)
 
 
 def _sum_in_half(vector: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

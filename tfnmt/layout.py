@@ -75,6 +75,13 @@ class Layout:
             pieces.append(tf.zeros([self.size - self.offsets[-1]], dtype))
         return tf.concat(pieces, axis=0)
 
+    def split(self, pieces: int) -> list["Layout"]:
+        """Layouts of neighbouring parameters, `pieces` at most and about equally large, one behind the other."""
+        groups: list[list[Parameter]] = [[] for _ in range(pieces)]
+        for parameter, offset in zip(self.parameters, self.offsets):
+            groups[offset * pieces // self.size].append(parameter)
+        return [Layout(group) for group in groups if group]
+
     def initialize(self, seed: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """The vector [size] of initial values; each parameter's depends on `seed` and its place alone."""
         values = {

@@ -77,6 +77,11 @@ class Strategy:
         return self.slack == 0
 
     @property
+    def pushes_gradients_at_once(self) -> bool:
+        """Whether each gradient is a payload by itself."""
+        return self.payload == GRADIENT and self.push_every == 1
+
+    @property
     def steps_per_update(self) -> int:
         """Local gradients that one server update takes in."""
         return self.push_every * self.quorum

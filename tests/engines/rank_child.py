@@ -21,6 +21,7 @@ from tfnmt.errors import LostError, UserError
 
 BATCHES = toy.make_batches(96)
 UPDATES = 4
+UNCHECKED = RankSettings(check_replicas_every=0)
 
 
 class Team:
@@ -30,8 +31,7 @@ class Team:
         self.ranks = ranks
         self.options = {"workers": ranks.size, "optimizer": "adam", "schedule": SCHEDULE}
 
-    def engine(self, row, batches=BATCHES, compression="none", check_replicas_every=0, **options):
-        settings = RankSettings(compression=compression, check_replicas_every=check_replicas_every)
+    def engine(self, row, batches=BATCHES, settings=UNCHECKED, **options):
         more = {"ranks": self.ranks, "settings": settings}
         return build(HorovodEngine, ROWS[row], batches, options=more, **self.options, **options)
 
@@ -118,16 +118,29 @@ def uneven(team, row):
 
 def half(team, row):
     """Payloads in 16 bits."""
-    reports, state = team.train(row, compression="float16")
+    reports, state = team.train(row, settings=RankSettings(compression="float16"))
     if state is None:
         return {}
     pushed = sorted({push.bytes_pushed for report in reports for push in report.pushes})
     return {**_difference(state, team.simulate(row)[1]), "bytes_pushed": pushed}
 
 
+def pieces(team, row):
+    """Sums on their way before the gradient is whole; one gradient is not a number once, and then nobody moves."""
+    settings = RankSettings(reduction_pieces=2)
+    _, state = team.train(row, settings=settings)
+    model = toy.PoisonedModel(place=team.ranks.size + 1)
+    reports, poisoned = team.train(row, settings=settings, model=model)
+    if state is None:
+        return {}
+    finite = all(bool(np.isfinite(vector).all()) for vector in poisoned.vectors.values())
+    skipped = [report.skipped for report in reports]
+    return {**_difference(state, team.simulate(row)[1]), "skipped": skipped, "finite": finite}
+
+
 def drift(team, row):
     """The last rank's parameters change by themselves."""
-    engine = team.engine(row, check_replicas_every=1)
+    engine = team.engine(row, settings=RankSettings(check_replicas_every=1))
     ranks, found = team.ranks, ""
     compared = engine._compare_replicas
 

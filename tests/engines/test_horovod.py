@@ -32,7 +32,14 @@ def train(size, logs, *scenarios):
 @pytest.fixture(name="two", scope="module")
 def _two(tmp_path_factory):
     scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "exchange:model_average", "poison:ring_allreduce"]
-    scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "refuse:0", "refuse:1", "drift:ring_allreduce"]
+    scenarios += [
+        "uneven:ring_allreduce",
+        "half:ring_allreduce",
+        "pieces:ring_allreduce",
+        "refuse:0",
+        "refuse:1",
+        "drift:ring_allreduce",
+    ]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
@@ -111,6 +118,15 @@ def test_payloads_in_16_bits(two):
     found = two["half:ring_allreduce"]
     assert 0 < found["distance"] < 1e-2
     assert found["bytes_pushed"] == [two["compare:ring_allreduce"]["bytes_pushed"][0] // 4]
+
+
+def test_sums_in_pieces(two):
+    """The same; but where one gradient is not finite the whole update is left out, and says whose it was."""
+    found = two["pieces:ring_allreduce"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < EXACT
+    assert found["finite"]
+    assert found["skipped"] == [None, "the gradient of bias was not finite at step 2 of worker 1", None, None]
 
 
 def test_rank_that_drifts_is_named(two, four):

@@ -1,5 +1,7 @@
 """Where a row runs, and what is refused."""
 
+import contextlib
+
 import pytest
 
 from tfnmt.cluster.addresses import ClusterSettings
@@ -7,7 +9,7 @@ from tfnmt.cluster.ranks import RankSettings
 from tfnmt.engines.registry import LocalSettings, Place, SimulationSettings, find_place, refuse_unsuitable
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, Sync
+from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySettings, Sync
 
 ADAM = OptimizerSettings()
 
@@ -38,7 +40,7 @@ def test_place_follows_from_the_flags(engine, settings, strategy, expected):
 def test_rows_that_cannot_run_are_refused(settings, row, fault):
     place = find_place("simulated", settings, "it", {})
     with pytest.raises(UserError, match=fault):
-        refuse_unsuitable(place, settings, "it", row.row(place.workers, ADAM))
+        refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_rows_that_cannot_run_are_refused(settings, row, fault):
 def test_rows_are_refused_with_the_engine_that_runs_them(engine, row, fault):
     place = Place(engine, 2, 1)
     with pytest.raises(UserError, match=fault):
-        refuse_unsuitable(place, ClusterSettings(), "it", row.row(2, ADAM))
+        refuse_unsuitable(place, ClusterSettings(), StrategySettings(strategy="it"), row.row(2, ADAM))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,21 @@ def test_rows_are_refused_with_the_engine_that_runs_them(engine, row, fault):
 )
 def test_rows_run_on_their_engines(engine, row):
     """The negative control."""
-    refuse_unsuitable(Place(engine, 2, 1), ClusterSettings(), "it", row.row(2, ADAM))
+    refuse_unsuitable(Place(engine, 2, 1), ClusterSettings(), StrategySettings(strategy="it"), row.row(2, ADAM))
+
+
+@pytest.mark.parametrize(
+    "row, shared, fault",
+    [
+        (Bmuf(), {}, "--reduction_pieces=2: --strategy=it does not push at every step"),
+        (RingAllreduce(), {"global_batch_tokens": 99}, "--reduction_pieces=2: --global_batch_tokens adds up"),
+        (RingAllreduce(), {}, None),
+    ],
+)
+def test_pieces_need_a_gradient_that_is_pushed_alone(row, shared, fault):
+    settings, shared = RankSettings(reduction_pieces=2), StrategySettings(strategy="it", **shared)
+    with pytest.raises(UserError, match=fault) if fault else contextlib.nullcontext():
+        refuse_unsuitable(Place("horovod", 2, 1), settings, shared, row.row(2, ADAM))
 
 
 def test_ranks_need_somebody_who_starts_them():
@@ -75,4 +91,4 @@ def test_ranks_need_somebody_who_starts_them():
 def test_rows_that_can_run_are_not(settings, row):
     """The negative control."""
     place = find_place("simulated", settings, "it", {})
-    refuse_unsuitable(place, settings, "it", row.row(place.workers, ADAM))
+    refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))

@@ -38,9 +38,21 @@ class RankSettings(StallSettings):
     compression: str = setting(
         "none", "Type of number in which payloads travel; none for that of the parameters.", choices=("none", HALF)
     )
+    reduction_pieces: int = setting(
+        1,
+        "Pieces in which a gradient is summed while the rest of it is still computed, which pays where the network is "
+        "slow, for rows that push at every step; 1 sums it whole behind the step.",
+        minimum=1,
+    )
     check_replicas_every: int = setting(
         1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
     )
+
+    def faults(self) -> list[str]:
+        """Options that exclude each other."""
+        if self.reduction_pieces > 1 and self.compression != "none":
+            return [f"--compression={self.compression}: needs --reduction_pieces=1, whose mean it knows beforehand."]
+        return []
 
 
 class Command(NamedTuple):

@@ -214,7 +214,7 @@ def _train_with_ranks(
 
 def _refuse_unsuitable(settings: Settings, place: Place) -> None:
     row = settings.row.row(place.workers, settings.optimizer)
-    refuse_unsuitable(place, settings.engine, settings.strategy.strategy, row)
+    refuse_unsuitable(place, settings.engine, settings.strategy, row)
 
 
 def _find_parts(settings: Settings, shards: int) -> _Parts:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 import tensorflow as tf
 
-from graphs.ring_allreduce import parameter_sums, ring_allreduce
+from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
@@ -105,10 +105,16 @@ class HorovodEngine(Driven):
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now."""
-        servers, half = self._servers, self._settings.compression == HALF
+        servers, settings, pack = self._servers, self._settings, None
         self._phase, self._building = servers.phase, True
-        self._worker: Worker = servers.new_worker(servers.worker_graph(), self._ranks.rank, servers.new_outbox())
-        self._reduction = tf.function(functools.partial(ring_allreduce, half=half))
+        self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
+        if self._overlaps:
+            nonfinite_at = tf.Variable(-1, dtype=tf.int64, trainable=False)
+            pack = functools.partial(pack_sums, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
+            self._reduction = tf.function(functools.partial(exchange_numbers, nonfinite_at=nonfinite_at))
+        else:
+            self._reduction = tf.function(functools.partial(ring_allreduce, half=settings.compression == HALF))
+        self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
         self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
 
     def _share_once(self) -> None:
@@ -135,7 +141,8 @@ class HorovodEngine(Driven):
         if self._phase != self._servers.phase:
             self._begin_phase()
         with self._computing():
-            _, push = self._worker.run(self._worker.next_block(), self._servers.plateau_scale)
+            block = self._worker.next_block()
+            _, push = self._ranks.run(self._worker.run, block, self._servers.plateau_scale)
         if push is None:
             return None
         arrivals = self._reduce(push)
@@ -148,9 +155,12 @@ class HorovodEngine(Driven):
         return report
 
     def _computing(self) -> contextlib.AbstractContextManager[None]:
-        """Times a block, but not the one that builds the graph: its length says nothing about the others."""
-        building, self._building = self._building, False
-        return contextlib.nullcontext() if building else self._ranks.computing()
+        """Times a block, but not the one that builds the graph: its length says nothing about the others.
+
+        Nor one that sums: who computes long in it may be waiting.
+        """
+        untimed, self._building = self._building or self._overlaps, False
+        return contextlib.nullcontext() if untimed else self._ranks.computing()
 
     def _reduce(self, push: Push) -> list[Arrival]:
         """Everybody's push, when the sum of the payloads has taken the place of each."""

@@ -17,7 +17,7 @@ from tfnmt.engines.simulated import SimulatedEngine
 from tfnmt.engines.virtual_time import RING, STAR, CostSettings
 from tfnmt.errors import refuse
 from tfnmt.settings import setting
-from tfnmt.strategies import Strategy
+from tfnmt.strategies import Strategy, StrategySettings
 
 AUTO, LOCAL, CLUSTER, HOROVOD, SIMULATED = "auto", "local", "cluster", "horovod", "simulated"
 
@@ -102,13 +102,13 @@ def find_place(
     return Place(CLUSTER, len(cluster.workers), len(cluster.servers), cluster)
 
 
-def refuse_unsuitable(place: Place, settings: EngineSettings, name: str, strategy: Strategy) -> None:
+def refuse_unsuitable(place: Place, settings: EngineSettings, shared: StrategySettings, strategy: Strategy) -> None:
     """Refuses a row that cannot run there.
 
     Raises:
       UserError: it names what can.
     """
-    faults = []
+    faults, name = [], shared.strategy
     if strategy.most_workers is not None and place.workers > strategy.most_workers:
         faults.append(f"--strategy={name}: cannot use {place.workers} workers; choose another --strategy.")
     if place.engine == HOROVOD and not strategy.has_barrier:
@@ -119,6 +119,12 @@ def refuse_unsuitable(place: Place, settings: EngineSettings, name: str, strateg
         )
     if isinstance(settings, SimulationSettings) and settings.network == RING and not strategy.has_barrier:
         faults.append(f"--network={RING}: --strategy={name} has no barrier; use --network={STAR}.")
+    if isinstance(settings, RankSettings) and settings.reduction_pieces > 1:
+        pieces = f"--reduction_pieces={settings.reduction_pieces}"
+        if not strategy.pushes_gradients_at_once:
+            faults.append(f"{pieces}: --strategy={name} does not push at every step; leave it out.")
+        if shared.global_batch_tokens:
+            faults.append(f"{pieces}: --global_batch_tokens adds up several gradients for a push; leave out either.")
     refuse(faults)
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from graphs.broadcast import pull
+from graphs.forward_backward import Pack
 from graphs.reduce_average import Server, Update, receive, update_from, update_from_received
 from tfnmt.batch import START
 from tfnmt.engines.base import EngineState
@@ -89,9 +90,9 @@ class Servers:
         self._reported_at += paused
         self._pushed_at = [at + paused for at in self._pushed_at]
 
-    def worker_graph(self) -> WorkerGraph:
-        """The graph of the blocks of the row that trains now."""
-        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers)
+    def worker_graph(self, pack: Pack | None = None) -> WorkerGraph:
+        """The graph of the blocks of the row that trains now; for `pack` see `forward_backward`."""
+        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, pack)
 
     def new_worker(self, graph: WorkerGraph, number: int, outbox: Outbox) -> Worker:
         """A worker that has come as far as the servers know, on the device of the caller."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.broadcast import pull
-from graphs.forward_backward import forward_backward
+from graphs.forward_backward import Pack, forward_backward
 from graphs.local_steps import LocalUpdate, Replica, move_replica
 from graphs.reduce_average import Server
 from tfnmt.batch import Batch, token_count
@@ -53,8 +53,26 @@ class Work(NamedTuple):
 class WorkerGraph:
     """The graph of one strategy's blocks, which all workers share; what differs between them comes in as arguments."""
 
-    def __init__(self, recipe: Recipe, server: Server, strategy: Strategy, rates: LearningRates, workers: int):
-        """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        server: Server,
+        strategy: Strategy,
+        rates: LearningRates,
+        workers: int,
+        pack: Pack | None = None,
+    ):
+        """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`.
+
+        Args:
+          recipe: what is trained.
+          server: where they pull from.
+          strategy: the row.
+          rates: of the local update.
+          workers: how many.
+          pack: see `forward_backward`.
+        """
+        self._pack = pack
         self.strategy = strategy
         self._recipe, self._settings, self._server, self._rates = recipe, recipe.settings, server, rates
         self._functions: dict[Block, Any] = {}
@@ -185,7 +203,9 @@ class WorkerGraph:
 
     def _of_batch(self, replica: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
         batch, waited = _next_batch(batches)
-        gradient_sum, sums = forward_backward(self._recipe.model.loss, self._recipe.layout, replica, batch, seed)
+        gradient_sum, sums = forward_backward(
+            self._recipe.model.loss, self._recipe.layout, replica, batch, seed, self._pack
+        )
         counted = Sums(
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,
