@@ -41,6 +41,15 @@ def test_parameters_are_aligned_and_shards_equal(shards):
     assert layout.size - layout.offsets[-1] < shards * ALIGNMENT
 
 
+@pytest.mark.parametrize("pieces, names", [(1, ["abcd"]), (2, ["ab", "cd"]), (9, ["a", "b", "c", "d"])])
+def test_pieces_make_up_the_whole(pieces, names):
+    layout = Layout(parameters())
+    arrays = {p.name: tf.constant(np.random.default_rng(0).normal(size=p.shape)) for p in layout.parameters}
+    parts = layout.split(pieces)
+    assert ["".join(p.name for p in part.parameters) for part in parts] == names
+    np.testing.assert_array_equal(np.concatenate([part.pack(arrays) for part in parts]), layout.pack(arrays))
+
+
 def test_name_at_finds_the_owner():
     layout = Layout(parameters())
     names = [layout.name_at(index) for index in (0, 5, 16, 32, 47, 48, 52)]
