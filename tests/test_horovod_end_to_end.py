@@ -90,6 +90,13 @@ def _with_own_path():
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+def test_command_for_ranks_on_other_hosts(tmp_path):
+    flags = ["--strategy=bmuf", f"--data={tmp_path}", f"--run_directory={tmp_path / 'run'}"]
+    printed, _ = run("launch", *RANKS, *flags, "--print_commands", "--max_restarts", "7")
+    words = ["horovodrun -np 2 -H HOST:RANKS,... tfnmt-train --engine=horovod", *flags]
+    assert printed.splitlines() == [" ".join(words)]
+
+
 def test_what_cannot_run_on_ranks_is_refused(corpus, tmp_path):
     common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}"]
     _, log = run("launch", *common, *RANKS, "--strategy=async", expect=2)

@@ -43,10 +43,10 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
             "of each host."
         )
     run = RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values())
-    flags = run.logs / "launch.flags"
-    flags.parent.mkdir(parents=True, exist_ok=True)
-    flags.write_text(flagfile_text(*settings))
-    command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flags}"]
+    flagfile = run.logs / "launch.flags"
+    flagfile.parent.mkdir(parents=True, exist_ok=True)
+    flagfile.write_text(flagfile_text(*settings))
+    command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flagfile}"]
     return Supervisor(lambda: _tasks(engine, run.logs, command), supervision, (LOST,)).run()
 
 
@@ -70,18 +70,26 @@ def _print_commands(engine: ClusterSettings | RankSettings) -> None:
     """The command of every task, under the name of its host."""
     ours = [field.name for field in dataclasses.fields(SupervisionSettings)]
     if isinstance(engine, RankSettings):
-        words = [word for word in sys.argv[1:] if not _is_flag(word, [*ours, "workers"])]
+        words = _without(sys.argv[1:], [*ours, "workers"])
         print(f"horovodrun -np {engine.workers} -H HOST:RANKS,... tfnmt-train {shlex.join(words)}")
         return
     if not engine.worker_hosts:
         raise UserError("--print_commands: needs --chief_hosts, --worker_hosts and --ps_hosts.")
     cluster = Cluster(engine.chief_hosts[0], engine.worker_hosts, engine.ps_hosts)
     told = ["chief_hosts", "worker_hosts", "ps_hosts", "job_name", "task_index"]
-    common = [word for word in sys.argv[1:] if not _is_flag(word, told + ours)]
+    common = _without(sys.argv[1:], told + ours)
     for job, number, address in [*cluster.tasks(), (CHIEF, 0, cluster.chief)]:
         print(f"# {job} {number}, on {address.rpartition(':')[0]}")
         print(f"{command_of(cluster, job, number)} {shlex.join(common)}\n")
 
 
-def _is_flag(word: str, names: Sequence[str]) -> bool:
-    return word.startswith(tuple(f"--{name}" for name in names))
+def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words of a command line but for these flags, be they `--name=value` or `--name value`."""
+    kept, left = [], iter(words)
+    for word in left:
+        name, equals, _ = word.lstrip("-").partition("=")
+        if name not in names:
+            kept.append(word)
+        elif not equals and name != "print_commands":
+            next(left)  # its value
+    return kept

@@ -333,14 +333,17 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
     row = phases(strategy, settings.row, place.workers, settings.optimizer)[-1].strategy
-    slots = len(row.server_update.slots) + (strategy.average_rate > 0)
-    megabytes = layout.size * 4 * (3 + slots) / 1e6
+    payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
+    of_servers = 1 + len(row.server_update.slots) + (strategy.average_rate > 0) + payloads
+    of_worker = 2 + (len(row.local_update.slots) if row.local_update else 0)
+    megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or place.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // place.workers
     law = LearningRates(schedule, strategy, row).describe()
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
-        "Memory": f"{megabytes:,.0f} MB for parameters, gradient, replica and {slots} more vectors; activations extra",
+        "Memory": f"{of_servers * megabytes:,.0f} MB for what servers hold, "
+        f"{of_worker * megabytes:,.0f} MB for each worker; activations extra",
         "Corpus": found.describe(),
         "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {place.describe()}",
         "Update": f"about {tokens:,} target tokens: {row.describe()}",

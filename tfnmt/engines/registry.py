@@ -1,6 +1,5 @@
 """The engines by name, and how the command line asks for one."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -63,15 +62,6 @@ class Place(NamedTuple):
     servers: int
     cluster: Cluster | None = None
     ranks: Ranks | None = None
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that trains, saves and speaks, if others are only told what to do."""
-        return self.ranks is None or self.ranks.rank == 0
-
-    def agreeing(self) -> contextlib.AbstractContextManager[None]:
-        """What is refused inside, all processes refuse."""
-        return self.ranks.agreeing() if self.ranks else contextlib.nullcontext()
 
     def describe(self) -> str:
         """The place in words."""
