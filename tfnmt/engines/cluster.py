@@ -48,7 +48,7 @@ class ClusterEngine(Driven):
           cluster: who is where.
         """
         self._recipe, self._cluster, self._workers = recipe, cluster, len(cluster.workers)
-        self._coordinator = _connect(cluster)
+        self._coordinator = connect(cluster)
         devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
         self._servers = Servers(recipe, self._workers, devices=devices)
         self._condition = threading.Condition()
@@ -297,7 +297,7 @@ def _worker_index() -> tf.Tensor:
     return tf.distribute.coordinator.experimental_get_current_worker_index()
 
 
-def _connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
+def connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
     """A coordinator of all the cluster's workers."""
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster.specification()),
