@@ -128,12 +128,15 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
 
 
 def update_from_received(
-    server: Server, learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], clip_norm: float, average_rate: float
+    server: Server,
+    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    clip_norm: float,
+    average_weight: tf.Tensor | float,
 ) -> Update:
     """One server update of all the payloads received, of which none are left; see `update_from`."""
     received = server.received()
     update = _update(
-        server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_rate
+        server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_weight
     )
     with tf.control_dependencies(update):
         for variable in received:
@@ -149,7 +152,7 @@ def update_from(
     weight: tf.Tensor,
     learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     clip_norm: float = 0.0,
-    average_rate: float = 0.0,
+    average_weight: tf.Tensor | float = 0.0,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -161,9 +164,9 @@ def update_from(
       weight: the target tokens of the sum, or one for a delta; a float64 scalar.
       learning_rate: (version, weight) -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
-      average_rate: smallest weight of the newest parameters in the moving average.
+      average_weight: of the newest parameters in the moving average, a scalar.
     """
-    return _update(server, _read(server, payload), weight, learning_rate, clip_norm, average_rate)
+    return _update(server, _read(server, payload), weight, learning_rate, clip_norm, average_weight)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -177,7 +180,7 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(broken), tf.argmax(broken, output_type=tf.int64), tf.constant(-1, tf.int64))
 
 
-def _update(server, pieces, weight, learning_rate, clip_norm, average_rate) -> Update:
+def _update(server, pieces, weight, learning_rate, clip_norm, average_weight) -> Update:
     assert server.update is not None
     version, weight = server.version.read_value(), tf.cast(weight, pieces[0].dtype)
     norm = _norm(server, pieces) / tf.maximum(weight, 1)
@@ -191,7 +194,7 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_rate) -> U
             with tf.device(shard.device):
                 slots = {name: slot.handle for name, slot in shard.slots.items()}
                 server.update.apply(shard.parameters.handle, slots, piece * factor, rate, version)
-                _move_average(shard, server.update.evaluated, version, average_rate)
+                _move_average(shard, server.update.evaluated, average_weight)
         server.version.assign_add(1)
         return tf.constant(-1, tf.int64), _momentum_norm(server, norm.dtype)
 
@@ -207,14 +210,12 @@ def _momentum_norm(server: Server, dtype: tf.DType) -> tf.Tensor:
     return _norm(server, _read(server, [shard.slots[name] for shard in server.shards])) if name else tf.zeros([], dtype)
 
 
-def _move_average(shard: Shard, evaluated: str, version: tf.Tensor, rate: float) -> None:
-    """a ← a + d (θ - a), d = max(rate, 1 - (t + 1) / (t + 10)): short memory at first (Marian's smoothing)."""
+def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> None:
+    """a ← a + d (θ - a)."""
     if shard.average is None:
         return
-    updates = tf.cast(version, shard.average.dtype)
-    weight = tf.maximum(tf.cast(rate, updates.dtype), 1 - (updates + 1) / (updates + 10))
     newest = shard.slots.get(evaluated, shard.parameters)
-    shard.average.assign_add(weight * (newest - shard.average))
+    shard.average.assign_add(tf.cast(weight, newest.dtype) * (newest - shard.average))
 
 
 def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

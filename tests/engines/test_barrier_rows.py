@@ -3,6 +3,8 @@
 The numbers of the invariants are those of the algorithms' description: I3 to I6, I11 to I21, I23.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -153,6 +155,17 @@ class TestModelAverage:
         run(engine, 1)
         steps = [sum(event.worker == worker and event.kind == STEPPED for event in engine.trace) for worker in (0, 1)]
         assert steps == [6, 2]
+
+    def test_moving_average_counts_steps_rather_than_averagings(self):
+        """Behind a warm start too; as many steps one by one forget as much."""
+        row = ModelAverage(local_steps=3)
+        engine = simulated(row, BATCHES, workers=2, average_rate=0.2, warm_start_updates=2, dtype=tf.float64)
+        expected, steps = parameters(engine), 0
+        for report in itertools.islice(engine.blocks(), 5):
+            taken = 1 if report.update <= 2 else 3
+            kept = (1 - max(0.2, 1 - (steps + 1) / (steps + 10))) ** taken
+            expected, steps = kept * expected + (1 - kept) * parameters(engine), steps + taken
+            assert np.abs(engine.state().evaluated - expected).max() < EXACT
 
 
 class TestBmuf:

@@ -120,14 +120,15 @@ class Servers:
             return None
         weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
         if self.strategy.quorum == 1:
-            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau())))
+            average = self._average_weight(self.progress[push.worker].step, push.work.sums.steps)
+            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average)))
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
             update = None
             taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
         if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
-            update = Update(*_numbers(self._update_from_received(self._plateau())))
+            update = Update(*_numbers(self._update_from_received(self._plateau(), self._round_s_average_weight())))
         return None if update is None else self._report(update, push.work.position[0])
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -141,7 +142,8 @@ class Servers:
         for each in arrivals:
             self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
         weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
-        update = Update(*_numbers(self._update_from(payload, weight, self._plateau())))
+        average = self._round_s_average_weight()
+        update = Update(*_numbers(self._update_from(payload, weight, self._plateau(), average)))
         return self._report(update, arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
@@ -180,7 +182,6 @@ class Servers:
         self.server.begin(strategy.server_update, strategy.quorum)
         self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
         clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
-        average_rate = self._settings.average_rate
 
         def rate_at(plateau_scale):
             return lambda version, tokens: self.rates.of_server(version, tokens, plateau_scale)
@@ -189,17 +190,32 @@ class Servers:
         self._read = tf.function(self._reading).get_concrete_function()
         self._receive = tf.function(lambda payload, weight: packed(receive(self.server, payload, weight)))
         self._update_from = tf.function(
-            lambda payload, weight, plateau: packed(
-                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average_rate)
+            lambda payload, weight, plateau, average: packed(
+                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average)
             )
         )
         self._update_from_received = tf.function(
-            lambda plateau: packed(update_from_received(self.server, rate_at(plateau), clip_norm, average_rate))
+            lambda plateau, average: packed(update_from_received(self.server, rate_at(plateau), clip_norm, average))
         )
 
     def weight_of(self, sums: Sums) -> float:
         """Target tokens of a gradient sum; one for a delta, unless not one step of it could be done."""
         return float(sums.steps > sums.refused) if self.strategy.payload == DELTA else sums.target_tokens
+
+    def _round_s_average_weight(self) -> tf.Tensor:
+        """`_average_weight` of the update of all payloads since the last one, which have been counted."""
+        steps = self._sums.steps / self._arrived
+        return self._average_weight(sum(each.step for each in self.progress) / self._workers - steps, steps)
+
+    def _average_weight(self, steps_before: float, steps: float) -> tf.Tensor:
+        """The weight of the parameters behind the next update in their moving average.
+
+        Time is counted in updates of an optimizer: the servers' or, where deltas are pushed, the workers' own. So one
+        rate means the same memory whatever H is.
+        """
+        if self.strategy.payload != DELTA:
+            steps_before, steps = self.version, 1
+        return tf.constant(average_weight(self._settings.average_rate, steps_before, steps), tf.float64)
 
     def _count(
         self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, ring_bytes: int | None = None
@@ -265,6 +281,15 @@ class Servers:
         """Every vector [size], and the weight of what was received."""
         vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
         return vectors, self.server.weight.read_value()
+
+
+def average_weight(rate: float, updates_before: float, updates: float) -> float:
+    """The weight d of the newest parameters in a ← a + d (θ - a), behind so many updates at once.
+
+    Of one update it is max(rate, 1 - (t + 1) / (t + 10)): short memory at first (Marian's smoothing).
+    """
+    newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
+    return 1 - (1 - newest) ** updates
 
 
 def _numbers(packed: tf.Tensor) -> list[float]:
