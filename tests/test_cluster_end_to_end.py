@@ -40,9 +40,12 @@ def test_killed_worker_of_a_free_row_comes_back_and_told_to_end_the_job_saves(la
     job.wait_for("update 16 ")
     job.signal(signal.SIGKILL, "--job_name=worker", "--task_index=1")
     job.wait_for("is back.")
+    for task in ("ps", "worker"):  # as a scheduler does, which tells everybody
+        job.signal(signal.SIGTERM, f"--job_name={task}", "--task_index=0")
     job.signal(signal.SIGTERM)
     code, log = job.end()
     assert code == 143, log
+    assert "SIGTERM: this task ends with the chief" in (job.directory / "logs" / "ps-0.log").read_text()
     assert "Traceback" not in log
     assert "nan" not in log
     assert CheckpointStore(job.directory / "checkpoints").newest >= 16

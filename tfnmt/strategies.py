@@ -300,8 +300,8 @@ class StrategySettings:
     clip_norm: float = setting(1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0)
     average_rate: float = setting(
         0.0,
-        "Weight of the newest parameters in the exponential moving average that is evaluated and saved, by updates of "
-        "an optimizer, be it the servers' or the workers' own; 1e-4 or more; 0 for no average.",
+        "Weight of the newest parameters in the exponential moving average that is evaluated and saved, 1e-4 or more, "
+        "for each update or, where replicas are averaged, each local step; 0 for no average.",
         minimum=0,
         maximum=1,
     )

@@ -4,7 +4,7 @@
 #   sbatch --ntasks=7 configs/cluster/slurm.sh --strategy=bmuf --flagfile=configs/transformer_base.flags \
 #     --data=/shared/data --run_directory=/shared/runs/first
 #
-# Data and run directory must be where every node sees them. TensorFlow's servers authenticate nobody: trust the network.
+# Activate the environment before sbatch. Data, run directory and environment must be where every node sees them. TensorFlow's servers authenticate nobody: trust the network.
 #SBATCH --job-name=tfnmt
 #SBATCH --cpus-per-task=8
 set -euo pipefail

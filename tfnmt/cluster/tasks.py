@@ -4,9 +4,11 @@ A task that is no chief runs TensorFlow's server and waits for a number in a que
 chief puts there when training ends. A task whose chief is gone for too long ends by itself.
 """
 
+import signal
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 
 import tensorflow as tf
 from absl import logging
@@ -21,6 +23,7 @@ GONE = 70
 _QUEUE = "tfnmt_end"
 _LOOK_SECONDS = 2.0
 _TOLD_SECONDS = 10.0
+_SAME_REQUEST_SECONDS = 1.0
 
 
 def start_server(cluster: Cluster, job: str, task: int) -> tf.distribute.Server:
@@ -49,6 +52,7 @@ def serve(cluster: Cluster) -> int:
       UserError: the chief did not come in time.
     """
     server = start_server(cluster, cluster.job, cluster.task)
+    _leave_the_end_to_the_chief()
     logging.info("%s %d listens on %s; the chief is %s.", cluster.job, cluster.task, cluster.address(), cluster.chief)
     chief = _Chief(cluster.chief, cluster.rendezvous_timeout, cluster.stall_timeout)
     with tf.Graph().as_default(), tf.device(device_of(cluster.job, cluster.task)):
@@ -66,6 +70,23 @@ def serve(cluster: Cluster) -> int:
                 except tf.errors.DeadlineExceededError:
                     if chief.is_gone():
                         return GONE
+
+
+def _leave_the_end_to_the_chief() -> None:
+    """Goes on behind a signal that a scheduler sends to all tasks: the chief still has to save what is here."""
+    told_at: list[float] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if not told_at:
+            told_at.append(now)
+            name = signal.Signals(number).name
+            logging.warning("%s: this task ends with the chief, which saves first; once more ends it at once.", name)
+        elif now - told_at[0] > _SAME_REQUEST_SECONDS:
+            raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, receive)
 
 
 def end_tasks(cluster: Cluster, code: int) -> None:

@@ -20,6 +20,7 @@ from tfnmt.models.recurrence import Tensors
 from tfnmt.models.recurrent_decoder import Decoder, Memory
 from tfnmt.models.recurrent_encoder import Encoder
 from tfnmt.models.sentence_dropout import SentenceDropout
+from tfnmt.models.tables import Tables, tying_faults
 from tfnmt.settings import faults_of, setting
 
 
@@ -62,13 +63,12 @@ class Recurrent(Model):
         refuse(_faults(settings, source_vocabulary_size, target_vocabulary_size))
         self.settings = settings
         self._target_vocabulary_size = target_vocabulary_size
-        tied = settings.tied_embeddings
-        self._source_table = "embedding" if tied == "all" else "encoder/embedding"
-        self._target_table = "embedding" if tied == "all" else "decoder/embedding"
-        self._output_table = "output/kernel" if tied == "none" else self._target_table
+        self._tables = Tables(
+            settings.tied_embeddings, settings.embedding_width, source_vocabulary_size, target_vocabulary_size
+        )
         self._encoder, self._decoder = _encoder(settings), _decoder(settings)
         self.parameters = (
-            *_tables(settings, source_vocabulary_size, target_vocabulary_size),
+            *self._tables.parameters,
             *self._encoder.parameters(),
             *self._decoder.parameters(),
             Parameter("output/bias", (target_vocabulary_size,), layers.zeros),
@@ -106,7 +106,7 @@ class Recurrent(Model):
         """See `Model.step`."""
         del step
         shape = tf.shape(previous_ids)
-        embedded = tf.gather(views[self._target_table], tf.reshape(previous_ids, [-1]))
+        embedded = tf.gather(views[self._tables.target], tf.reshape(previous_ids, [-1]))
         state = tuple(tf.reshape(part, [-1, self.settings.width]) for part in cache)
         states, state, weights = self._decoder.step(self._in_precision(views), memory, state, embedded)
         kernel, bias = self._projection(views)
@@ -133,11 +133,11 @@ class Recurrent(Model):
         dropouts, views = _Dropouts(self.settings, seed), self._in_precision(views)
         memory = self._encode(views, batch.source_ids, dropouts)
         previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
-        embedded = self._embed(views[self._target_table], previous_ids, dropouts)
+        embedded = self._embed(views[self._tables.target], previous_ids, dropouts)
         return self._decoder.run(views, memory, embedded, dropouts.layers, dropouts.states)
 
     def _encode(self, views: Views, source_ids: tf.Tensor, dropouts: "_Dropouts") -> Memory:
-        embedded = self._embed(views[self._source_table], source_ids, dropouts)
+        embedded = self._embed(views[self._tables.source], source_ids, dropouts)
         tokens = is_token(tf.transpose(source_ids))
         annotations = self._encoder.annotate(views, embedded, tokens, dropouts.layers, dropouts.states)
         return self._decoder.remember(views, dropouts.layers(annotations), tokens)
@@ -155,7 +155,7 @@ class Recurrent(Model):
 
     def _projection(self, views: Views) -> tuple[tf.Tensor, tf.Tensor]:
         """The output's kernel [V, E] and bias [V], in the dtype of the products."""
-        projection: Views = {"kernel": views[self._output_table], "bias": views["output/bias"]}
+        projection: Views = {"kernel": views[self._tables.output], "bias": views["output/bias"]}
         projection = layers.in_precision(projection, self.settings.precision)
         return projection["kernel"], projection["bias"]
 
@@ -193,26 +193,9 @@ def _decoder(settings: RecurrentSettings) -> Decoder:
     )
 
 
-def _tables(settings: RecurrentSettings, source_size: int, target_size: int) -> list[Parameter]:
-    """Embeddings, and the projection where it is none of them."""
-    width, tied = settings.embedding_width, settings.tied_embeddings
-    if tied == "all":
-        return [layers.embedding_parameter("embedding", target_size, width)]
-    source = layers.embedding_parameter("encoder/embedding", source_size, width)
-    target = layers.embedding_parameter("decoder/embedding", target_size, width)
-    kernel = layers.embedding_parameter("output/kernel", target_size, width)
-    return [source, target, kernel] if tied == "none" else [source, target]
-
-
 def _is_kernel(name: str) -> bool:
     return name.endswith("/kernel")
 
 
 def _faults(settings: RecurrentSettings, source_size: int, target_size: int) -> list[str]:
-    faults = faults_of(settings)
-    if settings.tied_embeddings == "all" and source_size != target_size:
-        faults.append(
-            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
-            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
-        )
-    return faults
+    return faults_of(settings) + tying_faults(settings.tied_embeddings, source_size, target_size)

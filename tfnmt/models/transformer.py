@@ -14,6 +14,7 @@ from tfnmt.models import layers, output
 from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
 from tfnmt.models.base import LossSums, Model, Views
 from tfnmt.models.dropout import Dropout
+from tfnmt.models.tables import Tables
 from tfnmt.models.transformer_parameters import TransformerSettings, declare, faults
 
 
@@ -51,24 +52,21 @@ class Transformer(Model):
         refuse(faults(settings, source_vocabulary_size, target_vocabulary_size))
         self.settings = settings
         self._target_vocabulary_size = target_vocabulary_size
-        self.parameters = tuple(declare(settings, source_vocabulary_size, target_vocabulary_size))
-        tied = settings.tied_embeddings
-        self._source_table = "embedding" if tied == "all" else "encoder/embedding"
-        self._target_table = "embedding" if tied == "all" else "decoder/embedding"
-        self._output_kernel = "output/kernel" if tied == "none" else self._target_table
+        self._tables = Tables(settings.tied_embeddings, settings.width, source_vocabulary_size, target_vocabulary_size)
+        self.parameters = (*self._tables.parameters, *declare(settings))
 
     def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:
         """See `Model.loss`."""
         views = layers.in_precision(views, self.settings.precision)
         states = self._decode(views, batch, seed)
-        kernel = views[self._output_kernel]
+        kernel = views[self._tables.output]
         return output.loss_sums(states, kernel, None, batch.target_ids, self.settings.label_smoothing)
 
     def log_probabilities(self, views: Views, batch: Batch) -> tf.Tensor:
         """See `Model.log_probabilities`."""
         views = layers.in_precision(views, self.settings.precision)
         states = self._decode(views, batch, None)
-        return output.log_probabilities(states, views[self._output_kernel], None, batch.target_ids)
+        return output.log_probabilities(states, views[self._tables.output], None, batch.target_ids)
 
     def cast(self, views: Views) -> Views:
         """See `Model.cast`."""
@@ -91,7 +89,7 @@ class Transformer(Model):
     ) -> tuple[tf.Tensor, Cache, tf.Tensor]:
         """See `Model.step`. The attention is the last layer's, the mean of its heads."""
         views = layers.in_precision(views, self.settings.precision)
-        states = self._embed(views, self._target_table, previous_ids, positions=(step, 1))
+        states = self._embed(views, self._tables.target, previous_ids, positions=(step, 1))
         keys, values, weights = [], [], None
         for layer in range(self.settings.decoder_layers):
             name = f"decoder/{layer}"
@@ -101,7 +99,7 @@ class Transformer(Model):
             keys.append(key)
             values.append(value)
         states = self._last_norm(views, "decoder", states)
-        scores = output.logits(states, views[self._output_kernel])
+        scores = output.logits(states, views[self._tables.output])
         return scores, Cache(tuple(keys), tuple(values)), tf.cast(tf.reduce_mean(weights, axis=2), tf.float32)
 
     def operations_per_pair(self, source_length: int, target_length: int) -> float:
@@ -121,7 +119,7 @@ class Transformer(Model):
         run = _Pass(self.settings, seed)
         memory = self._encode(views, batch.source_ids, run)
         previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
-        states = run.residual(self._embed(views, self._target_table, previous_ids))
+        states = run.residual(self._embed(views, self._tables.target, previous_ids))
         bias = causal_bias(tf.shape(previous_ids)[1], states.dtype)
         for layer in range(self.settings.decoder_layers):
             name = f"decoder/{layer}"
@@ -132,7 +130,7 @@ class Transformer(Model):
         return self._last_norm(views, "decoder", states)
 
     def _encode(self, views: Views, source_ids: tf.Tensor, run: "_Pass") -> Memory:
-        states = run.residual(self._embed(views, self._source_table, source_ids))
+        states = run.residual(self._embed(views, self._tables.source, source_ids))
         bias = padding_bias(is_token(source_ids), states.dtype)
         for layer in range(self.settings.encoder_layers):
             states = self._self_attention(views, f"encoder/{layer}", states, bias, run)

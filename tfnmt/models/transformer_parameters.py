@@ -5,6 +5,7 @@ import dataclasses
 from tfnmt.layout import Parameter
 from tfnmt.models import layers
 from tfnmt.models.base import ModelSettings
+from tfnmt.models.tables import tying_faults
 from tfnmt.settings import faults_of, setting
 
 
@@ -21,10 +22,10 @@ class TransformerSettings(ModelSettings):
     feed_forward_dropout: float = setting(0.0, "Share of hidden feed-forward units dropped.", minimum=0, maximum=0.9)
 
 
-def declare(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
-    """The parameters for vocabularies of these sizes, in the order in which the layout packs them."""
+def declare(settings: TransformerSettings) -> list[Parameter]:
+    """The parameters behind the embedding tables, in the order in which the layout packs them."""
     width, pre = settings.width, settings.normalization == "pre"
-    declared = _embedding_parameters(settings, source_size, target_size)
+    declared: list[Parameter] = []
     for layer in range(settings.encoder_layers):
         declared += _self_attention_parameters(f"encoder/{layer}", width)
         declared += _feed_forward_parameters(f"encoder/{layer}", settings)
@@ -37,16 +38,6 @@ def declare(settings: TransformerSettings, source_size: int, target_size: int) -
         declared += _cross_attention_parameters(f"decoder/{layer}", width)
         declared += _feed_forward_parameters(f"decoder/{layer}", settings)
     return declared + (layers.norm_parameters("decoder/norm", width) if pre else [])
-
-
-def _embedding_parameters(settings: TransformerSettings, source_size: int, target_size: int) -> list[Parameter]:
-    width, tied = settings.width, settings.tied_embeddings
-    if tied == "all":
-        return [layers.embedding_parameter("embedding", target_size, width)]
-    source = layers.embedding_parameter("encoder/embedding", source_size, width)
-    target = layers.embedding_parameter("decoder/embedding", target_size, width)
-    kernel = layers.embedding_parameter("output/kernel", target_size, width)
-    return [source, target, kernel] if tied == "none" else [source, target]
 
 
 def _self_attention_parameters(layer: str, width: int) -> list[Parameter]:
@@ -81,9 +72,4 @@ def faults(settings: TransformerSettings, source_size: int, target_size: int) ->
     found = faults_of(settings)
     if settings.heads > 0 and settings.width % settings.heads:
         found.append(f"--heads={settings.heads}: must divide --width={settings.width}; take another number of heads.")
-    if settings.tied_embeddings == "all" and source_size != target_size:
-        found.append(
-            f"--tied_embeddings=all: needs one joint vocabulary, but the source has {source_size} tokens and the "
-            f"target {target_size}; take --tied_embeddings=target, or train a joint vocabulary."
-        )
-    return found
+    return found + tying_faults(settings.tied_embeddings, source_size, target_size)
