@@ -69,6 +69,20 @@ def test_what_the_user_must_mend_is_not_repeated(make, starts):
     assert starts("chief-0") == 1
 
 
+def test_a_defect_elsewhere_is_not_repeated(make, starts):
+    """The chief has only lost somebody; who would fail again."""
+    server = make("ps", 0, "raise SystemExit(1)")
+    assert supervise([server, make("chief", 0, f"import time; time.sleep(1); raise SystemExit({LOST})")]) == 1
+    assert starts("chief-0") == 1
+
+
+def test_a_job_without_workers_ends(make, starts, caplog):
+    worker = make("worker", 0, "import os; os.kill(os.getpid(), 9)")
+    assert supervise([worker, make("chief", 0, SLEEP)], max_restarts=1) == 128 + signal.SIGKILL
+    assert (starts("worker-0"), starts("chief-0")) == (2, 1)
+    assert "--max_restarts are used up" in caplog.text
+
+
 def test_the_first_failure_is_shown_first(make, caplog):
     server = make("ps", 0, "raise SystemExit('the disk is full')")
     chief = make("chief", 0, f"import time; time.sleep(1); print('lost a server'); raise SystemExit({LOST})")
@@ -96,6 +110,27 @@ def test_signals_go_to_the_chief(tmp_path):
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(timeout=60) == 143
     assert (tmp_path / "saved").exists()
+
+
+def test_who_is_told_twice_to_end_kills_all(tmp_path):
+    program = f"""
+        import sys
+        from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor, Task
+        stubborn = "import signal, time\\n" \\
+            "signal.signal(signal.SIGTERM, lambda *_: open({str(tmp_path / "told")!r}, 'w'))\\n" \\
+            "open({str(tmp_path / "ready")!r}, 'w')\\ntime.sleep(120)"
+        task = Task("chief", 0, (sys.executable, "-c", stubborn), None, leads=True)
+        sys.exit(Supervisor(lambda: [task], SupervisionSettings(), ()).run())
+    """
+    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.DEVNULL)
+    for name in ("ready", "told"):
+        deadline = time.monotonic() + 60
+        while not (tmp_path / name).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if name == "told":
+            time.sleep(1.5)  # sooner, it would be taken for the same request
+        launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=30) == 143
 
 
 def test_tasks_die_with_a_launcher_that_is_killed(tmp_path):

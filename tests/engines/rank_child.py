@@ -17,7 +17,7 @@ from tests.engines.building import SCHEDULE, build, local, rounds, run, simulate
 from tests.engines.rows import ROWS
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
 from tfnmt.engines.horovod import HorovodEngine
-from tfnmt.errors import LostError, UserError
+from tfnmt.errors import UserError
 
 BATCHES = toy.make_batches(96)
 UPDATES = 4
@@ -87,6 +87,31 @@ def resume(team, row):
     return {} if whole is None else _difference(whole, parts)
 
 
+def regroup(team, row):
+    """As elastic ranks do: each goes on from what it alone holds, and rank 0 may be an update behind."""
+    rank, behind = team.ranks.rank, row == "ring_allreduce"
+    before, after = team.engine(row), team.engine(row)
+    if rank:
+        before.follow()
+        live = before.live()
+    else:
+        blocks = before.blocks()
+        run_on = [next(blocks) for _ in range(UPDATES - behind)]
+        live = before.live()
+        run_on += [next(blocks) for _ in range(behind)]
+        team.ranks.command(Command(END))
+    held = team.ranks.gather([report.update for report in live.reports])
+    after.restore(live)
+    if rank:
+        after.follow()
+        return {}
+    found = [report.update for report in run(after, UPDATES + behind)]
+    state = after.state()
+    team.ranks.command(Command(END))
+    _, whole = team.simulate(row, 2 * UPDATES)
+    return {**_difference(state, whole), "held": held, "found": found}
+
+
 def exchange(team, row):
     """From the simulation to the ranks, and back."""
     _, first = team.simulate(row) if team.ranks.rank == 0 else ([], None)
@@ -153,7 +178,7 @@ def drift(team, row):
     engine._compare_replicas = disturbed
     try:
         run(engine, 1) if ranks.rank == 0 else engine.follow()
-    except LostError as error:
+    except UserError as error:
         found = str(error)
     return {"error": found}
 

@@ -156,6 +156,13 @@ class TestModelAverage:
         steps = [sum(event.worker == worker and event.kind == STEPPED for event in engine.trace) for worker in (0, 1)]
         assert steps == [6, 2]
 
+    def test_reports_the_learning_rate_of_its_workers(self):
+        """That of their last local step, three behind each other, rather than of the averaging."""
+        warmup = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=12)
+        engine = simulated(ModelAverage(local_steps=3), BATCHES, workers=2, schedule=warmup)
+        rates = [report.learning_rate for report in run(engine, 5)]
+        assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1], rel=EXACT)
+
     def test_moving_average_counts_steps_rather_than_averagings(self):
         """Behind a warm start too; as many steps one by one forget as much."""
         row = ModelAverage(local_steps=3)

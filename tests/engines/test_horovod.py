@@ -33,6 +33,7 @@ def train(size, logs, *scenarios):
 def _two(tmp_path_factory):
     scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "exchange:model_average", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
+    scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
     scenarios += ["refuse:0", "refuse:1", "drift:ring_allreduce"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
@@ -87,6 +88,16 @@ def test_resume_is_exact(two):
     found = two["resume:bmuf"]
     assert found["names"] and found["progress"]
     assert found["distance"] == 0
+
+
+@pytest.mark.parametrize("row, behind", [("ring_allreduce", 1), ("model_average", 0)])
+def test_ranks_that_meet_anew_lose_nothing(two, row, behind):
+    """Neither an update, nor the report of one, nor a worker's own optimizer."""
+    found = two[f"regroup:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < EXACT
+    assert found["held"] == [list(range(1, 5 - behind)), [1, 2, 3, 4]]
+    assert found["found"] == list(range(5 - behind, 9))
 
 
 def test_checkpoints_of_other_engines(two):

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from tfnmt.cluster.addresses import LOOPBACK
+
 _ANSWER_SECONDS = 2.0
 _LONGEST_ANSWER_BYTES = 256
 
@@ -22,8 +24,8 @@ class Pulse:
     """
 
     def __init__(self, host: str):
-        """Listens at the host's name or number; only this machine reaches one that is of the loopback."""
-        self._server = socket.create_server((host, 0))
+        """Listens on the loopback if `host` is, or else on every interface, whatever the name means on this machine."""
+        self._server = socket.create_server((host if host == LOOPBACK else "", 0))
         self.address = f"{host}:{self._server.getsockname()[1]}"
         self._since: float | None = None
         self._longest_seconds = 0.0

@@ -26,6 +26,7 @@ END = 0
 
 HALF = "float16"
 
+_SETTLE_SECONDS = 3.0
 _REFUSED = 2
 """Exit code of a rank when something is the user's to mend."""
 
@@ -41,7 +42,7 @@ class RankSettings(StallSettings):
     reduction_pieces: int = setting(
         1,
         "Pieces in which a gradient is summed while the rest of it is still computed, which pays where the network is "
-        "slow, for rows that push at every step; 1 sums it whole behind the step.",
+        "slow, for rows that push at every step, without --compression and --global_batch_tokens; 1 sums it whole.",
         minimum=1,
     )
     check_replicas_every: int = setting(
@@ -61,6 +62,7 @@ class Command(NamedTuple):
     what: float  # END, or something of the engine's
     plateau_scale: float = 1.0
     code: float = 0  # exit code behind END
+    saved: float = 0  # the update of the newest checkpoint
 
 
 class RegroupError(Exception):
@@ -103,7 +105,8 @@ class Ranks:
         self._hvd, self._settings = hvd, settings
         self._elastic = Elasticity() if is_elastic() else None
         near = found is None or found.local_size == found.size or os.environ.get("HOROVOD_GLOO_IFACE") == "lo"
-        self._pulse = Pulse(LOOPBACK if near else socket.gethostname())
+        own_name = os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
+        self._pulse = Pulse(LOOPBACK if near and not self._elastic else own_name)
         self._meet()
         if found is not None and found.size != self.size and not self._elastic:
             raise UserError(
@@ -118,6 +121,7 @@ class Ranks:
                 self._part()
 
     def _try_to_meet(self) -> None:
+        self._is_awaited = False  # by the others, who are in the middle of something
         self._addresses: list[str] = []  # nobody's is known yet, when somebody is lost in the middle of this
         with self._elastic.connecting() if self._elastic else contextlib.nullcontext():
             self._hvd.init()
@@ -206,14 +210,26 @@ class Ranks:
         numbers = tf.constant(command or Command(END), tf.float64)
         return Command(*self.run(self._hvd.broadcast, numbers, 0, name="command").numpy().tolist())
 
+    @contextlib.contextmanager
+    def commanding(self, command: Command) -> Iterator[None]:
+        """Rank 0's own part of what it has all ranks do."""
+        self.command(command)
+        self._is_awaited = True
+        yield
+        self._is_awaited = False
+
     def lead(self, work: Callable[[], int]) -> int:
-        """Does rank 0's work, and tells the others when it ends, however it does; the exit code."""
+        """Does rank 0's work, and tells the others when it ends; the exit code.
+
+        Where it fails in the middle of what all ranks do, the others hear nothing more, and find rank 0 gone.
+        """
         try:
             code = work()
         except (LostError, RegroupError):
             raise
         except BaseException:
-            self.command(Command(END, code=1))
+            if not self._is_awaited:
+                self.command(Command(END, code=1))
             raise
         self.command(Command(END, code=code))
         return code
@@ -236,12 +252,13 @@ class Ranks:
         """
         try:
             return function(*arguments, **options)
-        except tf.errors.OpError as error:
+        except tf.errors.UnknownError as error:
+            if "horovod" not in str(error).lower():
+                raise
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        found = enumerate(self._addresses)
-        gone = [rank for rank, address in found if rank != self.rank and feel(address) is None]
+        gone = self._gone()
         names = " and ".join(map(self._name, gone))
         if self._elastic:
             logging.warning("%s gone; the others go on.", f"{names} is" if names else "A rank is")
@@ -254,6 +271,16 @@ class Ranks:
             f"{names} {'are' if len(gone) > 1 else 'is'} gone; training ends. Start it again, and it goes on from the "
             "newest checkpoint."
         ) from error
+
+    def _gone(self) -> list[int]:
+        """The ranks that do not answer; one that is about to end may still do so for a moment."""
+        others = [(rank, address) for rank, address in enumerate(self._addresses) if rank != self.rank]
+        deadline = time.monotonic() + (0.0 if self._elastic else _SETTLE_SECONDS)
+        while True:
+            gone = [rank for rank, address in others if feel(address) is None]
+            if gone or time.monotonic() > deadline:
+                return gone
+            time.sleep(0.1)
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}"

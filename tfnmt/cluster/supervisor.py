@@ -22,6 +22,7 @@ _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 15
 _SETTLE_SECONDS = 3.0
 _NOTICE_SECONDS = 20.0
+_SAME_REQUEST_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Supervisor:
         self._restarts = 0
         self._running: dict[Task, subprocess.Popen] = {}
         self._signal: int | None = None
+        self._signalled_at = 0.0
+        self._is_impatient = False
 
     def run(self) -> int:
         """Starts the tasks and watches them; the exit code of the job."""
@@ -104,7 +107,12 @@ class Supervisor:
         return 128 - code if code < 0 else code
 
     def _note_signal(self, number: int, _: object) -> None:
-        self._signal = number
+        """The first asks for an orderly end, the second ends all tasks at once."""
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signalled_at = number, now
+        elif now - self._signalled_at > _SAME_REQUEST_SECONDS:
+            self._is_impatient = True
 
     def _start(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -133,7 +141,10 @@ class Supervisor:
             if code is not None:
                 if code and not self._signal:
                     self._show_first_failure(leader, code)
-                return code
+                return self._code_that_counts(code)
+            if self._is_impatient:
+                logging.error("Told to end once more: all tasks are killed, unsaved.")
+                return -signal.SIGKILL
             if self._signal and told_at is None:
                 told_at = time.monotonic()
                 self._running[leader].send_signal(self._signal)
@@ -148,6 +159,8 @@ class Supervisor:
                 return self._running[self._failed()[0]].returncode
             for task in [task for task, process in self._running.items() if process.poll() and task.is_replaceable]:
                 self._restart(task)
+                if not any(task.is_replaceable for task in self._running):
+                    return -signal.SIGKILL  # nobody is left to work, and --max_restarts are used up
             time.sleep(_LOOK_SECONDS)
 
     def _restart(self, task: Task) -> None:
@@ -163,9 +176,18 @@ class Supervisor:
         logging.warning("%s %s; starting it again (%s).", task.name.capitalize(), _describe(code), self._count())
         self._start([task])
 
+    def _code_that_counts(self, code: int) -> int:
+        """The leading task's; but where it has merely lost another one, that one's if a new start cannot help."""
+        lost = self._failed() if code in self._retriable_codes else []
+        others = [self._running[task].returncode for task in lost]
+        return next((other for other in others if not self._may_help(other)), code)
+
+    def _may_help(self, code: int) -> bool:
+        """Whether a new start may help a task that has ended so."""
+        return code < 0 or code in self._retriable_codes
+
     def _may_retry(self, code: int) -> bool:
-        retriable = code < 0 or code in self._retriable_codes
-        if not retriable or self._restarts >= self._settings.max_restarts:
+        if not self._may_help(code) or self._restarts >= self._settings.max_restarts:
             return False
         self._restarts += 1
         return True

@@ -149,7 +149,7 @@ class _Chief:
                 f"The chief at {self._address} did not come within --rendezvous_timeout={self._rendezvous_timeout:g} "
                 "seconds. Start it with the same hosts and --job_name=chief."
             )
-        if away >= self._stall_timeout:
+        if self._seen and away >= self._stall_timeout:
             logging.error("The chief at %s has been away for %.0f s; this task ends.", self._address, away)
             return True
         return False

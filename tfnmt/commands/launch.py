@@ -8,6 +8,7 @@ tfnmt-launch --engine=horovod --strategy=ring_allreduce --workers=2 ...       ra
 import dataclasses
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,12 +43,15 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
             "--worker_hosts: tfnmt-launch starts processes of this machine only; --print_commands prints the command "
             "of each host."
         )
-    run = RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values())
-    flagfile = run.logs / "launch.flags"
-    flagfile.parent.mkdir(parents=True, exist_ok=True)
-    flagfile.write_text(flagfile_text(*settings))
-    command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flagfile}"]
-    return Supervisor(lambda: _tasks(engine, run.logs, command), supervision, (LOST,)).run()
+    with tempfile.TemporaryDirectory() as leaves_nothing:
+        logs = Path(leaves_nothing)
+        if not settings.run.dry_run:
+            logs = RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values()).logs
+        flagfile = logs / "launch.flags"
+        logs.mkdir(parents=True, exist_ok=True)
+        flagfile.write_text(flagfile_text(*settings))
+        command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flagfile}"]
+        return Supervisor(lambda: _tasks(engine, logs, command), supervision, (LOST,)).run()
 
 
 def _tasks(engine: ClusterSettings | RankSettings, logs: Path, command: Sequence[str]) -> Sequence[Task]:

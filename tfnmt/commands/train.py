@@ -39,7 +39,7 @@ from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting
-from tfnmt.strategies import STRATEGIES, RowSettings, StrategySettings, phases
+from tfnmt.strategies import DELTA, STRATEGIES, RowSettings, StrategySettings, phases
 from tfnmt.training.monitoring import Monitor, MonitoringSettings
 from tfnmt.training.stopping import StoppingSettings, describe_limits
 from tfnmt.training.trainer import SavingSettings, Trainer
@@ -201,8 +201,14 @@ def _train_with_ranks(
         parts = find_parts()
         opened = _open_run(settings, place, parts) if ranks.rank == 0 else None
     if settings.run.dry_run and not opened:
-        return 0
-    engine = HorovodEngine(_recipe(settings, place, parts), ranks=ranks, settings=settings.engine)
+        return ranks.follow(lambda: int(ranks.command().code))
+    store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
+    engine = HorovodEngine(
+        _recipe(settings, place, parts),
+        ranks=ranks,
+        settings=settings.engine,
+        newest_saved=lambda: store.newest or 0,
+    )
     try:
         if opened:
             return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
@@ -347,8 +353,8 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
         "Corpus": found.describe(),
         "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {place.describe()}",
         "Update": f"about {tokens:,} target tokens: {row.describe()}",
-        "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} updates "
-        f"of warm-up; {law}",
+        "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} "
+        f"{'local steps' if row.payload == DELTA else 'updates'} of warm-up; {law}",
     }
 
 

@@ -53,7 +53,7 @@ class ClusterEngine(Driven):
         self._servers = Servers(recipe, self._workers, devices=devices)
         self._condition = threading.Condition()
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
-        self._down: set[int] = set()
+        self._down: dict[int, float] = {}  # worker -> since when
         self._closed = self._paused = False
         self._stall_watch = StallWatch(
             cluster.stall_timeout,
@@ -90,7 +90,7 @@ class ClusterEngine(Driven):
         """Everything that a resume needs, as it is between two pushes."""
         with self._with_servers():
             state = self._servers.state()
-            slots = {name: vector for name, vector in self._restored.items() if name.startswith(WORKER_VECTOR)}
+            slots = dict(self._restored)
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
                     slots |= worker.vectors()
@@ -102,7 +102,7 @@ class ClusterEngine(Driven):
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
         self._servers.restore(state)
-        self._restored = state.vectors
+        self._restored = {name: vector for name, vector in state.vectors.items() if name.startswith(WORKER_VECTOR)}
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now: its graph, and a payload variable for every worker on every server."""
@@ -130,7 +130,7 @@ class ClusterEngine(Driven):
         with self._condition:
             if index in self._down:
                 logging.info("Worker %d at %s is back.", index, self._cluster.workers[index])
-                self._down.discard(index)
+                del self._down[index]
             while not self._closed:
                 for lane in [index, *(self._down if self._servers.strategy.slack is not None else ())]:
                     if self._may_begin(lane):
@@ -159,7 +159,8 @@ class ClusterEngine(Driven):
         if worker is None or where != index:
             worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane])
             worker.restore(self._restored)
-            self._crew[lane] = (index, worker)
+            with self._condition:
+                self._crew[lane] = (index, worker)
         return worker
 
     def _arrive(self, push: Push) -> None:
@@ -174,7 +175,7 @@ class ClusterEngine(Driven):
     def _fall(self, index: int, error: Exception) -> None:
         """A worker's block has failed: what it kept there is lost."""
         with self._condition:
-            self._down.add(index)
+            self._down[index] = time.monotonic()
             for lane, (where, _) in list(self._crew.items()):
                 if where == index:
                     del self._crew[lane]
@@ -199,6 +200,7 @@ class ClusterEngine(Driven):
                     return None
                 if self._down:
                     self._check_servers()
+                    self._check_workers()
 
     def _resume(self) -> None:
         """Lets the workers go on behind a report, if they had to wait for it to be read."""
@@ -239,6 +241,20 @@ class ClusterEngine(Driven):
                     f"Parameter server {number} at {address} is gone, and with it the parameters. Start training "
                     "again: it goes on from the newest checkpoint."
                 )
+
+    def _check_workers(self) -> None:
+        """Looks whether there is one left, or one may come back.
+
+        Raises:
+          LostError: there has been none for too long.
+        """
+        seconds = time.monotonic() - max(self._down.values())
+        if len(self._down) == self._workers and seconds > self._cluster.stall_timeout:
+            self._closed = True
+            raise LostError(
+                f"All workers have been gone for {seconds:.0f} s (--stall_timeout={self._cluster.stall_timeout:g}); "
+                "training ends. Look at their logs; start training again, and it goes on from the newest checkpoint."
+            )
 
     @contextlib.contextmanager
     def _with_servers(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 import numpy as np
@@ -21,29 +21,36 @@ from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
-from tfnmt.engines.worker import NO_SUMS, Push, Sums, Work, Worker
-from tfnmt.errors import LostError
+from tfnmt.engines.worker import NO_SUMS, WORKER_VECTOR, Push, Sums, Work, Worker
+from tfnmt.errors import UserError
 
+_OWN = "own_"
 _SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
 
 
 class HorovodEngine(Driven):
     """Runs the rows that have a barrier. Rank 0 drives it by the methods of an engine; the others `follow`."""
 
-    def __init__(self, recipe: Recipe, *, ranks: Ranks, settings: RankSettings):
+    def __init__(
+        self, recipe: Recipe, *, ranks: Ranks, settings: RankSettings, newest_saved: Callable[[], int] = lambda: 0
+    ):
         """Builds this rank's copy.
 
         Args:
           recipe: what is trained, with a layout of one shard.
           ranks: who is there.
           settings: how payloads travel, and how often the copies are compared.
+          newest_saved: the update of the newest checkpoint; asked on rank 0.
         """
+        self._newest_saved = newest_saved
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._servers = Servers(recipe, ranks.size)
         self._begin_phase()
         self._shared = False
         self._restored: Mapping[str, np.ndarray] = {}  # what has not been shared yet
-        self._reports: list[BlockReport] = []  # since the last state
+        self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed
+        self._reports: list[BlockReport] = []  # behind the newest checkpoint
+        self._missed: list[BlockReport] = []  # which others had, and this rank's driver has not heard of
         self._wait_seconds = 0.0  # in the last reduction
         number_bytes = 2 if settings.compression == HALF else recipe.dtype.size
         self._ring_bytes = 2 * recipe.layout.size * number_bytes * (ranks.size - 1) // ranks.size
@@ -52,56 +59,82 @@ class HorovodEngine(Driven):
         """Trains until `stop` is called; one report for each server update.
 
         Raises:
-          LostError: a rank is gone, or has parameters of its own.
+          LostError: a rank is gone.
+          UserError: a rank has parameters of its own.
           RegroupError: ranks have gone or come, and the launcher is elastic.
         """
         self._share_once()
+        missed, self._missed = self._missed, []
+        yield from missed
         while not self._stopping:
             if self._ranks.have_changed:
-                self._tell(_REGROUP)
-                self._regroup()
-            self._tell(_BLOCK)
-            if report := self._block():
+                with self._together(_REGROUP):
+                    self._regroup()
+            with self._together(_BLOCK):
+                report = self._block()
+            if report:
                 yield report
                 self._servers.restart_clock()
 
     def state(self) -> EngineState:
         """Everything that an exact resume needs."""
         self._share_once()
-        self._tell(_STATE)
-        return self._servers.state().with_vectors(self._workers_vectors())
+        with self._together(_STATE):
+            vectors = self._workers_vectors()
+        return self._servers.state().with_vectors(vectors)
 
     def live(self) -> EngineState | None:
-        """What this rank alone holds, with the reports since `state` was called: enough to go on without the others.
+        """What this rank alone holds, with the reports since the newest checkpoint: enough to go on without the others.
 
-        None before the ranks have shared what they train on.
+        Its worker's vectors have names without the rank, which will be another. None before the ranks have shared what
+        they train on.
         """
         if not self._shared:
             return None
         vectors = self._worker.vectors()
-        state = self._servers.state().with_vectors(vectors)
-        return dataclasses.replace(state, reports=tuple(self._reports))
+        own = {_OWN + name.removeprefix(self._prefix): vector for name, vector in vectors.items()}
+        return dataclasses.replace(self._servers.state().with_vectors(own), reports=tuple(self._reports))
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine, before `blocks` and `follow`: on rank 0, or on all what was `live`."""
         self._servers.restore(state)
-        self._restored, self._reports = state.vectors, list(state.reports)
+        own = {name: vector for name, vector in state.vectors.items() if name.startswith(_OWN)}
+        self._restored = {name: vector for name, vector in state.vectors.items() if name not in own}
+        self._own = {self._prefix + name.removeprefix(_OWN): vector for name, vector in own.items()}
+        self._reports = list(state.reports)
 
     def follow(self) -> int:
         """Does what rank 0 says until it ends; the exit code that it gives.
 
         Raises:
-          LostError: a rank is gone, or has parameters of its own.
+          LostError: a rank is gone.
+          UserError: a rank has parameters of its own.
         """
         while True:
             command = self._ranks.command()
             self._servers.plateau_scale = command.plateau_scale
+            self._forget_until(int(command.saved))
             if command.what == END:
                 return int(command.code)
             _WORK[int(command.what)](self)
 
-    def _tell(self, what: int) -> None:
-        self._ranks.command(Command(what, self._servers.plateau_scale))
+    @property
+    def _prefix(self) -> str:
+        """How the names of this rank's worker's vectors begin."""
+        return f"{WORKER_VECTOR}{self._ranks.rank}_"
+
+    @contextlib.contextmanager
+    def _together(self, what: int) -> Iterator[None]:
+        """Rank 0's part of what all ranks do now."""
+        saved = self._newest_saved() if what == _STATE else 0
+        self._forget_until(saved)
+        with self._ranks.commanding(Command(what, self._servers.plateau_scale, saved=saved)):
+            yield
+
+    def _forget_until(self, saved: int) -> None:
+        """Drops the reports that a checkpoint holds; none for 0."""
+        if saved:
+            self._reports = [report for report in self._reports if report.update > saved]
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now."""
@@ -119,8 +152,8 @@ class HorovodEngine(Driven):
 
     def _share_once(self) -> None:
         if not self._shared:
-            self._tell(_SHARE)
-            self._share()
+            with self._together(_SHARE):
+                self._share()
 
     def _share(self) -> None:
         """Gives all ranks the state of the one that has come farthest: rank 0 or, among survivors, the first."""
@@ -128,10 +161,13 @@ class HorovodEngine(Driven):
         root = versions.index(max(versions))
         state = self._servers.state()
         vectors = self._ranks.share_vectors({**self._restored, **state.vectors}, root)
-        self._servers.restore(EngineState(vectors, self._ranks.share_object(dict(state.counters), root)))
+        counters, reports = self._ranks.share_object((dict(state.counters), self._reports), root)
+        self._missed = [report for report in reports if report.update > self._servers.version]
+        self._reports = reports
+        self._servers.restore(EngineState(vectors, counters))
         self._begin_phase()
-        self._worker.restore({**vectors, **self._restored})
-        self._shared, self._restored = True, {}
+        self._worker.restore({**vectors, **self._restored, **self._own})
+        self._shared, self._restored, self._own = True, {}, {}
 
     def _regroup(self) -> NoReturn:
         raise RegroupError
@@ -173,7 +209,6 @@ class HorovodEngine(Driven):
 
     def _workers_vectors(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors, of which only rank 0 keeps all, for a state that will be saved."""
-        self._reports = []
         found: dict[str, np.ndarray] = {}
         for rank in range(self._ranks.size):
             vectors = self._ranks.share_vectors(self._worker.vectors(), rank)
@@ -184,15 +219,16 @@ class HorovodEngine(Driven):
         """Compares the parameters of all ranks.
 
         Raises:
-          LostError: some differ.
+          UserError: some differ.
         """
         sums = np.array(self._ranks.gather(self._sums().numpy()))
-        if np.array_equal(sums, np.broadcast_to(sums[0], sums.shape)):
+        usual = int(np.argmax([np.sum((sums == row).all(axis=1)) for row in sums]))  # rank 0 where two ranks differ
+        if (sums == sums[usual]).all():
             return
-        rank, number = np.argwhere(sums != sums[0])[0]
+        rank, number = np.argwhere(sums != sums[usual])[0]
         name = self._recipe.layout.parameters[number].name
-        raise LostError(
-            f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank 0. Its memory or "
+        raise UserError(
+            f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank {usual}. Its memory or "
             "its libraries cannot be trusted; start training again without it."
         )
 

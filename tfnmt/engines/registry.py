@@ -33,6 +33,14 @@ class SimulationSettings(CostSettings):
     workers: int = setting(2, "Virtual workers.", minimum=1)
     parameter_servers: int = setting(1, "Virtual parameter servers.", minimum=1)
 
+    def faults(self) -> list[str]:
+        """Stragglers that are none of the workers."""
+        return super().faults() or [
+            f"--stragglers={text}: --workers={self.workers} are numbered from 0 to {self.workers - 1}."
+            for text in self.stragglers
+            if int(text.split(":")[0]) >= self.workers
+        ]
+
 
 ENGINES = {
     AUTO: RankSettings if launched() else ClusterSettings,

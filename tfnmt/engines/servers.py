@@ -260,7 +260,7 @@ class Servers:
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,
             gradient_norm=float(update.norm),
-            learning_rate=float(update.learning_rate),
+            learning_rate=float(update.learning_rate) if self.strategy.payload != DELTA else self._workers_rate(),
             seconds=now - self._reported_at,
             data_wait_seconds=min(sums.data_wait_seconds / self._workers, now - self._reported_at),
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
@@ -273,6 +273,13 @@ class Servers:
         if later and self.version >= later[0].first_update:
             self._enter(self.phase + 1)
         return report
+
+    def _workers_rate(self) -> float:
+        """The learning rate of the workers' own updates, behind which they are now."""
+        plateau = self._plateau()
+        step = tf.constant(max(each.step for each in self.progress) - 1, tf.int64)
+        tokens = tf.constant(self._sums.target_tokens / max(self._sums.steps, 1), plateau.dtype)
+        return float(self.rates.of_worker(step, tokens, plateau))
 
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
