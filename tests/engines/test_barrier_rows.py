@@ -24,6 +24,7 @@ from tests.engines.building import (
 from tfnmt.engines.simulated import STEPPED
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.block_momentum import BlockMomentum
+from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (
     Bmuf,
     ModelAverage,

@@ -64,6 +64,12 @@ def test_rows_run_on_their_engines(engine, row):
     refuse_unsuitable(Place(engine, 2, 1), ClusterSettings(), StrategySettings(strategy="it"), row.row(2, ADAM))
 
 
+def test_stragglers_are_workers():
+    assert not SimulationSettings(workers=4, stragglers=("3:2",)).faults()
+    (fault,) = SimulationSettings(workers=4, stragglers=("4:2",)).faults()
+    assert fault == "--stragglers=4:2: --workers=4 are numbered from 0 to 3."
+
+
 @pytest.mark.parametrize(
     "row, shared, fault",
     [
