@@ -97,6 +97,14 @@ def test_command_for_ranks_on_other_hosts(tmp_path):
     assert printed.splitlines() == [" ".join(words)]
 
 
+def test_dry_run_of_ranks_prints_once_and_leaves_nothing(corpus, tmp_path):
+    flags = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=bmuf"]
+    printed, log = run("launch", *flags, *RANKS, "--dry_run")
+    assert printed.count("Strategy: bmuf, adam; 2 ranks") == 1
+    assert "Starting all tasks again" not in log
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_run_on_ranks_is_refused(corpus, tmp_path):
     common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}"]
     _, log = run("launch", *common, *RANKS, "--strategy=async", expect=2)
