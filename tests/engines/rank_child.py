@@ -183,6 +183,23 @@ def drift(team, row):
     return {"error": found}
 
 
+def fail(team, row):
+    """One rank's reader fails in the middle of a step."""
+
+    class Broken(list):
+        def __getitem__(self, chosen):
+            found = super().__getitem__(chosen)
+            return found if chosen.start != int(row) else _breaking(found)
+
+    engine = team.engine("ring_allreduce", batches=Broken(BATCHES))
+    return {"code": team.ranks.follow(engine.follow) if team.ranks.rank else team.ranks.lead(lambda: len(run(engine)))}
+
+
+def _breaking(batches):
+    yield from batches[:2]
+    raise ValueError("the disk is on fire")
+
+
 def refuse(team, row):
     """What one rank alone does not like."""
     try:

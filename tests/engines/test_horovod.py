@@ -14,8 +14,8 @@ DIFFERENT = 1e-6
 ROWS = ("ring_allreduce", "model_average", "bmuf")
 
 
-def train(size, logs, *scenarios):
-    """What `rank_child` prints of each scenario."""
+def start(size, logs, *scenarios):
+    """Exit code, output and errors of each rank that has run the scenarios, rank 0 last."""
     command = [sys.executable, "-m", "tests.engines.rank_child", *scenarios]
     tasks = rank_tasks(command, size, logs)
     pipe = subprocess.PIPE
@@ -25,8 +25,14 @@ def train(size, logs, *scenarios):
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * size, [errors.decode()[-2000:] for _, errors in said]
-    return {found["scenario"]: found for found in map(json.loads, said[-1][0].decode().splitlines())}
+    return [(rank.returncode, *(text.decode() for text in texts)) for rank, texts in zip(ranks, said)]
+
+
+def train(size, logs, *scenarios):
+    """What `rank_child` prints of each scenario."""
+    ended = start(size, logs, *scenarios)
+    assert [code for code, _, _ in ended] == [0] * size, [errors[-2000:] for _, _, errors in ended]
+    return {found["scenario"]: found for found in map(json.loads, ended[-1][1].splitlines())}
 
 
 @pytest.fixture(name="two", scope="module")
@@ -138,6 +144,14 @@ def test_rank_that_drifts_is_named(two, four):
     assert "rank 1 on " in two["drift:ring_allreduce"]["error"]
     assert "has other values of transform than rank 0" in two["drift:ring_allreduce"]["error"]
     assert "rank 3 on " in four["drift:ring_allreduce"]["error"]
+
+
+def test_rank_that_fails_in_the_middle_of_a_step_is_found_gone(tmp_path):
+    """Nobody waits for ever for what will never come."""
+    (code, _, errors), (first_code, _, first_errors) = start(2, tmp_path, "fail:0")
+    assert code and first_code
+    assert "the disk is on fire" in first_errors
+    assert "LostError: rank 0 on " in errors
 
 
 def test_what_one_rank_refuses_all_refuse(two):
