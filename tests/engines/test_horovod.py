@@ -40,13 +40,13 @@ def _two(tmp_path_factory):
     scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "exchange:model_average", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
-    scenarios += ["refuse:0", "refuse:1", "drift:ring_allreduce"]
+    scenarios += ["refuse:0", "refuse:1", "drift:1"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
 @pytest.fixture(name="four", scope="module")
 def _four(tmp_path_factory):
-    return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "compare:bmuf", "drift:ring_allreduce")
+    return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "compare:bmuf", "drift:0")
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -141,9 +141,11 @@ def test_sums_in_pieces(two):
 
 
 def test_rank_that_drifts_is_named(two, four):
-    assert "rank 1 on " in two["drift:ring_allreduce"]["error"]
-    assert "has other values of transform than rank 0" in two["drift:ring_allreduce"]["error"]
-    assert "rank 3 on " in four["drift:ring_allreduce"]["error"]
+    """Where there are more than two, by the majority: it may be rank 0."""
+    assert "rank 1 on " in two["drift:1"]["error"]
+    assert "has other values of transform than rank 0" in two["drift:1"]["error"]
+    assert "rank 0 on " in four["drift:0"]["error"]
+    assert "has other values of transform than rank 1" in four["drift:0"]["error"]
 
 
 def test_rank_that_fails_in_the_middle_of_a_step_is_found_gone(tmp_path):

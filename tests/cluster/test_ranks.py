@@ -1,0 +1,47 @@
+"""What a rank makes of an exchange that fails."""
+
+import pytest
+import tensorflow as tf
+
+from tfnmt.cluster.pulse import Pulse
+from tfnmt.cluster.ranks import Ranks, RegroupError
+from tfnmt.errors import LostError
+
+SHUT_DOWN = tf.errors.UnknownError(None, None, "Horovod has been shut down.")
+OWN = [
+    tf.errors.InvalidArgumentError(None, None, "a bad record"),
+    tf.errors.UnknownError(None, None, "ValueError: a bad record"),
+]
+
+
+@pytest.fixture(name="ranks")
+def _ranks():
+    """Rank 0 of two, the other of which is gone; nobody has met."""
+    ranks = object.__new__(Ranks)
+    ranks.rank, ranks.size, ranks.hosts, ranks._elastic = 0, 2, ["here", "there"], None
+    ranks._addresses = [Pulse("127.0.0.1").address, "127.0.0.1:1"]
+    return ranks
+
+
+def fail(error):
+    raise error
+
+
+def test_who_is_gone_is_named(ranks):
+    with pytest.raises(LostError, match="rank 1 on there is gone; training ends"):
+        ranks.run(fail, SHUT_DOWN)
+
+
+def test_elastic_ranks_meet_anew(ranks):
+    ranks._elastic = object()
+    with pytest.raises(RegroupError):
+        ranks.run(fail, SHUT_DOWN)
+
+
+@pytest.mark.parametrize("error", OWN)
+@pytest.mark.parametrize("elastic", [None, object()])
+def test_own_errors_are_nobody_s_loss(ranks, error, elastic):
+    """The negative control: to meet anew would only repeat them."""
+    ranks._elastic = elastic
+    with pytest.raises(type(error), match="a bad record"):
+        ranks.run(fail, error)
