@@ -1,7 +1,5 @@
 """A model small enough to check by hand, and batches of variable length for it."""
 
-import itertools
-
 import numpy as np
 import tensorflow as tf
 
@@ -78,16 +76,25 @@ def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: in
 
 
 def dataset(batches):
-    """An endless dataset reader over `batches`, which resumes behind a position; worker i of N reads every N-th."""
-    signature = Batch(
-        tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([3], tf.int64)
-    )
+    """An endless dataset reader over `batches`, which resumes behind a position; worker i of N reads every N-th.
+
+    Autotuning is off: the end of an iterator would wait for its thread, for tens of seconds where cores are busy.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
 
     def make(position, worker=0, workers=1):
-        first = worker if position is None else position[2] + workers
-        return tf.data.Dataset.from_generator(
-            lambda: itertools.cycle(batches[first::workers]), output_signature=signature
-        )
+        chosen = batches[worker if position is None else position[2] + workers :: workers]
+        sides = [[batch[side].numpy() for batch in chosen] for side in range(2)]
+        flat = [tf.ragged.constant([ids.ravel() for ids in side], dtype=tf.int32) for side in sides]
+        shapes = [tf.constant([ids.shape for ids in side]) for side in sides]
+        positions = tf.stack([batch.position for batch in chosen])
+
+        def restore(source, source_shape, target, target_shape, position):
+            return Batch(tf.reshape(source, source_shape), tf.reshape(target, target_shape), position)
+
+        parts = (flat[0], shapes[0], flat[1], shapes[1], positions)
+        return tf.data.Dataset.from_tensor_slices(parts).map(restore).repeat().with_options(options)
 
     return make
 
