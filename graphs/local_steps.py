@@ -17,11 +17,13 @@ class Replica(NamedTuple):
       gathered: variable [size]: the gradients summed since the last push or, where a delta is pushed, the parameters as
         they were pulled.
       slots: variables [size] by name, of the local update.
+      updates: local updates since the slots began, a float64 scalar.
     """
 
     parameters: tf.Variable
     gathered: tf.Variable
     slots: Mapping[str, tf.Variable]
+    updates: tf.Variable
 
 
 class LocalUpdate(NamedTuple):
@@ -45,6 +47,8 @@ def move_replica(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One local update w ← Opt(w, g / T), unless the gradient is not finite.
 
+    The optimizer counts the updates of its slots, which may be younger than the worker; all else goes by its steps.
+
     Args:
       local: the update.
       replica: moved in place.
@@ -62,8 +66,9 @@ def move_replica(
 
     def apply() -> tf.Tensor:
         mean = gradient_sum * (clip_factor(norm, local.clip_norm) / tokens)
-        slots = {name: slot.handle for name, slot in replica.slots.items()}
-        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate(step, tokens), step)
+        slots, updates = {name: slot.handle for name, slot in replica.slots.items()}, replica.updates.read_value()
+        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate(step, tokens), updates)
+        replica.updates.assign(updates + 1)
         return tf.constant(True)
 
     tf.cond(wanted & finite, apply, lambda: tf.constant(False))

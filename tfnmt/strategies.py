@@ -156,7 +156,7 @@ class ModelAverage:
             push_every=self.local_steps,
             push_after_seconds=self.sync_every_seconds,
             payload=DELTA,
-            local_update=build_optimizer(optimizer),
+            local_update=_local_optimizer(optimizer),
             reset_local_slots=self.local_slots == "reset",
             quorum=workers,
         )
@@ -234,13 +234,12 @@ class DelayedAsync(Async):
             optimizer="adam",
             adam_beta1=self.local_adam_beta1,
             adam_beta2=self.local_adam_beta2,
-            adam_cooldown_updates=0,
         )
         return dataclasses.replace(
             super().row(workers, optimizer),
             push_every=self.delay,
             pull_every=self.delay,
-            local_update=build_optimizer(local) if self.local_optimizer_steps else None,
+            local_update=_local_optimizer(local) if self.local_optimizer_steps else None,
             local_update_steps=self.local_optimizer_steps,
         )
 
@@ -254,6 +253,11 @@ class SummedAsync(Async):
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""
         return dataclasses.replace(super().row(workers, optimizer), quorum=self.summed_pushes or workers)
+
+
+def _local_optimizer(settings: OptimizerSettings) -> Optimizer:
+    """A worker's own, whose updates say nothing about when the servers' momentum cools down."""
+    return build_optimizer(dataclasses.replace(settings, adam_cooldown_updates=0))
 
 
 STRATEGIES = {

@@ -3,12 +3,14 @@
 The numbers of the invariants are those of the algorithms' description: I3 to I6, I11 to I21, I23.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import (
     DIFFERENT,
@@ -21,9 +23,10 @@ from tests.engines.building import (
     run,
     simulated,
 )
-from tfnmt.engines.simulated import STEPPED
+from tfnmt.engines.simulated import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.block_momentum import BlockMomentum
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (
     Bmuf,
@@ -146,6 +149,44 @@ class TestModelAverage:
         assert distance(kept, reset) == 0
         run(kept, 1), run(reset, 1)
         assert distance(kept, reset) > DIFFERENT
+
+    def test_slots_count_their_own_updates(self):
+        """Behind a warm start, behind a reset and with a worker that was replaced: Adam's corrections read this."""
+        fault = Fault(worker=1, block=6, kind=PUSHED)
+        for slots, ages in (("keep", [9, 6]), ("reset", [3, 3])):
+            row = ModelAverage(local_steps=3, local_slots=slots)
+            engine = simulated(
+                row, BATCHES, workers=2, optimizer="adam", warm_start_updates=4, faults=[fault], dtype=tf.float32
+            )
+            run(engine, 7)
+            assert [worker.step for worker in engine.crew] == [13, 13]
+            assert [worker.replica.updates.numpy() for worker in engine.crew] == ages
+
+    def test_reset_slots_begin_like_adam(self):
+        """Every local update is then Adam's first, α g / (|g| + ε): so is no other but the first of kept ones."""
+        row, epsilon = ModelAverage(local_steps=1, local_slots="reset"), 1e-3
+        adam = OptimizerSettings(adam_epsilon=epsilon)
+        engine, kept = (
+            simulated(each, BATCHES, workers=1, optimizer=adam) for each in (row, ModelAverage(local_steps=1))
+        )
+        expected = parameters(engine)
+        for batch, _ in zip(BATCHES, itertools.islice(engine.blocks(), 4)):
+            gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(expected), batch, None)
+            mean = (gradient / sums.target_tokens).numpy()
+            expected = expected - 0.1 * mean / (np.abs(mean) + epsilon)
+            np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
+        run(kept, 4)
+        assert distance(engine, kept) > DIFFERENT
+
+    def test_slots_without_an_age_are_as_old_as_their_worker(self):
+        """Checkpoints were written so once."""
+        engines = [simulated(ModelAverage(local_steps=3), BATCHES, workers=2, optimizer="adam") for _ in range(2)]
+        run(engines[0], 2)
+        state = engines[0].state()
+        old = {name: vector for name, vector in state.vectors.items() if not name.endswith("updates")}
+        assert len(old) == len(state.vectors) - 2
+        engines[1].restore(dataclasses.replace(state, vectors=old))
+        assert [worker.replica.updates.numpy() for worker in engines[1].crew] == [6, 6]
 
     def test_a_block_may_end_by_the_clock(self):
         """The slow worker does fewer steps, and the fast one need not wait for it."""

@@ -11,6 +11,7 @@ from tests.engines.building import local
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
 from tfnmt.errors import UserError
 from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import ModelAverage
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings, Trainer
 
@@ -54,10 +55,13 @@ class PoisonedModel(toy.ToyModel):
         return sums._replace(loss=sums.loss * np.nan)
 
 
-def build(directory, *, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits):
+def build(
+    directory, *, row=None, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits
+):
     schedule = schedule or ScheduleSettings(learning_rate=0.1, warmup_updates=2)
     engine = local(
         toy.make_batches(60, epoch_length=7),
+        row,
         model=model or toy.ToyModel(dropout=0.2),
         optimizer="adam",
         schedule=schedule,
@@ -87,15 +91,22 @@ def saved(store):
     return checkpoint
 
 
-@pytest.mark.parametrize("average_rate", [0.0, 0.01])
-def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate):
+@pytest.mark.parametrize(
+    "average_rate, row",
+    [
+        (0.0, None),
+        (0.01, None),
+        (0.0, ModelAverage(local_steps=2)),
+    ],
+)
+def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
     """I1, through the files: parameters, slots, average, reader, dropout, totals and best-so-far."""
-    scores = [3.0, 5.0, 4.0, 6.0]
-    through, whole, *_ = build(tmp_path / "a", scores=scores, every=4, max_updates=16, average_rate=average_rate)
+    scores, options = [3.0, 5.0, 4.0, 6.0], {"every": 4, "average_rate": average_rate, "row": row}
+    through, whole, *_ = build(tmp_path / "a", scores=scores, max_updates=16, **options)
     through.train()
-    first, *_ = build(tmp_path / "b", scores=scores[:2], every=4, max_updates=8, average_rate=average_rate)
+    first, *_ = build(tmp_path / "b", scores=scores[:2], max_updates=8, **options)
     first.train()
-    second, parts, *_ = build(tmp_path / "b", scores=scores[2:], every=4, max_updates=16, average_rate=average_rate)
+    second, parts, *_ = build(tmp_path / "b", scores=scores[2:], max_updates=16, **options)
     assert second.resume()
     second.train()
     one, other = saved(whole), saved(parts)

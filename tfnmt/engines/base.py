@@ -17,7 +17,7 @@ class EngineState:
     """Everything that a resume needs, of one instant.
 
     Attributes:
-      vectors: name -> array [size].
+      vectors: name -> array [size], or a number: how many updates old some of them are.
       counters: numbers, ready for JSON; `evaluated` names the vector that is the model.
       reports: of updates that the state holds and `blocks` has not yielded yet, nor will.
     """

@@ -86,7 +86,8 @@ class WorkerGraph:
             return tf.Variable(tf.fill([size], tf.constant(value, dtype)), trainable=False, name=name)
 
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
-        return Replica(filled(0, "replica"), filled(0, "gathered"), slots)
+        updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="updates")
+        return Replica(filled(0, "replica"), filled(0, "gathered"), slots, updates)
 
     def function(self, block: Block) -> Any:
         """The graph function of one block; `unpack_work` reads what it returns.
@@ -133,6 +134,7 @@ class WorkerGraph:
         if self.strategy.local_update is not None and self.strategy.reset_local_slots:
             for name, first in self.strategy.local_update.slots.items():
                 replica.slots[name].assign((first or 0.0) * tf.ones_like(replica.slots[name]))
+            replica.updates.assign(0)
 
     def _push(self, replica: Replica, outbox: Outbox) -> None:
         payload = replica.gathered.read_value()
@@ -295,16 +297,25 @@ class Worker:
 
     def vectors(self) -> dict[str, np.ndarray]:
         """The state of the local update by name, for a checkpoint."""
-        return {self._saved_name(name): slot.numpy() for name, slot in self.replica.slots.items()}
+        return {name: variable.numpy() for name, variable in self._saved().items()}
 
     def restore(self, vectors: Mapping[str, np.ndarray]) -> None:
-        """Takes up what `vectors` returned, as far as it is there."""
-        for name, slot in self.replica.slots.items():
-            if self._saved_name(name) in vectors:
-                slot.assign(vectors[self._saved_name(name)])
+        """Takes up what `vectors` returned, as far as it is there.
 
-    def _saved_name(self, slot: str) -> str:
-        return f"{WORKER_VECTOR}{self.number}_{slot}"
+        Slots that were saved without their age are taken to be as old as the worker.
+        """
+        saved = self._saved()
+        found = {name: vectors[name] for name in saved if name in vectors}
+        if found:
+            self.replica.updates.assign(self.step)
+        for name, value in found.items():
+            saved[name].assign(value)
+
+    def _saved(self) -> dict[str, tf.Variable]:
+        """What is saved, by name: the slots and their age, if there are slots."""
+        slots = self.replica.slots
+        kept = {**slots, "updates": self.replica.updates} if slots else {}
+        return {f"{WORKER_VECTOR}{self.number}_{name}": variable for name, variable in kept.items()}
 
 
 def unpack_work(packed: tf.Tensor) -> Work:

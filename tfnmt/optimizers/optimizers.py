@@ -27,7 +27,8 @@ class OptimizerSettings:
     adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
     adam_cooldown_updates: int = setting(
         0,
-        "Updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for never.",
+        "Server updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for "
+        "never. Those of the workers' local optimizers stay.",
         minimum=0,
     )
     adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, maximum=1)
@@ -66,7 +67,7 @@ class Optimizer(Protocol):
           slots: resource handles by slot name, each of a vector [size].
           gradient: mean gradient per target token [size].
           learning_rate: scalar of the gradient's dtype.
-          version: number of updates applied before this one, int64 scalar.
+          version: number of updates applied to parameters and slots before this one, a scalar.
         """
 
 

@@ -6,6 +6,7 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 import dataclasses
 import time
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -104,6 +105,7 @@ class Trainer:
             )
         evaluated = self._layout.pack_arrays(checkpoint.parameters)
         vectors = {name: self._layout.pack_arrays(arrays) for name, arrays in checkpoint.state.items()}
+        vectors |= {name: np.float64(number) for name, number in checkpoint.progress.get("numbers", {}).items()}
         counters = checkpoint.progress["engine"]
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
@@ -208,7 +210,7 @@ class Trainer:
         if self._saved_update == self.update and metric is None:
             return
         state = state or self._engine_state()
-        vectors = dict(state.vectors)
+        vectors = {name: vector for name, vector in state.vectors.items() if vector.ndim}
         evaluated = vectors.pop(state.counters["evaluated"])
         checkpoint = Checkpoint(
             update=self.update,
@@ -216,6 +218,7 @@ class Trainer:
             state={name: self._layout.unpack_array(vector) for name, vector in vectors.items()},
             progress={
                 "engine": state.counters,
+                "numbers": {name: number.item() for name, number in state.vectors.items() if not number.ndim},
                 "trainer": self._state.to_json(),
             },
         )

@@ -1,0 +1,68 @@
+"""The local update against Adam's equations in NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from graphs.local_steps import LocalUpdate, Replica, move_replica
+from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+
+RATES = (0.1, 0.2, 0.3, 0.4)
+"""By the steps of the worker, modulo four."""
+
+
+def move(gradients, first_step, updates=0.0, steps=None):
+    """The replica behind local updates on sums over two tokens each; the worker has done `first_step` steps before."""
+    zeros = np.zeros(gradients.shape[1])
+    slots = {"m": tf.Variable(zeros), "v": tf.Variable(zeros)}
+    replica = Replica(tf.Variable(zeros), tf.Variable(zeros), slots, tf.Variable(updates, dtype=tf.float64))
+    adam = build_optimizer(OptimizerSettings(adam_epsilon=1e-3))
+
+    @tf.function
+    def step(gradient_sum, number):
+        local = LocalUpdate(adam, lambda at, _: tf.gather(tf.constant(RATES, tf.float64), at % 4), 0.0, steps)
+        return move_replica(local, replica, gradient_sum, tf.constant(2.0, tf.float64), number)
+
+    for number, gradient in enumerate(gradients, start=first_step):
+        step(tf.constant(2 * gradient), tf.constant(number, tf.int64))
+    return replica
+
+
+def adam(gradients, first_step, updates=0):
+    theta = m = v = np.zeros(gradients.shape[1])
+    for number, gradient in enumerate(gradients):
+        t, rate = updates + number + 1, RATES[(first_step + number) % 4]
+        m, v = 0.9 * m + 0.1 * gradient, 0.98 * v + 0.02 * gradient**2
+        theta = theta - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-3)
+    return theta
+
+
+@pytest.fixture(name="gradients")
+def _gradients():
+    return np.random.default_rng(5).normal(size=(3, 8))
+
+
+@pytest.mark.parametrize("first_step", [0, 501])
+def test_fresh_slots_begin_like_adam(gradients, first_step):
+    """Whatever the worker has done before; the learning rate goes by the worker's steps."""
+    replica = move(gradients, first_step)
+    np.testing.assert_allclose(replica.parameters, adam(gradients, first_step), rtol=1e-12)
+    assert replica.updates.numpy() == 3
+
+
+def test_slots_of_another_age_would_differ(gradients):
+    """The negative control: with the correction of as many updates as the worker has steps."""
+    aged = move(gradients, 501, updates=501.0)
+    np.testing.assert_allclose(aged.parameters, adam(gradients, 501, updates=501), rtol=1e-12)
+    assert np.abs(aged.parameters - adam(gradients, 501)).max() > 1e-2
+
+
+def test_ends_by_the_steps_of_the_worker(gradients):
+    replica = move(gradients, 501, steps=503)
+    np.testing.assert_allclose(replica.parameters, adam(gradients[:2], 501), rtol=1e-12)
+    assert replica.updates.numpy() == 2
+
+
+def test_refused_gradient_is_no_update(gradients):
+    spoiled = np.insert(gradients, 1, np.nan, axis=0)
+    assert move(spoiled, 0).updates.numpy() == 3
