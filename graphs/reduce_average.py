@@ -4,6 +4,7 @@ Whoever calls these functions calls them one at a time: there is one sequence of
 servers are whole.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ class Shard:
       device: where it lives; None for wherever the caller is.
       parameters: variable [size / shards], what workers pull.
       slots: variables of the same shape by name, of the server update.
+      local_slots: variables of the same shape by name: the means of the workers' own slots, where they are averaged.
       average: exponential moving average of the evaluated parameters; None when there is none.
-      received: sum of the payloads received since the last update; None when every payload is an update.
+      received: sum of the payloads received since the last update, a variable for each of their vectors by name; none
+        when every payload is an update.
     """
 
     def __init__(self, initial: tf.Tensor, device: str | None, averaged: bool):
@@ -29,25 +32,29 @@ class Shard:
             self.parameters = tf.Variable(initial, trainable=False, name="parameters")
             self.average = tf.Variable(initial, trainable=False, name="average") if averaged else None
         self.slots: dict[str, tf.Variable] = {}
-        self.received: tf.Variable | None = None
+        self.local_slots: dict[str, tf.Variable] = {}
+        self.received: dict[str, tf.Variable] = {}
 
-    def begin(self, slots: Mapping[str, float | None], summed: bool) -> None:
+    def begin(self, slots: Mapping[str, float | None], local_slots: Mapping[str, float | None], summed: bool) -> None:
         """Makes new slots, each with its first value; one without starts as the parameters."""
-        with tf.device(self.device):
-            start = self.parameters.read_value()
-            self.slots = {
-                name: tf.Variable(
-                    start if first is None else tf.fill(start.shape, tf.cast(first, start.dtype)), name=name
-                )
-                for name, first in slots.items()
-            }
-            self.received = tf.Variable(tf.zeros_like(start), trainable=False, name="received") if summed else None
+        self.slots, self.local_slots = self._new(slots), self._new(local_slots)
+        parts = ("received", *(f"received_{name}" for name in local_slots))
+        self.received = self._new(dict.fromkeys(parts, 0.0)) if summed else {}
 
     def vectors(self) -> dict[str, tf.Variable]:
         """Its part of each vector by name."""
-        optional = {"average": self.average, "received": self.received}
-        present = {name: variable for name, variable in optional.items() if variable is not None}
-        return {"parameters": self.parameters, **self.slots, **present}
+        local_slots = {f"local_{name}": variable for name, variable in self.local_slots.items()}
+        average = {} if self.average is None else {"average": self.average}
+        return {"parameters": self.parameters, **self.slots, **local_slots, **average, **self.received}
+
+    def _new(self, vectors: Mapping[str, float | None]) -> dict[str, tf.Variable]:
+        with tf.device(self.device):
+            start = self.parameters.read_value()
+            firsts = {
+                name: start if first is None else tf.fill(start.shape, tf.cast(first, start.dtype))
+                for name, first in vectors.items()
+            }
+            return {name: tf.Variable(first, trainable=False, name=name) for name, first in firsts.items()}
 
 
 class Server:
@@ -58,6 +65,7 @@ class Server:
       update: how the parameters move.
       version: updates applied so far, int64, on the first server.
       weight: of the payloads received since the last update, float64, on the first server.
+      local_updates: behind the means of the workers' own slots, a mean itself, float64, on the first server.
     """
 
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool = False):
@@ -68,13 +76,21 @@ class Server:
         with tf.device(devices[0]):
             self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")
             self.weight = tf.Variable(0, dtype=tf.float64, trainable=False, name="weight")
+            self.local_updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="local_updates")
 
-    def begin(self, update: Optimizer, quorum: int) -> None:
-        """From now on the parameters move by `update`, once for each `quorum` payloads."""
+    def begin(self, update: Optimizer, quorum: int, local_slots: Mapping[str, float | None] | None = None) -> None:
+        """From now on the parameters move by `update`, once for each `quorum` payloads.
+
+        Args:
+          update: how they move.
+          quorum: how often.
+          local_slots: names and first values of the workers' own slots that payloads bring behind their first vector.
+        """
         self.update = update
         self.weight.assign(0)
+        self.local_updates.assign(0)
         for shard in self.shards:
-            shard.begin(update.slots, quorum > 1)
+            shard.begin(update.slots, local_slots or {}, quorum > 1)
 
     @property
     def evaluated(self) -> str:
@@ -84,8 +100,12 @@ class Server:
         return self.update.evaluated if self.update else "parameters"
 
     def received(self) -> list[tf.Variable]:
-        """The shards of what was received; a quorum of more than one payload has them."""
-        return [shard.received for shard in self.shards if shard.received is not None]
+        """What was received, in the order of a payload; a quorum of more than one payload has it."""
+        return [shard.received[name] for name in self.shards[0].received for shard in self.shards]
+
+    def local_slots(self) -> list[tf.Variable]:
+        """The means of the workers' own slots, in the order of a payload."""
+        return [shard.local_slots[name] for name in self.shards[0].local_slots for shard in self.shards]
 
     def vectors(self) -> dict[str, list[tf.Variable]]:
         """The shards of each vector by its name: what a checkpoint holds of the servers beside the numbers."""
@@ -108,8 +128,8 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
 
     Args:
       server: whose shards take it.
-      payload: variables, each on the device of its shard.
-      weight: what it counts when the sum is divided, a float64 scalar.
+      payload: variables, each on the device of its shard, of one vector behind the other.
+      weight: what it counts when the sum is divided, a float64 scalar; of one that weighs nothing nothing is added.
 
     Returns:
       Whether it was taken, and its first element that is not finite, -1 when all are.
@@ -124,7 +144,7 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
         server.weight.assign_add(weight)
         return tf.constant(-1, tf.int64)
 
-    return taken, tf.cond(taken, take, lambda: _first_nonfinite(server, pieces))
+    return taken, tf.cond(taken & (weight > 0), take, lambda: _first_nonfinite(server, pieces))
 
 
 def update_from_received(
@@ -132,12 +152,11 @@ def update_from_received(
     learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
+    local_updates: tf.Tensor | float = 0.0,
 ) -> Update:
     """One server update of all the payloads received, of which none are left; see `update_from`."""
-    received = server.received()
-    update = _update(
-        server, _read(server, received), server.weight.read_value(), learning_rate, clip_norm, average_weight
-    )
+    received, weight = server.received(), server.weight.read_value()
+    update = _update(server, _read(server, received), weight, learning_rate, clip_norm, average_weight, local_updates)
     with tf.control_dependencies(update):
         for variable in received:
             with tf.device(variable.device):
@@ -153,20 +172,23 @@ def update_from(
     learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     clip_norm: float = 0.0,
     average_weight: tf.Tensor | float = 0.0,
+    local_updates: tf.Tensor | float = 0.0,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
-    A payload that is not finite, or weighs nothing, moves nothing.
+    A payload that is not finite, or weighs nothing, moves nothing. What it brings of the workers' own slots is divided
+    by the weight too, and takes the place of their mean.
 
     Args:
       server: what is moved, in place.
-      payload: variables, each on the device of its shard: a gradient sum or a delta.
+      payload: variables, each on the device of its shard: a gradient sum or a delta; behind it, sums of slots.
       weight: the target tokens of the sum, or one for a delta; a float64 scalar.
       learning_rate: (version, weight) -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
       average_weight: of the newest parameters in the moving average, a scalar.
+      local_updates: that the workers have done for the payload, in all, a float64 scalar.
     """
-    return _update(server, _read(server, payload), weight, learning_rate, clip_norm, average_weight)
+    return _update(server, _read(server, payload), weight, learning_rate, clip_norm, average_weight, local_updates)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -180,21 +202,30 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(broken), tf.argmax(broken, output_type=tf.int64), tf.constant(-1, tf.int64))
 
 
-def _update(server, pieces, weight, learning_rate, clip_norm, average_weight) -> Update:
+def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates) -> Update:
     assert server.update is not None
-    version, weight = server.version.read_value(), tf.cast(weight, pieces[0].dtype)
-    norm = _norm(server, pieces) / tf.maximum(weight, 1)
+    own, slots_of_workers = pieces[: len(server.shards)], pieces[len(server.shards) :]
+    version, updates_each = server.version.read_value(), local_updates / tf.maximum(weight, 1)
+    weight = tf.cast(weight, pieces[0].dtype)
+    norm = _norm(server, own) / tf.maximum(weight, 1)
     rate = learning_rate(version, weight)
     applied = tf.math.is_finite(norm) & (weight > 0)
+    if slots_of_workers:
+        applied &= tf.math.is_finite(_norm(server, slots_of_workers))
 
     def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.
         factor = clip_factor(norm, clip_norm) / weight
-        for shard, piece in zip(server.shards, pieces):
+        for shard, piece in zip(server.shards, own):
             with tf.device(shard.device):
                 slots = {name: slot.handle for name, slot in shard.slots.items()}
                 server.update.apply(shard.parameters.handle, slots, piece * factor, rate, version)
                 _move_average(shard, server.update.evaluated, average_weight)
+        for mean, piece in zip(server.local_slots(), slots_of_workers):
+            with tf.device(mean.device):
+                mean.assign(piece / weight)
+        if slots_of_workers:
+            server.local_updates.assign_add(updates_each)
         server.version.assign_add(1)
         return tf.constant(-1, tf.int64), _momentum_norm(server, norm.dtype)
 
@@ -220,16 +251,16 @@ def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> No
 
 def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
     pieces = []
-    for shard, variable in zip(server.shards, variables):
+    for shard, variable in zip(itertools.cycle(server.shards), variables):
         with tf.device(shard.device):
             pieces.append(variable.read_value())
     return pieces
 
 
 def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The norm of a vector in pieces: each server sums its own squares."""
+    """The norm of vectors in pieces: each server sums its own squares."""
     halves = []
-    for shard, piece in zip(server.shards, pieces):
+    for shard, piece in zip(itertools.cycle(server.shards), pieces):
         with tf.device(shard.device):
             halves.append(tf.nn.l2_loss(piece))
     with tf.device(server.shards[0].device):
@@ -237,9 +268,9 @@ def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _first_nonfinite(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The place in the whole vector; -1 when every element is finite."""
+    """The place in the whole payload; -1 when every element is finite."""
     first, start = tf.constant(-1, tf.int64), 0
-    for shard, piece in zip(server.shards, pieces):
+    for shard, piece in zip(itertools.cycle(server.shards), pieces):
         with tf.device(shard.device):
             place = first_nonfinite(piece)
             first = tf.where((first < 0) & (place >= 0), start + place, first)

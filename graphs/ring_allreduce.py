@@ -18,11 +18,13 @@ _HALF_SCALE = 256.0
 """What a mean travels multiplied by in 16 bits: its usual elements are then far from the smallest and the largest."""
 
 
-def ring_allreduce(payload: tf.Variable, weight: tf.Tensor, numbers: tf.Tensor, half: bool = False) -> tf.Tensor:
+def ring_allreduce(
+    payload: Sequence[tf.Variable], weight: tf.Tensor, numbers: tf.Tensor, half: bool = False
+) -> tf.Tensor:
     """Replaces the payload by the sum of all ranks' payloads.
 
     Args:
-      payload: variable [size], a gradient sum or a delta.
+      payload: variables [size]: a gradient sum or a delta; behind it, slots.
       weight: what it counts when the sum is divided, a float64 scalar.
       numbers: float64 [k], handed to everybody as they are.
       half: whether the payload travels in 16 bits, as a mean.
@@ -31,11 +33,15 @@ def ring_allreduce(payload: tf.Variable, weight: tf.Tensor, numbers: tf.Tensor, 
       float64 [N, 2 + k]: of each rank the weight that counted, the first element of its payload that was not finite or
       -1, and its numbers.
     """
-    own = payload.read_value()
+    # One vector, one sum: Horovod would fuse several as their timing has it, and so change the order of the additions.
+    own = _joined(payload)
     nonfinite_at = _first_nonfinite([own])
-    kept = tf.cond(nonfinite_at < 0, lambda: own, lambda: tf.zeros_like(own))
-    table = _exchange(tf.where(nonfinite_at < 0, weight, tf.zeros_like(weight)), nonfinite_at, numbers)
-    payload.assign(_sum_in_half(kept, tf.reduce_sum(table[:, 0])) if half else _sum(kept))
+    counts = (nonfinite_at < 0) & (weight > 0)
+    kept = tf.cond(counts, lambda: own, lambda: tf.zeros_like(own))
+    table = _exchange(tf.where(counts, weight, tf.zeros_like(weight)), nonfinite_at, numbers)
+    summed = _sum_in_half(kept, tf.reduce_sum(table[:, 0])) if half else _sum(kept)
+    for variable, vector in zip(payload, tf.split(summed, len(payload)) if len(payload) > 1 else [summed]):
+        variable.assign(vector)
     return table
 
 
@@ -56,10 +62,10 @@ def pack_sums(layout: Layout, pieces: int, nonfinite_at: tf.Variable, gradients:
 
 
 def exchange_numbers(
-    summed: tf.Variable, weight: tf.Tensor, numbers: tf.Tensor, nonfinite_at: tf.Variable
+    summed: Sequence[tf.Variable], weight: tf.Tensor, numbers: tf.Tensor, nonfinite_at: tf.Variable
 ) -> tf.Tensor:
     """The table that `ring_allreduce` returns, of what `pack_sums` has summed; no weight counts if it is not finite."""
-    finite = tf.math.is_finite(tf.nn.l2_loss(summed.read_value()))
+    finite = tf.math.is_finite(tf.nn.l2_loss(_joined(summed)))
     return _exchange(tf.where(finite, weight, tf.zeros_like(weight)), nonfinite_at.read_value(), numbers)
 
 
@@ -68,6 +74,11 @@ def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
     words = tf.bitcast(parameters.read_value(), tf.int32 if parameters.dtype.size == 4 else tf.int64)
     views = layout.unpack(tf.cast(words, tf.int64))
     return tf.stack([tf.reduce_sum(views[parameter.name]) for parameter in layout.parameters])
+
+
+def _joined(payload: Sequence[tf.Variable]) -> tf.Tensor:
+    vectors = [variable.read_value() for variable in payload]
+    return tf.concat(vectors, axis=0) if len(vectors) > 1 else vectors[0]
 
 
 def _first_nonfinite(pieces: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -11,6 +11,7 @@ Aji & Heafield 2019 (summed updates).
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tfnmt.optimizers.block_momentum import AddMean, BlockMomentum
@@ -18,6 +19,7 @@ from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, Sgd, build
 from tfnmt.settings import setting
 
 GRADIENT, DELTA = "gradient sum", "parameter delta"
+KEEP, RESET, AVERAGE = "keep", "reset", "average"
 
 
 class Block(NamedTuple):
@@ -50,7 +52,8 @@ class Strategy:
       local_update: how the worker moves its own replica at each step; None for not at all.
       local_update_steps: steps of a worker after which it stops doing so; None for never.
       local_rate: what multiplies the learning rate of the local update.
-      reset_local_slots: the local update begins anew with each pull.
+      local_slots: what becomes of the local update's slots with each pull: KEEP; RESET, it begins anew; or AVERAGE,
+        they travel behind a delta, and all workers go on from their mean.
       quorum: payloads for each server update, K.
       ring: the workers reduce among themselves and hold everything in copies; there are no servers.
       most_workers: as many as it is defined for; None for any.
@@ -65,11 +68,21 @@ class Strategy:
     local_update: Optimizer | None = None
     local_update_steps: int | None = None
     local_rate: float = 1.0
-    reset_local_slots: bool = False
+    local_slots: str = KEEP
     quorum: int = 1
     ring: bool = False
     most_workers: int | None = None
     slack: int | None = 0
+
+    @property
+    def averaged_slots(self) -> Mapping[str, float | None]:
+        """The local update's slots, with their first values, that are averaged over the workers."""
+        return self.local_update.slots if self.local_update and self.local_slots == AVERAGE else {}
+
+    @property
+    def payload_vectors(self) -> int:
+        """Vectors of the parameters' size that a push brings, and a pull too."""
+        return 1 + len(self.averaged_slots)
 
     @property
     def has_barrier(self) -> bool:
@@ -143,9 +156,10 @@ class ModelAverage:
         0.0, "Seconds after which a block ends before it has its --local_steps; 0 for never.", minimum=0
     )
     local_slots: str = setting(
-        "keep",
-        "What becomes of the local optimizers' state at an averaging: each worker keeps its own, or all reset theirs.",
-        choices=("keep", "reset"),
+        KEEP,
+        "What becomes of the local optimizers' state at an averaging: each worker keeps its own, all reset theirs, or "
+        "it is averaged too, for which as many more vectors travel, two with Adam.",
+        choices=(KEEP, RESET, AVERAGE),
     )
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
@@ -157,7 +171,7 @@ class ModelAverage:
             push_after_seconds=self.sync_every_seconds,
             payload=DELTA,
             local_update=_local_optimizer(optimizer),
-            reset_local_slots=self.local_slots == "reset",
+            local_slots=self.local_slots,
             quorum=workers,
         )
 

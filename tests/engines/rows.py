@@ -8,6 +8,7 @@ ROWS = {
     "model_average": ModelAverage(local_steps=3),
     "bmuf": Bmuf(local_steps=2, block_momentum=0.5),
     "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),
+    "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
     "downpour": Downpour(push_every=2, pull_every=4, local_rate=1.0),
     "async": Async(),
     "delayed_async": DelayedAsync(delay=2, local_optimizer_steps=4),

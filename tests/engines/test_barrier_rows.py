@@ -25,6 +25,7 @@ from tests.engines.building import (
 )
 from tfnmt.engines.simulated import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
+from tfnmt.layout import Layout
 from tfnmt.optimizers.block_momentum import BlockMomentum
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -111,15 +112,55 @@ class TestModelAverage:
         run(averaged, 3), run(alone, 12)
         assert distance(averaged, alone) < EXACT
 
-    def test_equal_data_equals_plain_training(self):
-        """I14: workers that read the same do the same."""
-        doubled = [batch for batch in BATCHES[:8] for _ in range(2)]
-        averaged, alone = (
-            simulated(ModelAverage(local_steps=4), doubled, workers=2, optimizer="adam"),
-            local(BATCHES[:8], optimizer="adam"),
-        )
+    @pytest.mark.parametrize("workers, servers, slots", [(2, 1, "keep"), (2, 1, "average"), (3, 2, "average")])
+    def test_equal_data_equals_plain_training(self, workers, servers, slots):
+        """I14: workers that read the same do the same, and so do their optimizers."""
+        repeated = [batch for batch in BATCHES[:8] for _ in range(workers)]
+        row = ModelAverage(local_steps=4, local_slots=slots)
+        averaged = simulated(row, repeated, workers=workers, servers=servers, optimizer="adam", schedule=SCHEDULE)
+        alone = local(BATCHES[:8], optimizer="adam", schedule=SCHEDULE)
         run(averaged, 2), run(alone, 8)
         assert distance(averaged, alone) < EXACT
+
+    def test_averaged_slots_follow_their_equations(self):
+        """One step of Adam on each of three workers from one m, v and θ; then the means of the three."""
+        adam = OptimizerSettings(adam_epsilon=1e-3)
+        engine, kept = (
+            simulated(ModelAverage(local_steps=1, local_slots=slots), BATCHES, workers=3, servers=2, optimizer=adam)
+            for slots in ("average", "keep")
+        )
+        expected = np.stack([parameters(engine), *np.zeros([2, parameters(engine).size])])
+        layout = Layout(toy.ToyModel.parameters, shards=2)
+        blocks = engine.blocks()
+        for t in range(1, 5):
+            next(blocks)
+            moved = []
+            for batch in BATCHES[3 * (t - 1) : 3 * t]:
+                theta, m, v = expected
+                gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(theta), batch, None)
+                mean = (gradient / sums.target_tokens).numpy()
+                m, v = 0.9 * m + 0.1 * mean, 0.98 * v + 0.02 * mean**2
+                update = 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-3)
+                moved.append([theta - update, m, v])
+            expected = np.mean(moved, axis=0)
+            vectors = engine.state().vectors
+            for name, vector in zip(("parameters", "local_m", "local_v"), expected):
+                np.testing.assert_allclose(vectors[name], vector, atol=EXACT, err_msg=name)
+        run(kept, 4)
+        assert distance(engine, kept) > DIFFERENT
+
+    def test_averaged_slots_without_block_momentum_are_model_averaging(self):
+        """What I17 says, of their means too."""
+        averaged, filtered = (
+            simulated(row, BATCHES, workers=3, optimizer="adam", dtype=tf.float32)
+            for row in (
+                ModelAverage(local_steps=2, local_slots="average"),
+                Bmuf(local_steps=2, block_momentum=0.0, local_slots="average"),
+            )
+        )
+        run(averaged, 4), run(filtered, 4)
+        for name in ("parameters", "local_m", "local_v"):
+            np.testing.assert_array_equal(filtered.state().vectors[name], averaged.state().vectors[name], err_msg=name)
 
     def test_mean_is_inside_the_hull_of_the_replicas(self):
         """I15: coordinate by coordinate."""
@@ -132,11 +173,12 @@ class TestModelAverage:
         np.testing.assert_allclose(mean, replicas.mean(axis=0), atol=EXACT)
 
     def test_bytes_fall_with_the_steps_of_a_block(self):
-        """I16: two models a block, however many steps it has."""
-        for steps in (1, 2, 6):
-            engine = simulated(ModelAverage(local_steps=steps), BATCHES, workers=2)
+        """I16: two models a block, however many steps it has; Adam's averaged slots are as much again, twice."""
+        for steps, slots, vectors in ((1, "keep", 1), (2, "keep", 1), (6, "keep", 1), (2, "average", 3)):
+            row = ModelAverage(local_steps=steps, local_slots=slots)
+            engine = simulated(row, BATCHES, workers=2, servers=2, optimizer="adam")
             (report,) = run(engine, 1)
-            whole = parameters(engine).nbytes
+            whole = vectors * parameters(engine).nbytes
             assert [(push.bytes_pulled, push.bytes_pushed) for push in report.pushes] == [(whole, whole)] * 2
             assert report.sentences == 2 * steps * 4
 
@@ -153,7 +195,7 @@ class TestModelAverage:
     def test_slots_count_their_own_updates(self):
         """Behind a warm start, behind a reset and with a worker that was replaced: Adam's corrections read this."""
         fault = Fault(worker=1, block=6, kind=PUSHED)
-        for slots, ages in (("keep", [9, 6]), ("reset", [3, 3])):
+        for slots, ages in (("keep", [9, 6]), ("reset", [3, 3]), ("average", [9, 9])):
             row = ModelAverage(local_steps=3, local_slots=slots)
             engine = simulated(
                 row, BATCHES, workers=2, optimizer="adam", warm_start_updates=4, faults=[fault], dtype=tf.float32
@@ -189,14 +231,14 @@ class TestModelAverage:
         assert [worker.replica.updates.numpy() for worker in engines[1].crew] == [6, 6]
 
     def test_a_block_may_end_by_the_clock(self):
-        """The slow worker does fewer steps, and the fast one need not wait for it."""
+        """The slow worker does fewer steps, and the fast one need not wait for it; averaged slots are of mean age."""
         costs = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, stragglers=("1:3",))
-        engine = simulated(
-            ModelAverage(local_steps=100, sync_every_seconds=5.5), BATCHES, workers=2, costs=costs, optimizer="adam"
-        )
+        row = ModelAverage(local_steps=100, sync_every_seconds=5.5, local_slots="average")
+        engine = simulated(row, BATCHES, workers=2, costs=costs, optimizer="adam")
         run(engine, 1)
         steps = [sum(event.worker == worker and event.kind == STEPPED for event in engine.trace) for worker in (0, 1)]
         assert steps == [6, 2]
+        assert engine.state().counters["local_updates"] == 4
 
     def test_reports_the_learning_rate_of_its_workers(self):
         """That of their last local step, three behind each other, rather than of the averaging."""

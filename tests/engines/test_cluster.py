@@ -25,10 +25,10 @@ def _one_worker():
 
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
-    return train(2, 2, 4, "sync", "model_average", "bmuf", "bmuf_classical", "async", "bounded")
+    return train(2, 2, 4, "sync", "model_average", "bmuf", "bmuf_classical", "averaged_slots", "async", "bounded")
 
 
-@pytest.mark.parametrize("row", ["sync", "model_average", "bmuf", "bmuf_classical"])
+@pytest.mark.parametrize("row", ["sync", "model_average", "bmuf", "bmuf_classical", "averaged_slots"])
 def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
     """I3, I4, I17 to I23 where it counts: over servers of their own, whoever comes first."""
     found = two_workers[row]

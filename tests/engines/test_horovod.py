@@ -11,7 +11,7 @@ from tfnmt.cluster.rank_launch import rank_tasks
 SECONDS = 300  # a hang must not hold up the suite
 EXACT = 1e-12
 DIFFERENT = 1e-6
-ROWS = ("ring_allreduce", "model_average", "bmuf")
+ROWS = ("ring_allreduce", "model_average", "bmuf", "averaged_slots")
 
 
 def start(size, logs, *scenarios):
@@ -37,7 +37,8 @@ def train(size, logs, *scenarios):
 
 @pytest.fixture(name="two", scope="module")
 def _two(tmp_path_factory):
-    scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "exchange:model_average", "poison:ring_allreduce"]
+    scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "resume:averaged_slots"]
+    scenarios += ["exchange:model_average", "exchange:averaged_slots", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
     scenarios += ["refuse:0", "refuse:1", "drift:1"]
@@ -74,7 +75,7 @@ def test_ring_allreduce_equals_plain_training_on_the_joined_batch(two, four):
     assert four["compare:ring_allreduce"]["from_plain"] < EXACT
 
 
-@pytest.mark.parametrize("row", ["model_average", "bmuf"])
+@pytest.mark.parametrize("row", ["model_average", "bmuf", "averaged_slots"])
 def test_averaged_replicas_do_not(two, row):
     """The negative control; and training moves the parameters by far more than the equalities allow."""
     assert two[f"compare:{row}"]["from_plain"] > DIFFERENT
@@ -87,11 +88,14 @@ def test_bytes_of_the_ring(two, four):
         compared = found["compare:ring_allreduce"]
         assert compared["bytes_pushed"] == [2 * compared["model_bytes"] * (size - 1) // size]
         assert compared["bytes_pulled"] == [0]
+    averaged = two["compare:averaged_slots"]
+    assert averaged["bytes_pushed"] == [2 * 3 * averaged["model_bytes"] * (2 - 1) // 2]
 
 
-def test_resume_is_exact(two):
+@pytest.mark.parametrize("row", ["bmuf", "averaged_slots"])
+def test_resume_is_exact(two, row):
     """N + N updates equal 2 N bit for bit, local optimizers and readers included."""
-    found = two["resume:bmuf"]
+    found = two[f"resume:{row}"]
     assert found["names"] and found["progress"]
     assert found["distance"] == 0
 
@@ -106,8 +110,9 @@ def test_ranks_that_meet_anew_lose_nothing(two, row, behind):
     assert found["found"] == list(range(5 - behind, 9))
 
 
-def test_checkpoints_of_other_engines(two):
-    found = two["exchange:model_average"]
+@pytest.mark.parametrize("row", ["model_average", "averaged_slots"])
+def test_checkpoints_of_other_engines(two, row):
+    found = two[f"exchange:{row}"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
 

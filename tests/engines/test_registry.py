@@ -84,6 +84,16 @@ def test_pieces_need_a_gradient_that_is_pushed_alone(row, shared, fault):
         refuse_unsuitable(Place("horovod", 2, 1), settings, shared, row.row(2, ADAM))
 
 
+@pytest.mark.parametrize(
+    "compression, slots, fault",
+    [("float16", "average", "--compression=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
+)
+def test_averaged_slots_do_not_fit_in_16_bits(compression, slots, fault):
+    settings, shared = RankSettings(compression=compression), StrategySettings(strategy="it")
+    with pytest.raises(UserError, match=fault) if fault else contextlib.nullcontext():
+        refuse_unsuitable(Place("horovod", 2, 1), settings, shared, Bmuf(local_slots=slots).row(2, ADAM))
+
+
 def test_ranks_need_somebody_who_starts_them():
     pytest.importorskip("horovod")
     with pytest.raises(UserError, match="horovodrun -np 3"):

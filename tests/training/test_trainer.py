@@ -97,6 +97,7 @@ def saved(store):
         (0.0, None),
         (0.01, None),
         (0.0, ModelAverage(local_steps=2)),
+        (0.0, ModelAverage(local_steps=2, local_slots="average")),
     ],
 )
 def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):

@@ -340,7 +340,8 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
     strategy, schedule = settings.strategy, settings.schedule
     row = phases(strategy, settings.row, place.workers, settings.optimizer)[-1].strategy
     payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
-    of_servers = 1 + len(row.server_update.slots) + (strategy.average_rate > 0) + payloads
+    own_slots = len(row.server_update.slots) + len(row.averaged_slots)
+    of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
     of_worker = 2 + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or place.workers * round(found.target_tokens_per_batch)

@@ -52,8 +52,6 @@ class HorovodEngine(Driven):
         self._reports: list[BlockReport] = []  # behind the newest checkpoint
         self._missed: list[BlockReport] = []  # which others had, and this rank's driver has not heard of
         self._wait_seconds = 0.0  # in the last reduction
-        number_bytes = 2 if settings.compression == HALF else recipe.dtype.size
-        self._ring_bytes = 2 * recipe.layout.size * number_bytes * (ranks.size - 1) // ranks.size
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -140,6 +138,9 @@ class HorovodEngine(Driven):
         """Prepares the row that trains now."""
         servers, settings, pack = self._servers, self._settings, None
         self._phase, self._building = servers.phase, True
+        number_bytes = 2 if settings.compression == HALF else self._recipe.dtype.size
+        payload_bytes = self._recipe.layout.size * servers.strategy.payload_vectors * number_bytes
+        self._ring_bytes = 2 * payload_bytes * (self._ranks.size - 1) // self._ranks.size
         self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
         if self._overlaps:
             nonfinite_at = tf.Variable(-1, dtype=tf.int64, trainable=False)
@@ -203,7 +204,7 @@ class HorovodEngine(Driven):
         weight = tf.constant(self._servers.weight_of(push.work.sums), tf.float64)
         numbers = tf.constant(_row(push, self._wait_seconds), tf.float64)
         started = time.monotonic()
-        rows = self._ranks.run(self._reduction, push.payload[0], weight, numbers).numpy().tolist()
+        rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
         self._wait_seconds = time.monotonic() - started
         return [_arrival(rank, push, *row) for rank, row in enumerate(rows)]
 

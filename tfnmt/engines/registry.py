@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster, is_distributed
 from tfnmt.cluster.launched import launched
-from tfnmt.cluster.ranks import Ranks, RankSettings
+from tfnmt.cluster.ranks import HALF, Ranks, RankSettings
 from tfnmt.engines.base import Engine
 from tfnmt.engines.cluster import ClusterEngine
 from tfnmt.engines.local import LocalEngine
@@ -16,7 +16,7 @@ from tfnmt.engines.simulated import SimulatedEngine
 from tfnmt.engines.virtual_time import RING, STAR, CostSettings
 from tfnmt.errors import refuse
 from tfnmt.settings import setting
-from tfnmt.strategies import Strategy, StrategySettings
+from tfnmt.strategies import AVERAGE, Strategy, StrategySettings
 
 AUTO, LOCAL, CLUSTER, HOROVOD, SIMULATED = "auto", "local", "cluster", "horovod", "simulated"
 
@@ -117,6 +117,10 @@ def refuse_unsuitable(place: Place, settings: EngineSettings, shared: StrategySe
         )
     if isinstance(settings, SimulationSettings) and settings.network == RING and not strategy.has_barrier:
         faults.append(f"--network={RING}: --strategy={name} has no barrier; use --network={STAR}.")
+    if isinstance(settings, RankSettings) and settings.compression == HALF and strategy.averaged_slots:
+        faults.append(
+            f"--compression={HALF}: squares of gradients would vanish; choose another --local_slots than {AVERAGE}."
+        )
     if isinstance(settings, RankSettings) and settings.reduction_pieces > 1:
         pieces = f"--reduction_pieces={settings.reduction_pieces}"
         if not strategy.pushes_gradients_at_once:

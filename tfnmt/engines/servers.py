@@ -101,9 +101,9 @@ class Servers:
         return Worker(graph, number, progress, graph.new_replica(), outbox, batches)
 
     def new_outbox(self) -> list[tf.Variable]:
-        """Variables for one worker's payloads, a part on each server."""
+        """Variables for one worker's payloads, a part of each vector on each server."""
         outbox = []
-        for shard in self.server.shards:
+        for shard in self.server.shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
                 outbox.append(tf.Variable(tf.zeros_like(shard.parameters), trainable=False, name="payload"))
         return outbox
@@ -121,14 +121,16 @@ class Servers:
         weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
         if self.strategy.quorum == 1:
             average = self._average_weight(self.progress[push.worker].step, push.work.sums.steps)
-            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average)))
+            done = _local_updates(push.work.sums)
+            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average, done)))
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
             update = None
             taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
         if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
-            update = Update(*_numbers(self._update_from_received(self._plateau(), self._round_s_average_weight())))
+            average, done = self._round_s_average_weight(), _local_updates(self._sums)
+            update = Update(*_numbers(self._update_from_received(self._plateau(), average, done)))
         return None if update is None else self._report(update, push.work.position[0])
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -142,18 +144,19 @@ class Servers:
         for each in arrivals:
             self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
         weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
-        average = self._round_s_average_weight()
-        update = Update(*_numbers(self._update_from(payload, weight, self._plateau(), average)))
+        average, done = self._round_s_average_weight(), _local_updates(self._sums)
+        update = Update(*_numbers(self._update_from(payload, weight, self._plateau(), average, done)))
         return self._report(update, arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
         """Everything of the servers."""
-        vectors, weight = self._read()
+        vectors, weight, local_updates = self._read()
         counters = {
             "evaluated": self.server.evaluated,
             "version": self.version,
             "plateau_scale": self.plateau_scale,
             "weight": float(weight.numpy()),
+            "local_updates": float(local_updates.numpy()),
             "arrived": self._arrived,
             "sums": self._sums,
             "workers": [worker._asdict() for worker in self.progress],
@@ -166,12 +169,13 @@ class Servers:
         self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
         self._enter(max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version))
         for name, shards in self.server.vectors().items():
-            if name == "received" and name not in vectors:
+            if name.startswith("received") and name not in vectors:
                 continue  # saved where every push was an update
             for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
                 shard.assign(piece)
         self.server.version.assign(self.version)
         self.server.weight.assign(counters["weight"])
+        self.server.local_updates.assign(counters.get("local_updates", 0.0))  # once there were none
         self._arrived, self._sums = counters["arrived"], Sums(*counters["sums"])
         self.progress = _progress_of(counters["workers"], self._workers)
 
@@ -179,7 +183,7 @@ class Servers:
         """Begins a phase: its slots, and graphs that know them."""
         self.phase = phase
         strategy = self.strategy
-        self.server.begin(strategy.server_update, strategy.quorum)
+        self.server.begin(strategy.server_update, strategy.quorum, strategy.averaged_slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
         clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
 
@@ -190,12 +194,14 @@ class Servers:
         self._read = tf.function(self._reading).get_concrete_function()
         self._receive = tf.function(lambda payload, weight: packed(receive(self.server, payload, weight)))
         self._update_from = tf.function(
-            lambda payload, weight, plateau, average: packed(
-                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average)
+            lambda payload, weight, plateau, average, done: packed(
+                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average, done)
             )
         )
         self._update_from_received = tf.function(
-            lambda plateau, average: packed(update_from_received(self.server, rate_at(plateau), clip_norm, average))
+            lambda plateau, average, done: packed(
+                update_from_received(self.server, rate_at(plateau), clip_norm, average, done)
+            )
         )
 
     def weight_of(self, sums: Sums) -> float:
@@ -228,12 +234,15 @@ class Servers:
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)
-        what = "the gradient's norm" if element < 0 else f"the gradient of {self._recipe.layout.name_at(element)}"
+        vector, place = divmod(element, self._recipe.layout.size)
+        kind = "local optimizer's state" if vector > 0 else "gradient"
+        what = "the gradient's norm" if element < 0 else f"the {kind} of {self._recipe.layout.name_at(place)}"
         return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
     def _note(self, push: Push, wait_seconds: float, refused: str | None, ring_bytes: int | None = None) -> None:
         """Remembers a push for the next report."""
-        now, whole = self._clock(), self._recipe.layout.size * push.payload[0].dtype.size
+        now = self._clock()
+        whole = self._recipe.layout.size * self.strategy.payload_vectors * push.payload[0].dtype.size
         self._pushes.append(
             PushReport(
                 worker=push.worker,
@@ -284,10 +293,10 @@ class Servers:
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
 
-    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Every vector [size], and the weight of what was received."""
+    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Every vector [size], the weight of what was received, and the age of the workers' averaged slots."""
         vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
-        return vectors, self.server.weight.read_value()
+        return vectors, self.server.weight.read_value(), self.server.local_updates.read_value()
 
 
 def average_weight(rate: float, updates_before: float, updates: float) -> float:
@@ -297,6 +306,11 @@ def average_weight(rate: float, updates_before: float, updates: float) -> float:
     """
     newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
     return 1 - (1 - newest) ** updates
+
+
+def _local_updates(sums: Sums) -> tf.Tensor:
+    """How often workers that push deltas have moved their replicas."""
+    return tf.constant(sums.steps - sums.refused, tf.float64)
 
 
 def _numbers(packed: tf.Tensor) -> list[float]:

@@ -147,14 +147,17 @@ class SimulatedEngine(Driven):
                 waited += self._now - since
             if block.pull:
                 worker.run(Block(pull=True, steps=0, push=False, begins=False), self._servers.plateau_scale)
-                yield Event(self._costs.transfer_ends("out", self._now), number, PULLED)
+                yield Event(self._transfer_ends("out"), number, PULLED)
             yield from self._steps(worker, block)
             if block.push:
                 _, push = worker.run(Block(pull=False, steps=0, push=True, begins=False))
-                yield Event(self._costs.transfer_ends("in", self._now), number, PUSHED)
+                yield Event(self._transfer_ends("in"), number, PUSHED)
                 self._arrive(push, waited)
                 waited = 0.0
                 yield Event(self._now, number, ABSORBED)
+
+    def _transfer_ends(self, direction: str) -> float:
+        return self._costs.transfer_ends(direction, self._now, self._servers.strategy.payload_vectors)
 
     def _steps(self, worker: Worker, block: Block) -> Iterator[Event]:
         began, limit = self._now, self._servers.strategy.push_after_seconds
@@ -170,7 +173,7 @@ class SimulatedEngine(Driven):
         """A payload has reached the servers, or the last one a round of the ring, which takes its time at once."""
         ready = self._pace.arrive(push)
         if ready and ready[-1].worker == self._workers - 1:
-            self._now += self._costs.reduction_seconds()
+            self._now += self._costs.reduction_seconds(self._servers.strategy.payload_vectors)
         for each in ready:
             report = self._servers.absorb(each, waited if each is push else 0.0)
             self._reports += [report] if report else []

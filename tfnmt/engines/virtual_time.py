@@ -57,26 +57,27 @@ class Costs:
         seconds = self._settings.step_seconds + target_tokens * self._settings.seconds_per_token
         return float(seconds * np.exp(noise) * self._factors.get(worker, 1.0))
 
-    def transfer_ends(self, direction: str, begins: float) -> float:
-        """When a whole vector that wants to go in or out of the servers at `begins` is over.
+    def transfer_ends(self, direction: str, begins: float, vectors: int) -> float:
+        """When whole vectors that want to go in or out of the servers at `begins` are over.
 
         The servers' links are shared: transfers of one direction queue for them; a worker's own link is its own.
         """
         if self.is_ring:
             return begins
         start = max(begins, self._free_at[direction])
-        self._free_at[direction] = start + self._server_seconds
-        return start + self._settings.network_latency_seconds + max(self._transfer_seconds, self._server_seconds)
+        self._free_at[direction] = start + vectors * self._server_seconds
+        seconds = vectors * max(self._transfer_seconds, self._server_seconds)
+        return start + self._settings.network_latency_seconds + seconds
 
-    def reduction_seconds(self) -> float:
-        """How long the workers reduce a vector among themselves once all have it; nothing with servers in between.
+    def reduction_seconds(self, vectors: int) -> float:
+        """How long the workers reduce vectors among themselves once all have them; nothing with servers in between.
 
         Reduce-scatter and all-gather of a ring: 2 (N - 1) messages of the N-th part, one behind the other.
         """
         if not self.is_ring:
             return 0.0
         messages = 2 * (self._workers - 1)
-        return messages * (self._settings.network_latency_seconds + self._transfer_seconds / self._workers)
+        return messages * (self._settings.network_latency_seconds + vectors * self._transfer_seconds / self._workers)
 
 
 def _parse(text: str) -> tuple[int, float] | None:

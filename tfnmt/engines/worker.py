@@ -15,13 +15,13 @@ from graphs.reduce_average import Server
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
-from tfnmt.strategies import DELTA, Block, Strategy
+from tfnmt.strategies import DELTA, KEEP, RESET, Block, Strategy
 
 WORKER_VECTOR = "worker_"
 """How the names of the vectors begin that a checkpoint holds of the workers."""
 
 Outbox = Sequence[tf.Variable]
-"""Where a worker's payload goes: one variable for each shard, on the shard's server."""
+"""Where a worker's payload goes: a variable for each shard, on the shard's server; further vectors' behind them."""
 
 
 class Sums(NamedTuple):
@@ -131,16 +131,22 @@ class WorkerGraph:
         replica.parameters.assign(pulled)
         if self.strategy.payload == DELTA:
             replica.gathered.assign(pulled)
-        if self.strategy.local_update is not None and self.strategy.reset_local_slots:
+        if self.strategy.local_update is not None and self.strategy.local_slots == RESET:
             for name, first in self.strategy.local_update.slots.items():
                 replica.slots[name].assign((first or 0.0) * tf.ones_like(replica.slots[name]))
             replica.updates.assign(0)
+        for name in self.strategy.averaged_slots:
+            replica.slots[name].assign(pull([shard.local_slots[name] for shard in self._server.shards]))
+            replica.updates.assign(self._server.local_updates)
 
     def _push(self, replica: Replica, outbox: Outbox) -> None:
         payload = replica.gathered.read_value()
         if self.strategy.payload == DELTA:
             payload = replica.parameters - payload
-        for variable, piece in zip(outbox, tf.split(payload, len(outbox)) if len(outbox) > 1 else [payload]):
+        vectors = [payload, *(replica.slots[name].read_value() for name in self.strategy.averaged_slots)]
+        shards = len(self._server.shards)
+        pieces = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
+        for variable, piece in zip(outbox, pieces):
             variable.assign(piece)
 
     def _steps(self, replica, batches, worker, step, plateau_scale, block) -> Work:
@@ -312,8 +318,8 @@ class Worker:
             saved[name].assign(value)
 
     def _saved(self) -> dict[str, tf.Variable]:
-        """What is saved, by name: the slots and their age, if there are slots."""
-        slots = self.replica.slots
+        """What is saved, by name: the slots and their age, if there are slots that outlive a pull."""
+        slots = self.replica.slots if self._graph.strategy.local_slots == KEEP else {}
         kept = {**slots, "updates": self.replica.updates} if slots else {}
         return {f"{WORKER_VECTOR}{self.number}_{name}": variable for name, variable in kept.items()}
 

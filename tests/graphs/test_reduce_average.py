@@ -1,0 +1,68 @@
+"""The reduce-average subgraph where a payload brings the workers' own slots behind its delta."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from graphs.reduce_average import Server, receive, update_from, update_from_received
+from tfnmt.optimizers.block_momentum import AddMean
+
+DELTAS, SLOTS = ([1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 0.0]), ([0.5, 1.0, 2.0, 4.0], [1.5, 1.0, 0.0, 8.0])
+RATE = tf.constant(0.0, tf.float64)
+ONE = tf.constant(1.0, tf.float64)
+
+
+def server(quorum):
+    """Two shards of two elements each."""
+    made = Server(tf.zeros([4], tf.float64), [None, None])
+    made.begin(AddMean(), quorum, {"m": 0.25})
+    return made
+
+
+def payload(delta, slot):
+    return [tf.Variable(part) for vector in (delta, slot) for part in np.split(np.array(vector), 2)]
+
+
+def held(made):
+    return {name: np.concatenate([part.numpy() for part in parts]) for name, parts in made.vectors().items()}
+
+
+def update(made, local_updates=0.0):
+    return update_from_received(made, lambda *_: RATE, 0.0, 0.0, local_updates)
+
+
+def test_slots_are_replaced_by_their_mean():
+    made = server(quorum=2)
+    np.testing.assert_array_equal(held(made)["local_m"], [0.25] * 4)
+    for delta, slot in zip(DELTAS, SLOTS):
+        assert receive(made, payload(delta, slot), ONE)[0]
+    found = update(made, local_updates=5.0)
+    np.testing.assert_array_equal(held(made)["parameters"], [2.0] * 4)
+    np.testing.assert_array_equal(held(made)["local_m"], [1.0, 1.0, 1.0, 6.0])
+    assert made.local_updates.numpy() == 2.5
+    assert found.norm == 4.0
+    assert not np.any([held(made)[name] for name in ("received", "received_m")])
+
+
+@pytest.mark.parametrize("weight, spoiled, place", [(1.0, np.nan, 6), (0.0, 7.0, -1)])
+def test_payload_that_does_not_count_leaves_no_trace(weight, spoiled, place):
+    """Not finite in a slot alone, or of no weight."""
+    made = server(quorum=2)
+    taken, nonfinite_at = receive(made, payload(DELTAS[0], [1.0, 1.0, spoiled, 1.0]), tf.constant(weight, tf.float64))
+    assert bool(taken) == np.isfinite(spoiled)
+    assert nonfinite_at == place
+    receive(made, payload(DELTAS[1], SLOTS[1]), ONE)
+    update(made)
+    np.testing.assert_array_equal(held(made)["parameters"], DELTAS[1])
+    np.testing.assert_array_equal(held(made)["local_m"], SLOTS[1])
+
+
+def test_payload_that_is_an_update_by_itself():
+    made = server(quorum=1)
+    refused = update_from(made, payload(DELTAS[0], [1.0, 1.0, 1.0, np.inf]), ONE, lambda *_: RATE, local_updates=3.0)
+    assert not refused.applied
+    assert refused.nonfinite_at == 7
+    assert (made.version.numpy(), made.local_updates.numpy()) == (0, 0)
+    assert update_from(made, payload(DELTAS[0], SLOTS[0]), ONE, lambda *_: RATE, local_updates=3.0).applied
+    np.testing.assert_array_equal(held(made)["local_m"], SLOTS[0])
+    assert (made.version.numpy(), made.local_updates.numpy()) == (1, 3)
