@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import SCHEDULE, build
+from tests.listeners import interfaces
 from tfnmt.batch import END_ID, Batch
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.tasks import serve
@@ -142,6 +143,7 @@ def _train(cluster, connection, directory, row, options):
         "refused": [push.refused for report in reports for push in report.pushes if push.refused],
         "staleness": max(push.staleness for report in reports for push in report.pushes),
         "losses": [report.loss for report in reports],
+        "interface_of_chief": interfaces()[int(cluster.chief.rpartition(":")[2])],
     }
     if isinstance(row, Async):
         return facts | {"wrongly_counted": wrongly_counted(state)}

@@ -67,6 +67,7 @@ def test_everybody_ends_well(found):
     assert found["end"]["codes"] == [0] * 5
     assert found["said"].count("Worker 1 at") >= len(ROWS) * len(PHASES)
     assert "Traceback" not in found["said"]
+    assert {found[row]["interface_of_chief"] for row in ROWS} == {"lo"}
 
 
 def _doubled(absorb, servers, push, wait_seconds):
