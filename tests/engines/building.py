@@ -38,12 +38,17 @@ def build(
     options=None,
     **settings,
 ):
-    """An engine of class `engine` that trains the toy model by `row`; `settings` are those of `StrategySettings`."""
+    """An engine of class `engine` that trains the toy model, or a like one, by `row`.
+
+    `batches` are batches or a reader of them; `settings` those of `StrategySettings`.
+    """
     strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
     optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(optimizer=optimizer)
-    layout = Layout(toy.ToyModel.parameters, shards=servers)
+    model = model or toy.ToyModel()
+    layout = Layout(model.parameters, shards=servers)
     trained = phases(strategy, row, workers, optimizer)
-    recipe = Recipe(model or toy.ToyModel(), layout, trained, schedule, strategy, toy.dataset(batches), dtype)
+    make_batches = batches if callable(batches) else toy.dataset(batches)
+    recipe = Recipe(model, layout, trained, schedule, strategy, make_batches, dtype)
     return engine(recipe, **(options or {}))
 
 

@@ -13,6 +13,7 @@ from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 from tests import toy
 from tests.engines.building import SCHEDULE, build, run, simulated
 from tests.engines.rows import ROWS
+from tests.listeners import interfaces
 from tfnmt.cluster.addresses import ClusterSettings, find_cluster
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.commands import application
@@ -45,6 +46,8 @@ def main(workers: int, servers: int, updates: int, rows: list[str]) -> None:
                 "parameters": vectors["parameters"].tolist(),
             }
             print(json.dumps(found), flush=True)
+        ports = [int(address.rpartition(":")[2]) for _, _, address in cluster.tasks()]
+        print(json.dumps({"row": "interfaces", "of_tasks": [interfaces()[port] for port in ports]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,10 @@ def test_free_rows_make_an_update_of_every_push(two_workers, row):
     assert found["pushes"] == 4
 
 
+def test_nobody_from_elsewhere_can_come_in(two_workers):
+    assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 4
+
+
 def test_rows_do_not_equal_each_other(two_workers):
     """The negative control."""
     sync, bmuf = (np.array(two_workers[row]["parameters"]) for row in ("sync", "bmuf"))

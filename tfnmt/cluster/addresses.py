@@ -20,7 +20,8 @@ class ClusterSettings(StallSettings):
     """The workers and parameter servers, and which of the tasks this process is.
 
     Nothing given but numbers: all of them inside this process. Hosts given, by flags or by TF_CONFIG: one process each.
-    TensorFlow's servers authenticate nobody: let them listen only where every peer is trusted.
+    TensorFlow's servers authenticate nobody and, but for hosts on the loopback, listen on every interface: let them do
+    so only where every peer is trusted.
     """
 
     workers: int = setting(1, "Workers, where no --worker_hosts are given.", minimum=1)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfnmt.cluster.addresses import CHIEF, Cluster
+from tfnmt.cluster.loopback import keep_to_address
 from tfnmt.cluster.probes import is_listening
 from tfnmt.errors import UserError
 
@@ -40,9 +41,12 @@ def start_server(cluster: Cluster, job: str, task: int) -> tf.distribute.Server:
         raise UserError(f"{job} {task}: port {port} of this machine is in use; give another in --{job}_hosts.")
     config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=len(cluster.workers) + 4)
     config.intra_op_parallelism_threads = tf.config.threading.get_intra_op_parallelism_threads()
-    return tf.distribute.Server(
-        cluster.specification(), job_name=job, task_index=task, protocol="grpc", config=config, start=True
+    server = tf.distribute.Server(
+        cluster.specification(), job_name=job, task_index=task, protocol="grpc", config=config, start=False
     )
+    keep_to_address(address)  # it listens already, but nobody is served
+    server.start()
+    return server
 
 
 def serve(cluster: Cluster) -> int:

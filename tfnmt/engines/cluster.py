@@ -22,6 +22,7 @@ from absl import logging
 from tensorflow.python.eager import context
 
 from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
+from tfnmt.cluster.loopback import keep_to_address
 from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_guard import StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
@@ -322,6 +323,8 @@ def connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
     )
     coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
     _keep_functions()
+    if not cluster.is_embedded:
+        keep_to_address(cluster.chief)
     return coordinator
 
 

@@ -1,0 +1,193 @@
+"""The tasks of the cluster whose workers `kill_child` kills: processes that are forked once TensorFlow is there."""
+
+import os
+import time
+
+from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from tests import toy
+from tests.engines.building import SCHEDULE, build
+from tests.listeners import interfaces
+from tfnmt.batch import END_ID, Batch
+from tfnmt.cluster.chief import tasks_of
+from tfnmt.cluster.tasks import serve
+from tfnmt.engines.cluster import ClusterEngine
+from tfnmt.engines.servers import Servers
+from tfnmt.layout import Layout, Parameter
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
+
+WORKERS, SERVERS = 2, 2
+PLACES = 1 << 16
+RATE = 2.0**-10
+PHASES = ("pull", "steps", "push")
+PUSHES_BETWEEN = 2  # kills
+ADAM = {"optimizer": "adam", "schedule": SCHEDULE}
+EXACT_SUM = {
+    "learning_rate_law": "words",
+    "law_tokens": 1,
+    "schedule": ScheduleSettings(learning_rate=RATE, schedule="constant", warmup_updates=0),
+}
+"""Plain SGD of one rate for every token: the servers hold the sum of all gradients."""
+ROWS = {
+    "sync": (Sync(), ADAM),
+    # A local optimizer's state that outlives a block is lost with its worker: here none does.
+    "model_average": (ModelAverage(local_steps=3, local_slots="reset"), ADAM),
+    "bmuf": (Bmuf(local_steps=2, block_momentum=0.5), {}),
+    "downpour": (Downpour(push_every=2, pull_every=4, local_rate=1.0), EXACT_SUM),
+    "async": (Async(), EXACT_SUM),
+    "delayed_async": (DelayedAsync(delay=2, local_optimizer_steps=4), EXACT_SUM),
+    "summed_async": (SummedAsync(summed_pushes=3), EXACT_SUM),
+}
+
+
+class CountingModel(toy.ToyModel):
+    """The toy, beside as many numbers as there are batches: that of a batch has a gradient of one there, always.
+
+    So with `EXACT_SUM` the parameters tell how often each batch has been taken. The last step of a block of worker 1
+    lasts as long as there is a file for it, and leaves another.
+    """
+
+    parameters = (*toy.ToyModel.parameters, Parameter("counts", (PLACES,), lambda shape, seed: tf.zeros(shape)))
+
+    def __init__(self, directory="", steps=1):
+        super().__init__()
+        self._directory, self._steps = directory, steps
+
+    def loss(self, views, batch, seed=None):
+        place = batch.position[2]
+        with tf.control_dependencies(self._wait(place)):
+            sums = super().loss(views, batch, seed)
+        return sums._replace(loss=sums.loss + views["counts"][place])
+
+    def _wait(self, place):
+        worker, step = place % WORKERS, place // WORKERS
+        file = tf.strings.join([self._directory, "/hold-", tf.strings.as_string(worker)])
+
+        def is_held(turns):
+            return (step % self._steps == self._steps - 1) & (tf.size(tf.io.matching_files(file)) > 0)
+
+        def tell(turns):
+            with tf.control_dependencies([tf.io.write_file(f"{self._directory}/reached", "")]):
+                return turns + 1
+
+        return tf.while_loop(is_held, tell, [tf.constant(0)])
+
+
+def make_batches(position, worker, workers):
+    """A reader of batches of variable length, each made of its place."""
+    first = worker if position is None else position[2] + workers
+
+    def make(place):
+        def ids(side):
+            seed = tf.cast(tf.stack([place, side]), tf.int32)
+            random = tf.random.stateless_uniform([4, 8], seed, 4, toy.VOCABULARY_SIZE, tf.int32)
+            lengths = tf.random.stateless_uniform([4, 1], seed, 1, 8, tf.int32)
+            places = tf.range(8)[tf.newaxis]
+            return tf.where(places < lengths, random, tf.where(places == lengths, END_ID, 0))
+
+        return Batch(ids(0), ids(1), tf.stack([0, 0, place]))
+
+    return tf.data.Dataset.range(first, PLACES, workers).map(make)
+
+
+class InTurn:
+    """The workers of a row with a barrier in one process: each does its block when it is its turn."""
+
+    def __init__(self, recipe):
+        self.servers = Servers(recipe, WORKERS)
+        graph = self.servers.worker_graph()
+        self._workers = [self.servers.new_worker(graph, n, self.servers.new_outbox()) for n in range(WORKERS)]
+
+    def run(self, updates):
+        reports = []
+        for _ in range(updates):
+            pushes = [worker.run(worker.next_block())[1] for worker in self._workers]
+            reports += filter(None, map(self.servers.absorb, pushes))
+        return reports
+
+
+def serve_task(cluster):
+    """Is one worker or parameter server."""
+    runtime.prepare(threads=1)
+    os._exit(serve(cluster))
+
+
+def lead(cluster, connection, directory, names):
+    """Is the chief: trains each row until worker 1 has been killed in all phases, and sends what came out.
+
+    Messages: ("update",) behind each; ("ready", phase, whether others go on) before a kill, and waits for an answer;
+    ("row", facts). Behind the kill it expects a word.
+    """
+    runtime.prepare(threads=1)
+    with tasks_of(cluster):
+        for name in names:
+            connection.send(("row", {"row": name, **_train(cluster, connection, directory, *ROWS[name])}))
+    os._exit(0)
+
+
+def _train(cluster, connection, directory, row, options):
+    steps = getattr(row, "local_steps", getattr(row, "push_every", getattr(row, "delay", 1)))
+    options = {"workers": WORKERS, "servers": SERVERS, "model": CountingModel(directory, steps), **options}
+    engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
+    reports = _killed(engine, connection, is_free=isinstance(row, Async))
+    state = engine.state()
+    facts = {
+        "updates": [report.update for report in reports],
+        "pushes": sum(len(report.pushes) for report in reports) + state.counters["arrived"],
+        "arrived": state.counters["arrived"],
+        "refused": [push.refused for report in reports for push in report.pushes if push.refused],
+        "staleness": max(push.staleness for report in reports for push in report.pushes),
+        "losses": [report.loss for report in reports],
+        "interface_of_chief": interfaces()[int(cluster.chief.rpartition(":")[2])],
+    }
+    if isinstance(row, Async):
+        return facts | {"wrongly_counted": wrongly_counted(state)}
+    undisturbed = build(InTurn, row, make_batches, **options)
+    expected = undisturbed.run(len(reports))
+    vectors = undisturbed.servers.state().vectors
+    return facts | {
+        "unequal": [name for name in vectors if (vectors[name] != state.vectors[name]).any()],
+        "expected_losses": [report.loss for report in expected],
+    }
+
+
+def _killed(engine, connection, is_free):
+    """The reports until worker 1 has been killed in all phases, and has pushed again behind each kill."""
+    reports, phases, is_asked, pushes = [], list(PHASES), False, 0
+    for report in engine.blocks():
+        reports.append(report)
+        connection.send(("update",))
+        if is_asked and not connection.poll():
+            continue
+        if is_asked:
+            connection.recv()
+            is_asked, pushes = False, 0
+        pushes += any(push.worker == 1 for push in report.pushes)
+        if pushes < PUSHES_BETWEEN:
+            continue
+        while engine._down:  # behind a barrier, worker 0 does the blocks meanwhile
+            time.sleep(0.01)
+        if not phases:
+            engine.stop()
+            continue
+        connection.send(("ready", phases.pop(0), is_free))
+        connection.recv()
+        is_asked = True
+    return reports
+
+
+def wrongly_counted(state):
+    """The places of the batches that the servers have not taken exactly once, as far as the workers have come."""
+    first = Layout(CountingModel.parameters).offsets[-2]
+    counts = -state.vectors["parameters"][first : first + PLACES] / RATE
+    if "received" in state.vectors:
+        counts = counts + state.vectors["received"][first : first + PLACES]
+    expected = np.zeros(PLACES)
+    for number, worker in enumerate(state.counters["workers"]):
+        expected[number : worker["step"] * WORKERS : WORKERS] = 1
+    return np.flatnonzero(np.abs(counts - expected) > 1e-6).tolist()
