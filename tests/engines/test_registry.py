@@ -86,7 +86,7 @@ def test_pieces_need_a_gradient_that_is_pushed_alone(row, shared, fault):
 
 def test_ranks_need_somebody_who_starts_them():
     pytest.importorskip("horovod")
-    with pytest.raises(UserError, match="horovodrun -np 3"):
+    with pytest.raises(UserError, match="horovodrun --gloo -np 3"):
         find_place("horovod", RankSettings(workers=3), "sync", {})
 
 
