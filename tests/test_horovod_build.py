@@ -1,6 +1,8 @@
 """Horovod, as tools/build_horovod builds it: two processes on this machine sum their vectors."""
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -50,7 +52,27 @@ def test_two_processes_sum_their_vectors(tmp_path):
     assert lines == [f"rank {rank} of 2: [0.0, 3.0, 6.0, 9.0] [0.0, 6.0, 12.0, 18.0]" for rank in range(2)]
 
 
-def test_the_build_is_with_gloo_alone():
+def test_the_label_says_whether_the_build_has_mpi_beside_gloo():
     import horovod.tensorflow as hvd
 
-    assert (hvd.gloo_built(), hvd.mpi_built(), bool(hvd.nccl_built())) == (True, False, False)
+    has_mpi = installation.installed_version("horovod").endswith(installation.MPI_LABEL)
+    assert (hvd.gloo_built(), hvd.mpi_built(), bool(hvd.nccl_built())) == (True, has_mpi, False)
+
+
+@pytest.mark.parametrize("has_mpi", [True, False])
+def test_what_is_built_follows_the_mpi_compiler(monkeypatch, tmp_path, has_mpi):
+    """And a wheel of the one kind is never taken for one of the other."""
+    build = runpy.run_path(str(installation.ROOT / "tools" / "build_horovod"))
+    monkeypatch.setattr(build["shutil"], "which", lambda name: "/bin/mpicxx" if has_mpi else None)
+    monkeypatch.setitem(build["cached_wheel"].__globals__, "CACHE", tmp_path)
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    names = [f"horovod-{installation.wanted_horovod()}{label}-{tag}-x.whl" for label in ("", installation.MPI_LABEL)]
+    (tmp_path / names[not has_mpi]).touch()
+    assert build["cached_wheel"]() is None
+    (tmp_path / names[has_mpi]).touch()
+    assert build["cached_wheel"]() == tmp_path / names[has_mpi]
+    environment = build["build_environment"]()
+    assert {name for name in environment if re.fullmatch("HOROVOD_WITH(OUT)?_MPI", name)} == {
+        "HOROVOD_WITH_MPI" if has_mpi else "HOROVOD_WITHOUT_MPI"
+    }
+    assert f"+{environment['HOROVOD_LOCAL_VERSION']}-" in names[has_mpi]

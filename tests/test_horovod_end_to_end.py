@@ -1,16 +1,19 @@
 """Ranks as real processes: what users see when one of them dies, is silent, or is told to end, and elastic ranks."""
 
 import re
+import shutil
 import signal
 import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.jobs import TRAINING, Job
 from tests.programs import SCRIPTS, command, run
 from tests.test_cluster_end_to_end import updates
+from tfnmt import installation
 from tfnmt.checkpoints import CheckpointStore
 
 RANKS = ("--engine=horovod", "--workers=2")
@@ -46,6 +49,41 @@ def test_silent_rank_ends_everything_and_is_named(launch, silent, other):
     assert code == 75, log
     assert re.search(rf"error: rank {silent} on \S+ has not answered for \d+ s \(--stall_timeout=12\)", log), log
     assert f"rank {other} on" not in log
+    assert "Traceback" not in log
+
+
+@pytest.fixture(name="mpirun")
+def _mpirun(corpus, tmp_path):
+    """Starts two ranks by mpirun, wherever the tests run: as root, on one core."""
+    if shutil.which("mpirun") is None or not installation.installed_version("horovod").endswith(installation.MPI_LABEL):
+        pytest.fail("mpirun is missing, or Horovod is built without MPI. Run: tools/set_up --tests")
+    words = ["mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none"]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=ring_allreduce"]
+    return lambda *flags: Job(tmp_path / "run", [*words, *command("train", *common, *flags)], root)
+
+
+def test_ranks_of_mpirun_equal_those_of_gloo(corpus, tmp_path, mpirun):
+    """To the last bit: the sum of two has one order."""
+    limits = ["--evaluate_every_updates=2", "--max_updates=4"]
+    code, log = mpirun(*limits).end()
+    assert code == 0, log
+    assert log.count("Strategy: ring_allreduce, adam; 2 ranks") == 1, log
+    flags = [f"--data={corpus}", f"--run_directory={tmp_path / 'gloo'}", "--strategy=ring_allreduce", *limits]
+    run("launch", *TRAINING, *RANKS, *flags)
+    stores = [CheckpointStore(tmp_path / name / "checkpoints") for name in ("run", "gloo")]
+    halfway, mpi, gloo = (store.load(update).parameters for store, update in zip([stores[0], *stores], (2, 4, 4)))
+    assert all(np.array_equal(mpi[name], gloo[name]) for name in gloo)
+    assert not all(np.array_equal(mpi[name], halfway[name]) for name in gloo)
+
+
+def test_killed_rank_ends_all_that_mpirun_started(mpirun):
+    job = mpirun()
+    job.wait_for("update 8 ")
+    job.signal(signal.SIGKILL, "OMPI_COMM_WORLD_RANK=1")
+    code, log = job.end()
+    assert code == 128 + signal.SIGKILL, log
+    assert re.search(r"process rank 1 with PID \d+ on node \S+ exited on signal 9", log), log
     assert "Traceback" not in log
 
 
@@ -93,7 +131,7 @@ def _with_own_path():
 def test_command_for_ranks_on_other_hosts(tmp_path):
     flags = ["--strategy=bmuf", f"--data={tmp_path}", f"--run_directory={tmp_path / 'run'}"]
     printed, _ = run("launch", *RANKS, *flags, "--print_commands", "--max_restarts", "7")
-    words = ["horovodrun -np 2 -H HOST:RANKS,... tfnmt-train --engine=horovod", *flags]
+    words = ["horovodrun --gloo -np 2 -H HOST:RANKS,... tfnmt-train --engine=horovod", *flags]
     assert printed.splitlines() == [" ".join(words)]
 
 
@@ -110,6 +148,6 @@ def test_what_cannot_run_on_ranks_is_refused(corpus, tmp_path):
     _, log = run("launch", *common, *RANKS, "--strategy=async", expect=2)
     assert log.count("error: --strategy=async: has no barrier") == 1
     _, log = run("train", *common, *RANKS, "--strategy=sync", expect=2)
-    assert "horovodrun -np 2" in log
+    assert "horovodrun --gloo -np 2" in log
     _, log = run("train", *common, "--strategy=ring_allreduce", "--workers=2", expect=2)
     assert "--strategy=ring_allreduce: has no parameter servers; use --engine=horovod" in log

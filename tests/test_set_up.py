@@ -89,6 +89,44 @@ def test_a_failure_shows_its_cause_and_is_repeated(project):
     assert _set_up(project).returncode == 0
 
 
+@pytest.fixture(name="path")
+def _path(project: Path) -> str:
+    """A PATH without MPI, whose apt-get takes notes and installs it, unless told to fail."""
+    commands = project / "commands"
+    commands.mkdir()
+    for name in ("bash", "sh", "cat", "dirname", "flock", "grep", "mkdir", "rm", "sha256sum", "sleep", "tail", "wc"):
+        (commands / name).symlink_to(shutil.which(name))
+    apt = '#!/bin/sh\necho "pip $*" >>calls\n[ ! -e offline ] || exit 100\ncase $1 in install) cd commands\n'
+    _script(commands / "apt-get", f"{apt}cp apt-get mpicxx; cp apt-get mpirun ;; esac\n")
+    _script(commands / "sudo", '#!/bin/sh\n[ "$1" = -v ] || { shift; exec "$@"; }\n')
+    (commands / "cp").symlink_to(shutil.which("cp"))
+    return str(commands)
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_mpi_is_installed_for_the_tests_alone_and_once(project, path):
+    assert (_set_up(project, PATH=path).returncode, _calls(project)) == (0, 2)
+    first = _set_up(project, "--tests", PATH=path)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "Installing Debian packages openmpi-bin libopenmpi-dev: done in " in first.stdout
+    _calls(project)
+    second = _set_up(project, "--tests", PATH=path)
+    assert (second.returncode, _calls(project)) == (0, 0)
+
+
+def test_where_mpi_cannot_be_installed_set_up_goes_on(project, path):
+    (project / "offline").touch()
+    result = _set_up(project, "--tests", PATH=path)
+    assert result.returncode == 0
+    assert "Reading Debian's package lists failed (exit code 100)" in result.stderr
+    assert "  Going on without MPI: " in result.stdout
+    assert "  Everything is in place in .venv" in result.stdout
+
+
 def test_an_unsuitable_python_is_refused(project):
     shutil.rmtree(project / ".venv")
     refused = _set_up(project, PYTHON="/bin/false")
@@ -107,6 +145,12 @@ def test_the_scripts_parse(name):
     subprocess.run(["bash", "-n", installation.ROOT / "tools" / name], check=True)
 
 
-def test_horovod_is_checked_without_building_it():
+@pytest.mark.parametrize("has_mpi", [True, False])
+def test_horovod_is_checked_without_building_it(tmp_path, has_mpi):
+    """It has MPI where there is one to build with, and only there: then it is built anew, once."""
+    if has_mpi:
+        (tmp_path / "mpicxx").touch(0o755)
     command = [sys.executable, installation.ROOT / "tools/build_horovod", "--check"]
-    assert subprocess.run(command, timeout=60).returncode == (installation.horovod_fault() is not None)
+    wanted = f"{installation.wanted_horovod()}{installation.MPI_LABEL if has_mpi else ''}"
+    is_there = installation.horovod_fault() is None and installation.installed_version("horovod") == wanted
+    assert subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, timeout=60).returncode == (not is_there)

@@ -107,7 +107,7 @@ def _tensorflow_text() -> Finding:
 
 
 def horovod() -> Iterator[Finding]:
-    """Whether Horovod is there and was built against the TensorFlow that runs."""
+    """Whether Horovod is there and was built against the TensorFlow that runs, and in what its ranks can talk."""
     if fault := installation.horovod_fault():
         text = f"{fault}; only --engine=horovod and the tests need it"
         yield Finding("Horovod", NOTE, text, installation.HOROVOD_COMMAND)
@@ -118,7 +118,11 @@ def horovod() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("Horovod", NOTE, f"does not load: {error}", installation.HOROVOD_COMMAND)
         return
-    yield Finding("Horovod", GOOD, f"{installation.installed_version('horovod')} with {_transports(hvd)}")
+    text = f"{installation.installed_version('horovod')} with {_transports(hvd)}"
+    if hvd.mpi_built():
+        yield Finding("Horovod", GOOD, text)
+    else:
+        yield Finding("Horovod", NOTE, f"{text}; only mpirun needs MPI", installation.HOROVOD_COMMAND)
 
 
 def _transports(hvd: ModuleType) -> str:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 HOROVOD_VERSION = "0.28.1"
 HOROVOD_COMMAND = "tools/set_up --tests"
+MPI_LABEL = ".mpi"
+"""How the version of a Horovod that has MPI beside Gloo ends."""
 
 
 class Requirement(NamedTuple):
@@ -118,7 +120,10 @@ def _padded(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[tuple[int, .
 
 
 def wanted_horovod() -> str | None:
-    """The Horovod version, labelled with the TensorFlow that it is built against; None without a TensorFlow."""
+    """The Horovod version, labelled with the TensorFlow that it is built against; None without a TensorFlow.
+
+    With MPI or without it, it runs.
+    """
     tensorflow = installed_version("tensorflow")
     return f"{HOROVOD_VERSION}+tf{tensorflow}" if tensorflow else None
 
@@ -130,7 +135,7 @@ def horovod_fault() -> str | None:
         return "Horovod is not installed"
     if wanted is None:
         return "Horovod needs TensorFlow, which is not installed"
-    if installed != wanted:
+    if installed.removesuffix(MPI_LABEL) != wanted:
         return (
             f"Horovod {installed} is installed, {wanted} is wanted: it runs only with the TensorFlow it was built for"
         )

@@ -18,6 +18,9 @@ from tfnmt.cluster.rank_launch import rank_tasks
             {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
             (3, 4, 4),
         ),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "1"}, (1, 2, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "PMIX_RANK": "1"}, None),  # maybe a worker of a cluster
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, None),
     ],
 )
 def test_launchers(environment, expected):
@@ -29,12 +32,14 @@ def test_elastic_launcher():
     assert not is_elastic({"HOROVOD_RANK": "0"})
 
 
-def test_ranks_share_the_cores(monkeypatch):
+@pytest.mark.parametrize("bound_to, threads", [(range(8), 2), ({5}, 1)])
+def test_ranks_share_the_cores(monkeypatch, bound_to, threads):
     assert threads_of_rank() is None
     monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: bound_to)
     for name, value in (("RANK", "0"), ("SIZE", "3"), ("LOCAL_SIZE", "3")):
         monkeypatch.setenv(f"HOROVOD_{name}", value)
-    assert threads_of_rank() == 2
+    assert threads_of_rank() == threads
 
 
 def test_ending_in_silence_waits_for_the_one_that_speaks(monkeypatch):

@@ -1,11 +1,14 @@
-"""What a rank makes of an exchange that fails."""
+"""What a rank makes of an exchange that fails, and of a Horovod that does not load."""
+
+import sys
 
 import pytest
 import tensorflow as tf
 
+from tfnmt.cluster import ranks as module
 from tfnmt.cluster.pulse import Pulse
-from tfnmt.cluster.ranks import Ranks, RegroupError
-from tfnmt.errors import LostError
+from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
+from tfnmt.errors import LostError, UserError
 
 SHUT_DOWN = tf.errors.UnknownError(None, None, "Horovod has been shut down.")
 OWN = [
@@ -45,3 +48,17 @@ def test_own_errors_are_nobody_s_loss(ranks, error, elastic):
     ranks._elastic = elastic
     with pytest.raises(type(error), match="a bad record"):
         ranks.run(fail, error)
+
+
+def test_horovod_without_its_libraries(monkeypatch, tmp_path):
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").touch()
+    (tmp_path / "horovod" / "tensorflow.py").write_text(
+        "import tensorflow as tf\nraise tf.errors.NotFoundError(None, None, 'libmpi.so.40: cannot open')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "horovod"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(module, "require_horovod", lambda: None)
+    with pytest.raises(UserError, match=r"Horovod does not load: libmpi.so.40: cannot open\. Run: tools/set_up"):
+        Ranks(RankSettings())

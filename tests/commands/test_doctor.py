@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -62,6 +63,24 @@ def test_training_needs_no_horovod(monkeypatch):
     monkeypatch.setattr(installation, "horovod_fault", lambda: "Horovod is not installed")
     (finding,) = diagnosis.horovod()
     assert (finding.state, finding.remedy) == (NOTE, installation.HOROVOD_COMMAND)
+
+
+@pytest.mark.parametrize(
+    ("mpi", "expected"),
+    [
+        (True, (GOOD, "0.28 with Gloo, MPI, no NCCL", "")),
+        (False, (NOTE, "0.28 with Gloo, no MPI, no NCCL; only mpirun needs MPI", installation.HOROVOD_COMMAND)),
+    ],
+)
+def test_how_to_get_mpi(monkeypatch, mpi, expected):
+    built = {"gloo_built": lambda: True, "mpi_built": lambda: mpi, "nccl_built": lambda: 0}
+    module = types.SimpleNamespace(**built)
+    monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=module))
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", module)
+    monkeypatch.setattr(installation, "horovod_fault", lambda: None)
+    monkeypatch.setattr(installation, "installed_version", lambda name: "0.28")
+    (finding,) = diagnosis.horovod()
+    assert (finding.state, finding.text, finding.remedy) == expected
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_averaged_slots_do_not_fit_in_16_bits(compression, slots, fault):
 
 def test_ranks_need_somebody_who_starts_them():
     pytest.importorskip("horovod")
-    with pytest.raises(UserError, match="horovodrun -np 3"):
+    with pytest.raises(UserError, match="horovodrun --gloo -np 3"):
         find_place("horovod", RankSettings(workers=3), "sync", {})
 
 

@@ -20,10 +20,14 @@ class Launched(NamedTuple):
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """How horovodrun or Open MPI's mpirun have started this process; None when neither has."""
+    """How horovodrun or mpirun have started this process; None when neither has.
+
+    Slurm's srun is not among them: what it sets is there for the tasks of a cluster, too.
+    """
     for names in (
         ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),  # MPICH's and Intel's
     ):
         if all(name in environment for name in names):
             return Launched(*(int(environment[name]) for name in names))
@@ -31,9 +35,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
 
 
 def threads_of_rank() -> int | None:
-    """This rank's part of the machine's cores; None for all of them."""
-    found = launched()
-    return max(1, (os.cpu_count() or 1) // found.local_size) if found else None
+    """This rank's part of the machine's cores, of those that mpirun has bound it to; None for all of them."""
+    if (found := launched()) is None:
+        return None
+    return max(1, min((os.cpu_count() or 1) // found.local_size, len(os.sched_getaffinity(0))))
 
 
 def require_horovod() -> None:

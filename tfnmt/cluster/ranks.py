@@ -2,17 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tfnmt import installation
 from tfnmt.cluster.addresses import LOOPBACK
 from tfnmt.cluster.elasticity import Elasticity, is_elastic
 from tfnmt.cluster.launched import end_in_silence, launched, require_horovod
@@ -35,7 +38,7 @@ _REFUSED = 2
 class RankSettings(StallSettings):
     """Ranks that reduce among themselves, on Horovod."""
 
-    workers: int = setting(1, "Ranks that tfnmt-launch starts; under horovodrun, its -np counts.", minimum=1)
+    workers: int = setting(1, "Ranks that tfnmt-launch starts; horovodrun and mpirun count theirs.", minimum=1)
     compression: str = setting(
         "none", "Type of number in which payloads travel; none for that of the parameters.", choices=("none", HALF)
     )
@@ -88,30 +91,35 @@ class Ranks:
         """Meets the other ranks.
 
         Raises:
-          UserError: Horovod is missing or does not fit, or nobody has started the other ranks.
+          UserError: Horovod is missing or does not fit, nobody has started the other ranks, or it cannot talk to them.
         """
         require_horovod()
         found = launched()
         if found is None and settings.workers > 1:
             raise UserError(
                 f"--workers={settings.workers}: a single process was started; start all ranks with tfnmt-launch, or "
-                f"with: horovodrun -np {settings.workers} tfnmt-train ..."
+                f"with: horovodrun --gloo -np {settings.workers} tfnmt-train ..."
             )
         # Who is silent is found out here, by name; Horovod would name tensors, and give up sooner.
         os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(int(settings.stall_timeout) + 60))
-        import horovod.tensorflow as hvd
-
-        self._hvd, self._settings = hvd, settings
+        self._hvd, self._settings = _load_horovod(), settings
         self._elastic = Elasticity() if is_elastic() else None
-        near = found is None or found.local_size == found.size or os.environ.get("HOROVOD_GLOO_IFACE") == "lo"
-        own_name = os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
-        self._pulse = Pulse(LOOPBACK if near and not self._elastic else own_name)
         self._meet()
         if found is not None and found.size != self.size and not self._elastic:
+            if found.rank:
+                end_in_silence(_REFUSED)
             raise UserError(
-                "--engine=horovod: this Horovod cannot talk to the ranks that mpirun has started; use horovodrun."
+                "--engine=horovod: this Horovod cannot talk to the ranks that mpirun has started: it was built without "
+                f"MPI, or with another one. Run: {installation.HOROVOD_COMMAND}, or use horovodrun --gloo."
             )
+
+    @functools.cached_property
+    def _pulse(self) -> Pulse:
+        """This rank's pulse; whether others than this machine's must feel it is known once the ranks have met."""
+        near = self._hvd.local_size() == self.size or os.environ.get("HOROVOD_GLOO_IFACE") == "lo"
+        own_name = os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
+        return Pulse(LOOPBACK if near and not self._elastic else own_name)
 
     def _meet(self) -> None:
         while True:
@@ -295,3 +303,14 @@ class Ranks:
                 self._answered[rank] = now
             found.append((rank, *(pulse or (now - self._answered[rank], 0.0))))
         return found
+
+
+def _load_horovod() -> ModuleType:
+    """Horovod, once its library has found those that it needs."""
+    try:
+        import horovod.tensorflow as hvd
+    except tf.errors.NotFoundError as error:  # of MPI, say, which somebody has removed
+        raise UserError(
+            f"--engine=horovod: Horovod does not load: {error.message}. Run: {installation.HOROVOD_COMMAND}"
+        ) from error
+    return hvd

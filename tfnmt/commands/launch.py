@@ -75,7 +75,7 @@ def _print_commands(engine: ClusterSettings | RankSettings) -> None:
     ours = [field.name for field in dataclasses.fields(SupervisionSettings)]
     if isinstance(engine, RankSettings):
         words = _without(sys.argv[1:], [*ours, "workers"])
-        print(f"horovodrun -np {engine.workers} -H HOST:RANKS,... tfnmt-train {shlex.join(words)}")
+        print(f"horovodrun --gloo -np {engine.workers} -H HOST:RANKS,... tfnmt-train {shlex.join(words)}")
         return
     if not engine.worker_hosts:
         raise UserError("--print_commands: needs --chief_hosts, --worker_hosts and --ps_hosts.")
