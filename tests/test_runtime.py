@@ -69,6 +69,27 @@ def test_standard_error_comes_back_and_what_was_written_is_kept(capfd):
     assert capfd.readouterr().err.endswith("afterwards\n")
 
 
+def test_streams_have_a_core_each():
+    result = _run(
+        "from tfnmt import runtime\n"
+        "runtime.prepare(3, in_streams=True)\n"
+        "import tensorflow as tf\n"
+        "print(runtime.streams(), tf.config.threading.get_intra_op_parallelism_threads())\n"
+    )
+    assert (result.stdout, result.stderr) == ("3 1\n", "")
+
+
+@pytest.mark.parametrize("threads, in_streams", [(2, False), (runtime.MOST_STREAMS + 1, True)])
+def test_elsewhere_an_operation_has_every_core(threads, in_streams):
+    result = _run(
+        "from tfnmt import runtime\n"
+        f"runtime.prepare({threads}, in_streams={in_streams})\n"
+        "import tensorflow as tf\n"
+        "print(runtime.streams(), tf.config.threading.get_intra_op_parallelism_threads())\n"
+    )
+    assert (result.stdout, result.stderr) == (f"1 {threads}\n", "")
+
+
 def test_the_number_of_threads_cannot_change():
     runtime.prepare()
     runtime.prepare(2)

@@ -18,6 +18,11 @@ class Batch(NamedTuple):
     position: tf.Tensor  # int64 [3]: epoch, pool and batch; the reader resumes behind it
 
 
+def part_of(batch: Batch, number: int, parts: int) -> Batch:
+    """Every `parts`-th sentence pair of a batch from `number` on; there may be none."""
+    return batch._replace(source_ids=batch.source_ids[number::parts], target_ids=batch.target_ids[number::parts])
+
+
 def is_token(ids: tf.Tensor) -> tf.Tensor:
     """True where `ids` holds a token rather than padding; the shape of `ids`."""
     return tf.not_equal(ids, PAD_ID)

@@ -49,7 +49,7 @@ def machine() -> Iterator[Finding]:
     remedy = "" if supported else "PYTHON=/path/to/python3.11 tools/set_up"
     yield Finding("Python", GOOD if supported else FAULT, f"{platform.python_version()} ({sys.executable})", remedy)
     yield Finding("System", GOOD if sys.platform == "linux" else NOTE, f"{_system_name()}, {platform.machine()}")
-    yield Finding("Cores", GOOD, str(_cores()))
+    yield Finding("Cores", GOOD, str(runtime.usable_cores()))
     yield _instructions()
     yield _amount("Memory", _memory_bytes(), SMALL_MEMORY_BYTES, "the small models want 4 GB")
     yield _amount("Disk", shutil.disk_usage(".").free, SMALL_DISK_BYTES, "a run with its corpus may want 5 GB")
@@ -181,10 +181,6 @@ def _instructions() -> Finding:
 def _instruction_sets(lines: Iterable[str]) -> list[str]:
     words = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
     return [name for name in VECTOR_SETS if name in words]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

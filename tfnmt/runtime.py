@@ -67,38 +67,58 @@ def _import_tensorflow() -> Exception | None:
     return None
 
 
+MOST_STREAMS = 8
+"""Cores up to which each operation stays on one; a batch cut into more parts would be a small one for each."""
+
 start_error = _import_tensorflow()
-_prepared_threads: list[int | None] = []
+_prepared: list[tuple[int | None, int]] = []  # threads and streams
 
 
-def prepare(threads: int | None = None) -> None:
+def prepare(threads: int | None = None, *, in_streams: bool = False) -> None:
     """Makes the devices ready; every command that computes calls it before it makes a tensor.
 
     Args:
-      threads: cores that one operation may use; None for all of them.
+      threads: cores to compute on; None for all of them.
+      in_streams: whether the work comes in `streams()` at a time, so that no operation needs more than one core:
+        nothing then waits for the slower half of an operation, nor while one of a single core runs.
 
     Raises:
       RuntimeError: it was called before with another number of threads.
     """
-    if _prepared_threads:
-        if threads not in (None, _prepared_threads[0]):
-            raise RuntimeError(f"TensorFlow runs with {_prepared_threads[0]} threads already, not with {threads}.")
+    if _prepared:
+        if threads not in (None, _prepared[0][0]):
+            raise RuntimeError(f"TensorFlow runs with {_prepared[0][0]} threads already, not with {threads}.")
         return
     keep_freed_memory()
     with _quietly():
-        _start_devices(threads)
-    _prepared_threads.append(threads)
+        _prepared.append((threads, _start_devices(threads, in_streams)))
 
 
-def _start_devices(threads: int | None) -> None:
+def streams() -> int:
+    """How many streams of operations keep the cores busy; 1 where one operation has all of them, or a GPU."""
+    return _prepared[0][1] if _prepared else 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_devices(threads: int | None, in_streams: bool) -> int:
+    """Starts them; how many streams they are ready for."""
     import tensorflow as tf
 
-    if threads is not None:
+    cores, gpus = threads or usable_cores(), tf.config.list_physical_devices("GPU")
+    found = cores if in_streams and not gpus and cores <= MOST_STREAMS else 1
+    if found > 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    elif threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    for device in tf.config.list_physical_devices("GPU"):
+    for device in gpus:
         # A process takes the memory that it needs rather than all that there is: several may share the device.
         tf.config.experimental.set_memory_growth(device, True)
     tf.add(1.0, 1.0)
+    return found
 
 
 def keep_freed_memory() -> None:

@@ -36,6 +36,7 @@ def build(
     schedule=CONSTANT,
     dtype=tf.float64,
     options=None,
+    streams=1,
     **settings,
 ):
     """An engine of class `engine` that trains the toy model, or a like one, by `row`.
@@ -48,7 +49,7 @@ def build(
     layout = Layout(model.parameters, shards=servers)
     trained = phases(strategy, row, workers, optimizer)
     make_batches = batches if callable(batches) else toy.dataset(batches)
-    recipe = Recipe(model, layout, trained, schedule, strategy, make_batches, dtype)
+    recipe = Recipe(model, layout, trained, schedule, strategy, make_batches, dtype, streams)
     return engine(recipe, **(options or {}))
 
 

@@ -10,6 +10,7 @@ from tensorflow.python.framework import op_callbacks
 
 from graphs.forward_backward import forward_backward
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, Batch
+from tfnmt.engines.streams import in_streams
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 
@@ -117,6 +118,16 @@ class ModelContract:
         ]
         for total, first, second in zip(*(tf.nest.flatten(part) for part in (whole, *halves))):
             np.testing.assert_allclose(total, first + second, rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize("streams", [2, 4])
+    def test_parts_side_by_side_sum_to_the_whole(self, model, layout, streams):
+        """Four streams of three sentences: one of them has nothing to do."""
+        parameters, batch = self.parameters(layout), make_batch()
+        cut = tf.function(lambda vector: forward_backward(in_streams(model.loss, streams), layout, vector, batch, None))
+        for total, parts in zip(
+            *map(tf.nest.flatten, (self.gradient(model, layout, parameters, batch), cut(parameters)))
+        ):
+            np.testing.assert_allclose(total, parts, rtol=1e-9, atol=1e-10)
 
     def test_loss_is_that_of_the_log_probabilities(self, model, layout):
         views, batch = layout.unpack(self.parameters(layout)), make_batch()

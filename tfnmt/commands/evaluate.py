@@ -121,7 +121,7 @@ def _translate(
     trained_settings: TrainedSettings, decoding: DecodingSettings, sources: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """The names of the models and the best translation of each line."""
-    runtime.prepare(trained_settings.threads or None)
+    runtime.prepare(trained_settings.threads or None, in_streams=True)
     trained = load(trained_settings)
     with Progress("Translating", len(sources), "sentences") as progress:
         found = trained.translator(decoding).translate(

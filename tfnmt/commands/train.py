@@ -31,7 +31,15 @@ from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.registry import ENGINES, EngineSettings, Place, build_engine, find_place, refuse_unsuitable
+from tfnmt.engines.registry import (
+    ENGINES,
+    EngineSettings,
+    Place,
+    build_engine,
+    find_place,
+    is_cluster,
+    refuse_unsuitable,
+)
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
@@ -149,8 +157,10 @@ def main() -> None:
 
 def _main(*all_settings) -> int:
     settings = Settings(*all_settings)
-    runtime.prepare(settings.run.threads or threads_of_rank())
-    place = find_place(settings.run.engine, settings.engine, settings.strategy.strategy)
+    where = settings.run.engine, settings.engine, settings.strategy.strategy
+    # A cluster's workers compute what the chief has traced, whose number of cores may be another.
+    runtime.prepare(settings.run.threads or threads_of_rank(), in_streams=not is_cluster(*where))
+    place = find_place(*where)
     if place.ranks is None:
         _refuse_unsuitable(settings, place)
         if place.cluster is not None and place.cluster.job != CHIEF:
@@ -291,7 +301,15 @@ def _recipe(settings: Settings, place: Place, parts: _Parts) -> Recipe:
         )
 
     trained = phases(settings.strategy, settings.row, place.workers, settings.optimizer)
-    return Recipe(parts.model, parts.layout, trained, settings.schedule, settings.strategy, make_batches)
+    return Recipe(
+        parts.model,
+        parts.layout,
+        trained,
+        settings.schedule,
+        settings.strategy,
+        make_batches,
+        streams=runtime.streams(),
+    )
 
 
 def _train(

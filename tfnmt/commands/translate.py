@@ -53,7 +53,7 @@ def main() -> None:
 
 def _main(trained_settings: TrainedSettings, settings: TranslateSettings, decoding: DecodingSettings) -> None:
     total = count_lines(settings.input)
-    runtime.prepare(trained_settings.threads or None)
+    runtime.prepare(trained_settings.threads or None, in_streams=True)
     trained = load(trained_settings)
     translator = trained.translator(decoding)
     by_hand = settings.input == STANDARD and sys.stdin.isatty()

@@ -43,7 +43,9 @@ class DecodingSettings:
     decoding_batch_tokens: int = setting(
         4096, "Source positions, padding included, that are translated at once, at most.", minimum=1, may_change=True
     )
-    concurrent_batches: int = setting(2, "Batches translated at the same time.", minimum=1, may_change=True)
+    concurrent_batches: int | None = setting(
+        None, "Batches translated at the same time; empty for one a core, but two at least.", minimum=1, may_change=True
+    )
 
     def faults(self) -> list[str]:
         """What contradicts itself."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfnmt import runtime
 from tfnmt.batch import PAD_ID
 from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.decoding.batching import cut_batches, pad
@@ -101,7 +102,8 @@ class Translator:
             return list(self._hypotheses(found, [len(sentences[place]) for place in places], with_attention))
 
         # One batch has many small operations that use one core each: batches side by side keep all of them busy.
-        executor = concurrent.futures.ThreadPoolExecutor(self.settings.concurrent_batches)
+        side_by_side = self.settings.concurrent_batches or max(2, runtime.streams())
+        executor = concurrent.futures.ThreadPoolExecutor(side_by_side)
         try:
             batches = self._batches(sentences)
             for places, translated in zip(batches, executor.map(translate_batch, batches)):

@@ -26,6 +26,7 @@ class Recipe:
       settings: what all strategies share.
       make_batches: the readers.
       dtype: of the parameters.
+      streams: parts of a batch that are computed side by side; see `runtime.streams`.
     """
 
     model: Model
@@ -35,3 +36,4 @@ class Recipe:
     settings: StrategySettings
     make_batches: MakeBatches
     dtype: tf.DType = tf.float32
+    streams: int = 1

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tfnmt import runtime
 from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster, is_distributed
 from tfnmt.cluster.launched import launched
 from tfnmt.cluster.ranks import HALF, Ranks, RankSettings
@@ -82,20 +83,28 @@ class Place(NamedTuple):
         return f"{self.workers} {kind[self.engine]}worker{'s' if self.workers > 1 else ''}, {servers}"
 
 
+def is_cluster(
+    engine: str, settings: EngineSettings, strategy: str, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Whether this run has tasks that exchange through TensorFlow's servers; AUTO has none for one worker alone."""
+    if not isinstance(settings, ClusterSettings):
+        return False
+    alone = strategy == "single" and settings.workers == 1 and not is_distributed(settings, environment)
+    return engine == CLUSTER or not alone
+
+
 def find_place(
     engine: str, settings: EngineSettings, strategy: str, environment: Mapping[str, str] = os.environ
 ) -> Place:
     """What `--engine` means for this run; AUTO is LOCAL for one worker that has nobody to exchange with."""
     if isinstance(settings, SimulationSettings):
         return Place(SIMULATED, settings.workers, settings.parameter_servers)
-    if isinstance(settings, LocalSettings):
-        return Place(LOCAL, 1, 1)
     if isinstance(settings, RankSettings):
         ranks = Ranks(settings)
         return Place(HOROVOD, ranks.size, 1, ranks=ranks)
-    alone = strategy == "single" and settings.workers == 1 and not is_distributed(settings, environment)
-    if engine == AUTO and alone:
-        return Place(LOCAL, 1, 1)
+    if not is_cluster(engine, settings, strategy, environment):
+        return Place(LOCAL, 1, runtime.streams())  # whose shards are updated side by side
+    assert isinstance(settings, ClusterSettings)
     cluster = find_cluster(settings, environment)
     return Place(CLUSTER, len(cluster.workers), len(cluster.servers), cluster)
 

@@ -15,6 +15,7 @@ from graphs.reduce_average import Server
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.streams import in_streams
 from tfnmt.strategies import DELTA, KEEP, RESET, Block, Strategy
 
 WORKER_VECTOR = "worker_"
@@ -72,7 +73,7 @@ class WorkerGraph:
           workers: how many.
           pack: see `forward_backward`.
         """
-        self._pack = pack
+        self._loss, self._pack = in_streams(recipe.model.loss, recipe.streams), pack
         self.strategy = strategy
         self._recipe, self._settings, self._server, self._rates = recipe, recipe.settings, server, rates
         self._functions: dict[Block, Any] = {}
@@ -211,9 +212,7 @@ class WorkerGraph:
 
     def _of_batch(self, replica: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
         batch, waited = _next_batch(batches)
-        gradient_sum, sums = forward_backward(
-            self._recipe.model.loss, self._recipe.layout, replica, batch, seed, self._pack
-        )
+        gradient_sum, sums = forward_backward(self._loss, self._recipe.layout, replica, batch, seed, self._pack)
         counted = Sums(
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,

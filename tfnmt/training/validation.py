@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfnmt import runtime
 from tfnmt.batch import Batch
 from tfnmt.data.files import TextPair, read_pairs
 from tfnmt.data.pipeline import pair_batches
@@ -14,6 +15,7 @@ from tfnmt.data.settings import DataSettings
 from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.decoding.translator import Hypothesis, Translator
+from tfnmt.engines.streams import in_streams
 from tfnmt.evaluation import Scores, evaluate
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
@@ -95,7 +97,7 @@ class Validation:
           settings: how much is translated.
           target_language: decides sacreBLEU's tokenizer.
         """
-        self._model, self._layout, self._settings = model, layout, settings
+        self._loss, self._layout, self._settings = in_streams(model.loss, runtime.streams()), layout, settings
         self._vocabularies, self._target_language = vocabularies, target_language
         self._batches = pair_batches(files, *vocabularies, data).map(lambda indexed: indexed.batch)
         pairs = [pair for file in files for pair in read_pairs(file)][: settings.validation_sentences or None]
@@ -127,7 +129,7 @@ class Validation:
 
         def add(totals: tuple[tf.Tensor, ...], batch: Batch) -> tuple[tf.Tensor, ...]:
             return tuple(
-                total + tf.cast(more, tf.float64) for total, more in zip(totals, self._model.loss(views, batch))
+                total + tf.cast(more, tf.float64) for total, more in zip(totals, self._loss(views, batch, None))
             )
 
         return self._batches.reduce((tf.zeros([], tf.float64),) * 3, add)
