@@ -57,8 +57,10 @@ def test_horovod_without_its_libraries(monkeypatch, tmp_path):
         "import tensorflow as tf\nraise tf.errors.NotFoundError(None, None, 'libmpi.so.40: cannot open')"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "horovod"]:
-        monkeypatch.delitem(sys.modules, name)
+    loaded = [name for name in sys.modules if name.partition(".")[0] == "horovod"]
+    for name in {"horovod", "horovod.tensorflow", *loaded}:
+        monkeypatch.setitem(sys.modules, name, None)  # so that what is imported here is forgotten behind the test
+        del sys.modules[name]
     monkeypatch.setattr(module, "require_horovod", lambda: None)
     with pytest.raises(UserError, match=r"Horovod does not load: libmpi.so.40: cannot open\. Run: tools/set_up"):
         Ranks(RankSettings())
