@@ -217,3 +217,12 @@ def test_help_shows_our_flags_by_class_with_defaults(program):
 def test_full_help_shows_the_flags_of_the_libraries_too(program):
     assert "verbosity" not in _run(program, "--help").stdout
     assert "--verbosity" in _run(program, "--helpfull").stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "translate", "evaluate", "score", "average", "corpus", "vocabulary", "doctor"]
+)
+def test_a_command_runs_as_a_module_too(name):
+    result = _run([sys.executable, "-m", f"tfnmt.commands.{name}"], "--no_such_flag")
+    assert "--no_such_flag is not a flag of this command" in result.stderr
+    assert result.returncode == 2

@@ -133,3 +133,7 @@ def _facts(corpus: CorpusSettings, report: Report, splits: Splits) -> dict[str, 
 def _show(corpus: CorpusSettings, languages: tuple[str, str], splits: Splits) -> None:
     sizes = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
     logging.info("%s: %s pairs of %s", corpus.output, sizes, " and ".join(languages))
+
+
+if __name__ == "__main__":
+    main()

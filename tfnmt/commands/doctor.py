@@ -64,3 +64,7 @@ def _line(finding: Finding) -> str:
 
 def _can_train(found: list[Finding]) -> bool:
     return all(finding.state != FAULT for finding in found)
+
+
+if __name__ == "__main__":
+    main()

@@ -392,3 +392,7 @@ def _parameter_table(layout: Layout) -> list[str]:
         "Parameters:",
         *(f"  {group:<32} {count:>12,}" for group, count in groups.items()),
     ]
+
+
+if __name__ == "__main__":
+    main()

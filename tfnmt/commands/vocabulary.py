@@ -53,3 +53,7 @@ def _measure(vocabulary: Vocabulary, lines: Sequence[str]) -> str:
     characters = sum(len(unicodedata.normalize("NFKC", line).replace(" ", "")) for line in lines)
     coverage = 1 - unknown / max(characters, 1)
     return f"{len(pieces) / max(words, 1):.2f} pieces a word, {coverage:.4%} of the characters covered"
+
+
+if __name__ == "__main__":
+    main()
