@@ -40,9 +40,10 @@ class Job:
             )
 
     @classmethod
-    def launched(cls, corpus, directory, *flags):
-        """One of tfnmt-launch's."""
-        return cls(directory, command("launch", *TRAINING, f"--data={corpus}", f"--run_directory={directory}", *flags))
+    def launched(cls, corpus, directory, *flags, program=None):
+        """One of tfnmt-launch's, started as `program` where that is given."""
+        program = program or command("launch")
+        return cls(directory, [*program, *TRAINING, f"--data={corpus}", f"--run_directory={directory}", *flags])
 
     def wait_for(self, text):
         """Returns once the log has `text`."""
@@ -75,7 +76,7 @@ class Job:
                 continue
             ours = f"--run_directory={self.directory}" in words
             ours |= f"--flagfile={self.directory / 'logs' / 'launch.flags'}" in words
-            is_task = any(word.endswith("tfnmt-train") for word in words[:2])
+            is_task = any(word.endswith(("tfnmt-train", "tfnmt.commands.train")) for word in words[:3])
             if ours and is_task and int(process.name) != self._process.pid:
                 found[int(process.name)] = {*words, *environment}
         return found

@@ -15,7 +15,7 @@ from tfnmt.checkpoints import CheckpointStore
 
 @pytest.fixture(name="launch")
 def _launch(corpus, tmp_path):
-    return lambda *flags: Job.launched(corpus, tmp_path / "run", *flags)
+    return lambda *flags, **program: Job.launched(corpus, tmp_path / "run", *flags, **program)
 
 
 def updates(directory):
@@ -23,8 +23,9 @@ def updates(directory):
 
 
 def test_killed_worker_is_replaced_behind_a_barrier(launch):
-    """Another does its block until it is back; nothing that is not finite appears."""
-    job = launch("--strategy=sync", "--workers=2", "--max_updates=100")
+    """Another does its block until it is back; nothing that is not finite appears. The launcher runs as a module."""
+    module = (sys.executable, "-m", "tfnmt.commands.launch")
+    job = launch("--strategy=sync", "--workers=2", "--max_updates=100", program=module)
     job.wait_for("update 16 ")
     job.signal(signal.SIGKILL, "--job_name=worker", "--task_index=1")
     code, log = job.end()

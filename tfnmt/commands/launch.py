@@ -50,8 +50,14 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
         flagfile = logs / "launch.flags"
         logs.mkdir(parents=True, exist_ok=True)
         flagfile.write_text(flagfile_text(*settings))
-        command = [str(Path(sys.argv[0]).with_name("tfnmt-train")), f"--flagfile={flagfile}"]
+        command = [*_tfnmt_train(), f"--flagfile={flagfile}"]
         return Supervisor(lambda: _tasks(engine, logs, command), supervision, (LOST,)).run()
+
+
+def _tfnmt_train() -> list[str]:
+    """The script beside this one, or the module where this one was started as a module."""
+    script = Path(sys.argv[0]).with_name("tfnmt-train")
+    return [str(script)] if script.exists() else [sys.executable, "-m", train.__name__]
 
 
 def _tasks(engine: ClusterSettings | RankSettings, logs: Path, command: Sequence[str]) -> Sequence[Task]:
@@ -97,3 +103,7 @@ def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
         elif not equals and name != "print_commands":
             next(left)  # its value
     return kept
+
+
+if __name__ == "__main__":
+    main()
