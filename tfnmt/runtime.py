@@ -99,6 +99,13 @@ def streams() -> int:
     return _prepared[0][1] if _prepared else 1
 
 
+def streams_on(threads: int) -> int:
+    """How many streams suit so many cores of a machine with these devices: all, up to MOST_STREAMS, or 1."""
+    import tensorflow as tf
+
+    return threads if threads <= MOST_STREAMS and not tf.config.list_physical_devices("GPU") else 1
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -108,13 +115,12 @@ def _start_devices(threads: int | None, in_streams: bool) -> int:
     """Starts them; how many streams they are ready for."""
     import tensorflow as tf
 
-    cores, gpus = threads or usable_cores(), tf.config.list_physical_devices("GPU")
-    found = cores if in_streams and not gpus and cores <= MOST_STREAMS else 1
+    found = streams_on(threads or usable_cores()) if in_streams else 1
     if found > 1:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     elif threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    for device in gpus:
+    for device in tf.config.list_physical_devices("GPU"):
         # A process takes the memory that it needs rather than all that there is: several may share the device.
         tf.config.experimental.set_memory_growth(device, True)
     tf.add(1.0, 1.0)

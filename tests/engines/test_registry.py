@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from tfnmt import runtime
 from tfnmt.cluster.addresses import ClusterSettings
 from tfnmt.cluster.ranks import RankSettings
 from tfnmt.engines.registry import LocalSettings, Place, SimulationSettings, find_place, refuse_unsuitable
@@ -27,7 +28,20 @@ ADAM = OptimizerSettings()
     ],
 )
 def test_place_follows_from_the_flags(engine, settings, strategy, expected):
-    assert find_place(engine, settings, strategy, {})[:3] == expected
+    assert find_place(engine, settings, strategy, environment={})[:3] == expected
+
+
+@pytest.mark.parametrize(
+    "workers, threads, streams",
+    [(1, None, runtime.streams_on(runtime.usable_cores())), (runtime.usable_cores(), None, 1), (1, 2, 2), (3, 2, 2)],
+)
+def test_workers_of_one_machine_share_its_cores(workers, threads, streams):
+    assert find_place("cluster", ClusterSettings(workers=workers), "sync", threads, {}).streams == streams
+
+
+def test_of_other_machines_nobody_knows_the_cores():
+    hosts = {"chief_hosts": ("a:1",), "worker_hosts": ("127.0.0.1:1",), "ps_hosts": ("127.0.0.1:2",)}
+    assert find_place("cluster", ClusterSettings(**hosts), "sync", 2, {}).streams == 1
 
 
 @pytest.mark.parametrize(
@@ -38,7 +52,7 @@ def test_place_follows_from_the_flags(engine, settings, strategy, expected):
     ],
 )
 def test_rows_that_cannot_run_are_refused(settings, row, fault):
-    place = find_place("simulated", settings, "it", {})
+    place = find_place("simulated", settings, "it", environment={})
     with pytest.raises(UserError, match=fault):
         refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))
 
@@ -97,7 +111,7 @@ def test_averaged_slots_do_not_fit_in_16_bits(compression, slots, fault):
 def test_ranks_need_somebody_who_starts_them():
     pytest.importorskip("horovod")
     with pytest.raises(UserError, match="horovodrun --gloo -np 3"):
-        find_place("horovod", RankSettings(workers=3), "sync", {})
+        find_place("horovod", RankSettings(workers=3), "sync", environment={})
 
 
 @pytest.mark.parametrize(
@@ -106,5 +120,5 @@ def test_ranks_need_somebody_who_starts_them():
 )
 def test_rows_that_can_run_are_not(settings, row):
     """The negative control."""
-    place = find_place("simulated", settings, "it", {})
+    place = find_place("simulated", settings, "it", environment={})
     refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))

@@ -80,6 +80,11 @@ class Cluster:
         """Whether this process holds all the tasks."""
         return not self.chief
 
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all tasks are on this machine."""
+        return all(map(is_local, filter(None, (self.chief, *self.workers, *self.servers))))
+
     def specification(self) -> dict[str, list[str]]:
         """TensorFlow's cluster specification."""
         chief = {CHIEF: [self.chief]} if self.chief else {}
@@ -119,6 +124,11 @@ def find_cluster(settings: ClusterSettings, environment: Mapping[str, str] = os.
 def is_distributed(settings: ClusterSettings, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether flags or TF_CONFIG name the tasks of a cluster."""
     return bool(settings.worker_hosts or environment.get("TF_CONFIG"))
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is on this machine's loopback."""
+    return address.rpartition(":")[0] in (LOOPBACK, "localhost")
 
 
 def free_ports(count: int) -> list[int]:

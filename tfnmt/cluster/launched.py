@@ -34,9 +34,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
     return None
 
 
-def threads_of_rank() -> int | None:
+def threads_of_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """This rank's part of the machine's cores, of those that mpirun has bound it to; None for all of them."""
-    if (found := launched()) is None:
+    if (found := launched(environment)) is None:
         return None
     return max(1, min((os.cpu_count() or 1) // found.local_size, len(os.sched_getaffinity(0))))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from tfnmt.cluster.addresses import LOOPBACK
+from tfnmt.cluster.addresses import is_local
 
 _INTERFACE = b"lo"
 
@@ -23,8 +23,7 @@ def keep_to_address(address: str) -> None:
     It needs no privilege (Linux 5.7). When it does not work, or other machines are to come in, a line in the log says
     once that they can.
     """
-    host, _, port = address.rpartition(":")
-    if host not in (LOOPBACK, "localhost") or not _bind_to_loopback(int(port)):
+    if not is_local(address) or not _bind_to_loopback(int(address.rpartition(":")[2])):
         _say_open()
 
 

@@ -14,11 +14,9 @@ import numpy as np
 from absl import logging
 from absl.logging import ERROR, INFO
 
-from tfnmt import runtime
 from tfnmt.checkpoints import CheckpointSettings, CheckpointStore
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.cluster.chief import tasks_of
-from tfnmt.cluster.launched import threads_of_rank
 from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.tasks import serve
 from tfnmt.commands import application, logs
@@ -37,7 +35,6 @@ from tfnmt.engines.registry import (
     Place,
     build_engine,
     find_place,
-    is_cluster,
     refuse_unsuitable,
 )
 from tfnmt.layout import Layout
@@ -79,7 +76,12 @@ class RunSettings:
         choices=tuple(ENGINES),
         may_change=True,
     )
-    threads: int = setting(0, "Cores to compute on; 0 for all.", minimum=0, may_change=True)
+    threads: int = setting(
+        0,
+        "Cores for each process to compute on; 0 for all, or an equal share where workers or ranks have one machine.",
+        minimum=0,
+        may_change=True,
+    )
     dry_run: bool = setting(
         False,
         "Check and build everything, print what would be trained, and exit.",
@@ -157,10 +159,7 @@ def main() -> None:
 
 def _main(*all_settings) -> int:
     settings = Settings(*all_settings)
-    where = settings.run.engine, settings.engine, settings.strategy.strategy
-    # A cluster's workers compute what the chief has traced, whose number of cores may be another.
-    runtime.prepare(settings.run.threads or threads_of_rank(), in_streams=not is_cluster(*where))
-    place = find_place(*where)
+    place = find_place(settings.run.engine, settings.engine, settings.strategy.strategy, settings.run.threads or None)
     if place.ranks is None:
         _refuse_unsuitable(settings, place)
         if place.cluster is not None and place.cluster.job != CHIEF:
@@ -308,7 +307,7 @@ def _recipe(settings: Settings, place: Place, parts: _Parts) -> Recipe:
         settings.schedule,
         settings.strategy,
         make_batches,
-        streams=runtime.streams(),
+        streams=place.streams,
     )
 
 

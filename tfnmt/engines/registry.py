@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tfnmt import runtime
-from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster, is_distributed
-from tfnmt.cluster.launched import launched
+from tfnmt.cluster.addresses import SERVER, WORKER, Cluster, ClusterSettings, find_cluster, is_distributed
+from tfnmt.cluster.launched import launched, threads_of_rank
 from tfnmt.cluster.ranks import HALF, Ranks, RankSettings
 from tfnmt.engines.base import Engine
 from tfnmt.engines.cluster import ClusterEngine
@@ -62,6 +62,7 @@ class Place(NamedTuple):
       engine: LOCAL, CLUSTER, HOROVOD or SIMULATED.
       workers: how many.
       servers: how many.
+      streams: parts of a worker's batch that are computed side by side.
       cluster: who is where; None but for CLUSTER.
       ranks: who is there; None but for HOROVOD.
     """
@@ -69,6 +70,7 @@ class Place(NamedTuple):
     engine: str
     workers: int
     servers: int
+    streams: int = 1
     cluster: Cluster | None = None
     ranks: Ranks | None = None
 
@@ -83,30 +85,52 @@ class Place(NamedTuple):
         return f"{self.workers} {kind[self.engine]}worker{'s' if self.workers > 1 else ''}, {servers}"
 
 
-def is_cluster(
-    engine: str, settings: EngineSettings, strategy: str, environment: Mapping[str, str] = os.environ
-) -> bool:
+def _is_cluster(engine: str, settings: ClusterSettings, strategy: str, environment: Mapping[str, str]) -> bool:
     """Whether this run has tasks that exchange through TensorFlow's servers; AUTO has none for one worker alone."""
-    if not isinstance(settings, ClusterSettings):
-        return False
     alone = strategy == "single" and settings.workers == 1 and not is_distributed(settings, environment)
     return engine == CLUSTER or not alone
 
 
 def find_place(
-    engine: str, settings: EngineSettings, strategy: str, environment: Mapping[str, str] = os.environ
+    engine: str,
+    settings: EngineSettings,
+    strategy: str,
+    threads: int | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Place:
-    """What `--engine` means for this run; AUTO is LOCAL for one worker that has nobody to exchange with."""
+    """What `--engine` means for this run, for which TensorFlow is then ready.
+
+    Args:
+      engine: AUTO is LOCAL for one worker that has nobody to exchange with.
+      settings: of the engine.
+      strategy: by name.
+      threads: cores for each process to compute on; None for all, or a share where workers or ranks have one machine.
+      environment: what launchers tell a process.
+    """
+    if isinstance(settings, ClusterSettings) and _is_cluster(engine, settings, strategy, environment):
+        cluster = find_cluster(settings, environment)
+        return Place(CLUSTER, len(cluster.workers), len(cluster.servers), _prepare_task(cluster, threads), cluster)
+    runtime.prepare(threads or threads_of_rank(environment), in_streams=True)
+    streams = runtime.streams()
     if isinstance(settings, SimulationSettings):
-        return Place(SIMULATED, settings.workers, settings.parameter_servers)
+        return Place(SIMULATED, settings.workers, settings.parameter_servers, streams)
     if isinstance(settings, RankSettings):
         ranks = Ranks(settings)
-        return Place(HOROVOD, ranks.size, 1, ranks=ranks)
-    if not is_cluster(engine, settings, strategy, environment):
-        return Place(LOCAL, 1, runtime.streams())  # whose shards are updated side by side
-    assert isinstance(settings, ClusterSettings)
-    cluster = find_cluster(settings, environment)
-    return Place(CLUSTER, len(cluster.workers), len(cluster.servers), cluster)
+        return Place(HOROVOD, ranks.size, 1, streams, ranks=ranks)
+    return Place(LOCAL, 1, servers=streams, streams=streams)  # shards are updated side by side, too
+
+
+def _prepare_task(cluster: Cluster, threads: int | None) -> int:
+    """Makes TensorFlow ready for this task of a cluster; the streams of each worker.
+
+    Workers compute what the chief has traced, and only on a machine that they share does it know their cores.
+    """
+    if not cluster.is_on_one_machine:
+        runtime.prepare(threads)
+        return 1
+    share = threads or max(1, runtime.usable_cores() // len(cluster.workers))
+    runtime.prepare(share if cluster.job == WORKER else threads, in_streams=cluster.job != SERVER)
+    return runtime.streams_on(share)
 
 
 def refuse_unsuitable(place: Place, settings: EngineSettings, shared: StrategySettings, strategy: Strategy) -> None:
