@@ -187,3 +187,20 @@ def _content(vocabulary: Path) -> bytes:
         return vocabulary.read_bytes()
     except OSError as error:
         raise UserError(f"{vocabulary}: {error.strerror}; tfnmt-vocabulary makes vocabularies.") from error
+
+
+def new_directory(path: str) -> Path:
+    """Makes the directory that --output names.
+
+    Raises:
+      UserError: it cannot be made, or holds something.
+    """
+    output = Path(path)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        occupied = any(output.iterdir())
+    except OSError as error:
+        raise UserError(f"--output={output}: {error.strerror}. Choose another.") from error
+    if occupied:
+        raise UserError(f"--output={output} is not empty. Choose another, or remove it.")
+    return output

@@ -220,7 +220,7 @@ def test_full_help_shows_the_flags_of_the_libraries_too(program):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "launch", "translate", "evaluate", "score", "average", "corpus", "vocabulary", "doctor"]
+    "name", ["train", "launch", "translate", "evaluate", "score", "average", "export", "corpus", "vocabulary", "doctor"]
 )
 def test_a_command_runs_as_a_module_too(name):
     result = _run([sys.executable, "-m", f"tfnmt.commands.{name}"], "--no_such_flag")

@@ -1,15 +1,17 @@
-"""tfnmt-translate, tfnmt-evaluate, tfnmt-score and tfnmt-average, as a user runs them."""
+"""tfnmt-translate, tfnmt-evaluate, tfnmt-score, tfnmt-average and tfnmt-export, as a user runs them."""
 
 import io
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from tests.decoding.tiny_run import SOURCES, TARGETS, make_run
 from tfnmt.checkpoints import CheckpointStore
-from tfnmt.commands import average, evaluate, score, translate
+from tfnmt.commands import average, evaluate, export, score, translate
 from tfnmt.run_directory import RunDirectory
 
 INPUT = "".join(f"{line}\n" for line in SOURCES)
@@ -143,3 +145,22 @@ def test_average(run, call, tmp_path, choice, updates):
 def test_what_average_refuses(run, call, tmp_path, flags, message):
     _, error = call(average, f"--run_directory={run.path}", f"--output={tmp_path / 'mean'}", *flags, expect=2)
     assert message in error and not (tmp_path / "mean").exists()
+
+
+def test_export_is_read_by_tensorflow_alone(run, call, tmp_path):
+    flags = [f"--run_directory={run.path}", "--beam_size=2"]
+    call(export, *flags, f"--output={tmp_path / 'exported'}")
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {
+        *("assets", "fingerprint.pb", "saved_model.pb", "variables")
+    }
+    wanted, _ = call(translate, *flags, standard_input=INPUT.encode())
+    program = (
+        "import sys, tensorflow as tf, tensorflow_text; model = tf.saved_model.load(sys.argv[1]); "
+        "found = model.translate(tf.constant(sys.stdin.read().splitlines()))['translations'].numpy(); "
+        "assert 'tfnmt' not in sys.modules; print(*(row[0].decode() for row in found), sep='\\n')"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "exported")]
+    ended = subprocess.run(words, input=INPUT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.splitlines() == wanted, ended.stderr
+    _, error = call(export, *flags, f"--output={tmp_path / 'exported'}", expect=2)
+    assert "is not empty" in error

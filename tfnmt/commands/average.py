@@ -5,7 +5,6 @@ tfnmt-average --run_directory=runs/first --last=5 --output=runs/first-average
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 from absl import logging
 
@@ -13,7 +12,7 @@ from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application
 from tfnmt.decoding.averaging import average
 from tfnmt.errors import UserError
-from tfnmt.run_directory import FLAGS, SETTINGS, RunDirectory
+from tfnmt.run_directory import FLAGS, SETTINGS, RunDirectory, new_directory
 from tfnmt.settings import setting
 
 
@@ -47,8 +46,7 @@ def _main(settings: AverageSettings) -> None:
     store = CheckpointStore(run.checkpoints)
     updates = _choose(store, settings)
     mean = average(store.load(update, slots=()) for update in updates)
-    output = Path(settings.output)
-    _make(output)
+    output = new_directory(settings.output)
     for path in (run.path / SETTINGS, run.path / FLAGS, run.source_vocabulary, run.target_vocabulary):
         shutil.copyfile(path, output / path.name)
     CheckpointStore(output / "checkpoints").save(mean)
@@ -72,16 +70,6 @@ def _choose(store: CheckpointStore, settings: AverageSettings) -> list[int]:
             f"--keep_{flag}={wanted}."
         )
     return sorted(candidates[:wanted])
-
-
-def _make(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        occupied = any(output.iterdir())
-    except OSError as error:
-        raise UserError(f"--output={output}: {error.strerror}. Choose another.") from error
-    if occupied:
-        raise UserError(f"--output={output} is not empty. Choose another, or remove it.")
 
 
 if __name__ == "__main__":

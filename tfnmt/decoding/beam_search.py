@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, PAD_ID
 from tfnmt.decoding.candidates import IMPOSSIBLE, Candidates, best_candidates, ending, going_on, length_penalty
-from tfnmt.decoding.settings import DecodingSettings
+from tfnmt.decoding.settings import SearchSettings
 from tfnmt.models.base import Nest
 
 DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than computing the done ones in vain
@@ -62,7 +62,7 @@ class Search(NamedTuple):
 
 
 def beam_search(
-    model: Decoder, views: Any, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool = False
+    model: Decoder, views: Any, source_ids: tf.Tensor, settings: SearchSettings, with_attention: bool = False
 ) -> Hypotheses:
     """The N best translations of each sentence; to be called inside a graph.
 
@@ -87,15 +87,13 @@ def beam_search(
     return found._replace(ids=found.ids[:, :, 1:], attention=found.attention[:, :, 1:])
 
 
-def length_limits(source_ids: tf.Tensor, settings: DecodingSettings) -> tf.Tensor:
+def length_limits(source_ids: tf.Tensor, settings: SearchSettings) -> tf.Tensor:
     """int32 [B]: the most tokens, END_ID included, that each sentence's translation may have."""
     lengths = tf.math.count_nonzero(tf.not_equal(source_ids, PAD_ID), axis=1, dtype=tf.int32)
     return tf.cast(settings.max_length_factor * tf.cast(lengths, tf.float32), tf.int32) + settings.max_length_constant
 
 
-def _begin(
-    model: Decoder, views: Any, source_ids: tf.Tensor, settings: DecodingSettings, with_attention: bool
-) -> Search:
+def _begin(model: Decoder, views: Any, source_ids: tf.Tensor, settings: SearchSettings, with_attention: bool) -> Search:
     batch, source_length = tf.unstack(tf.shape(source_ids))
     limits = length_limits(source_ids, settings)
     longest = tf.reduce_max(limits)
@@ -143,7 +141,7 @@ def _loose_shapes(search: Search) -> Search:
 
 
 def _advance(
-    model: Decoder, views: Any, search: Search, settings: DecodingSettings, with_attention: bool
+    model: Decoder, views: Any, search: Search, settings: SearchSettings, with_attention: bool
 ) -> tuple[Search, tf.Tensor]:
     """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]

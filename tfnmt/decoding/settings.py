@@ -6,8 +6,8 @@ from tfnmt.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodingSettings:
-    """The search and its batches."""
+class SearchSettings:
+    """The search for the best translations."""
 
     beam_size: int = setting(
         5, "Hypotheses kept alive for each sentence (K); 1 is greedy search.", minimum=1, may_change=True
@@ -39,6 +39,18 @@ class DecodingSettings:
         may_change=True,
     )
     allow_unknown: bool = setting(False, "Let the unknown token appear in translations.", may_change=True)
+
+    def faults(self) -> list[str]:
+        """What contradicts itself."""
+        if self.nbest <= self.beam_size:
+            return []
+        return [f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingSettings(SearchSettings):
+    """The search and its batches."""
+
     decoding_batch_sentences: int = setting(64, "Sentences translated at once, at most.", minimum=1, may_change=True)
     decoding_batch_tokens: int = setting(
         4096, "Source positions, padding included, that are translated at once, at most.", minimum=1, may_change=True
@@ -46,9 +58,3 @@ class DecodingSettings:
     concurrent_batches: int | None = setting(
         None, "Batches translated at the same time; empty for one a core, but two at least.", minimum=1, may_change=True
     )
-
-    def faults(self) -> list[str]:
-        """What contradicts itself."""
-        if self.nbest <= self.beam_size:
-            return []
-        return [f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."]

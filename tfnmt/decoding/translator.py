@@ -43,6 +43,10 @@ class Translator:
     """Translates lines with one or several sets of parameters.
 
     Its graph is traced once for each number of parameter vectors: neither new parameters nor other lengths trace again.
+
+    Attributes:
+      settings: the search and its batches.
+      source_vocabulary: cuts the lines.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Translator:
         self.settings = settings
         self._models = [model] if isinstance(model, Model) else list(model)
         self._layouts = [layout] if isinstance(layout, Layout) else list(layout)
+        self.source_vocabulary = source_vocabulary
         self._source = SourceText(source_vocabulary, settings.longest_source_tokens)
         self._target_vocabulary = target_vocabulary
         self._graphs: dict[tuple[int, bool], Any] = {}
@@ -95,7 +100,7 @@ class Translator:
         vectors = [tf.convert_to_tensor(vector) for vector in vectors]
         sentences = self._source.tokenize(lines)
         results = [[NOTHING] for _ in lines]
-        search = self._graph(len(vectors), with_attention)
+        search = self.graph(len(vectors), with_attention)
 
         def translate_batch(places: Sequence[int]) -> list[list[Hypothesis]]:
             found = search(vectors, pad([sentences[place] for place in places]))
@@ -126,8 +131,11 @@ class Translator:
         most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_tokens)
         return [[places[index] for index in batch] for batch in cut_batches(lengths, *most)]
 
-    def _graph(self, members: int, with_attention: bool) -> Any:
-        """The graph function (vectors, source_ids [B, S]) -> (texts, ids, scores, attention), traced once."""
+    def graph(self, members: int, with_attention: bool = False) -> Any:
+        """The graph function (vectors, source_ids [B, S]) -> (texts, ids, scores, attention), traced once.
+
+        Of `members` parameter vectors; all that it returns begins with the dimensions [B, N].
+        """
         key = (members, with_attention)
         if key not in self._graphs:
             models = self._models * members if len(self._models) == 1 else self._models
