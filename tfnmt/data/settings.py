@@ -62,7 +62,12 @@ class DataSettings(TextSettings):
         "from a generator that cannot be seeded, so such a run cannot be repeated bit by bit.",
         minimum=-1,
     )
-    subword_alpha: float = setting(0.1, "Smoothing of subword sampling; the lower, the more even.", minimum=0)
+    subword_alpha: float = setting(
+        0.1,
+        "Smoothing of subword sampling; the lower, the more even. Among all segmentations (--subword_nbest=-1) low values "
+        "cut words so finely that small corpora are learned badly.",
+        minimum=0,
+    )
 
     @property
     def source_budget(self) -> int:
