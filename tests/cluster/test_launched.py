@@ -13,12 +13,12 @@ from tfnmt.cluster.rank_launch import rank_tasks
     [
         ({}, None),
         ({"HOROVOD_RANK": "1"}, None),
-        ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_SIZE": "2"}, (1, 4, 2)),
+        ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_SIZE": "2"}, (1, 4, 2, False)),
         (
             {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
-            (3, 4, 4),
+            (3, 4, 4, True),
         ),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "1"}, (1, 2, 1)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "1"}, (1, 2, 1, True)),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "PMIX_RANK": "1"}, None),  # maybe a worker of a cluster
         ({"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, None),
     ],
@@ -32,14 +32,23 @@ def test_elastic_launcher():
     assert not is_elastic({"HOROVOD_RANK": "0"})
 
 
-@pytest.mark.parametrize("bound_to, threads", [(range(8), 2), ({5}, 1)])
-def test_ranks_share_the_cores(monkeypatch, bound_to, threads):
-    assert threads_of_rank() is None
+@pytest.mark.parametrize(
+    "launcher, usable, threads",
+    [
+        ("HOROVOD", range(8), 2),
+        ("HOROVOD", range(6), 2),  # all that the job may use of the machine
+        ("HOROVOD", {5}, 1),
+        ("OMPI_COMM_WORLD", range(8), 2),
+        ("OMPI_COMM_WORLD", {4, 5}, 2),  # bound
+        ("OMPI_COMM_WORLD", {5}, 1),
+    ],
+)
+def test_ranks_share_the_cores(monkeypatch, launcher, usable, threads):
+    assert threads_of_rank({}) is None
     monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: bound_to)
-    for name, value in (("RANK", "0"), ("SIZE", "3"), ("LOCAL_SIZE", "3")):
-        monkeypatch.setenv(f"HOROVOD_{name}", value)
-    assert threads_of_rank() == threads
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: usable)
+    facts = {"RANK": "0", "SIZE": "3", "LOCAL_SIZE": "3"}
+    assert threads_of_rank({f"{launcher}_{name}": value for name, value in facts.items()}) == threads
 
 
 def test_ending_in_silence_waits_for_the_one_that_speaks(monkeypatch):
@@ -60,5 +69,5 @@ def test_tasks_of_a_launch(tmp_path):
         (1, False, False),
         (0, True, True),
     ]
-    assert [launched(task.environment) for task in tasks] == [(2, 3, 3), (1, 3, 3), (0, 3, 3)]
+    assert [launched(task.environment)[:3] for task in tasks] == [(2, 3, 3), (1, 3, 3), (0, 3, 3)]
     assert len({task.environment["HOROVOD_GLOO_RENDEZVOUS_PORT"] for task in tasks}) == 1

@@ -17,6 +17,7 @@ class Launched(NamedTuple):
     rank: int
     size: int
     local_size: int  # ranks on this machine
+    may_bind: bool  # each rank to cores of its own
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
@@ -30,15 +31,18 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
         ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),  # MPICH's and Intel's
     ):
         if all(name in environment for name in names):
-            return Launched(*(int(environment[name]) for name in names))
+            return Launched(*(int(environment[name]) for name in names), may_bind=names[0] != "HOROVOD_RANK")
     return None
 
 
 def threads_of_rank(environment: Mapping[str, str] = os.environ) -> int | None:
-    """This rank's part of the machine's cores, of those that mpirun has bound it to; None for all of them."""
+    """This rank's part of the cores that the ranks of this machine may use; None for all of them."""
     if (found := launched(environment)) is None:
         return None
-    return max(1, min((os.cpu_count() or 1) // found.local_size, len(os.sched_getaffinity(0))))
+    usable = len(os.sched_getaffinity(0))
+    if found.may_bind:
+        return max(1, min((os.cpu_count() or 1) // found.local_size, usable))
+    return max(1, usable // found.local_size)
 
 
 def require_horovod() -> None:
