@@ -1,5 +1,6 @@
 """The training loop around the local engine: exact resume, limits, early stopping, what is saved."""
 
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
         for name in arrays:
             np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
     assert (whole.newest, whole.best) == (parts.newest, parts.best)
+
+
+def test_a_signal_at_an_evaluation_puts_it_off(tmp_path):
+    scores, schedule = [5.0, 4.0, 4.5, 4.0], ScheduleSettings(learning_rate=0.1, schedule="plateau", plateau_patience=1)
+    through, whole, heard, _ = build(tmp_path / "a", scores=scores, every=4, schedule=schedule, max_updates=16)
+    through.train()
+    first, _, ended, _ = build(tmp_path / "b", scores=scores[:1], every=4, schedule=schedule, max_updates=16)
+    ended.record = lambda report, totals: signal.raise_signal(signal.SIGTERM) if report.update == 8 else None
+    assert first.train() == 128 + signal.SIGTERM
+    second, parts, resumed, _ = build(tmp_path / "b", scores=scores[1:], every=4, schedule=schedule, max_updates=16)
+    second.resume()
+    second.train()
+    assert ended.evaluations + resumed.evaluations == heard.evaluations
+    assert [update for update, _ in resumed.evaluations] == [8, 12, 16]
+    assert saved(whole).progress == saved(parts).progress
+    np.testing.assert_array_equal(saved(whole).parameters["bias"], saved(parts).parameters["bias"])
 
 
 def test_a_run_that_starts_afresh_would_differ(tmp_path):

@@ -17,6 +17,7 @@ class RunState:
     meter: EpochMeter
     early_stopping: EarlyStopping
     skipped_in_a_row: int = 0
+    evaluated_update: int = 0  # of the last scheduled evaluation
 
     @classmethod
     def beginning(cls) -> "RunState":
@@ -28,7 +29,8 @@ class RunState:
         meter = self.meter.at(report.epoch, self.totals.sentences)
         totals = self.totals + Totals.of(report)
         totals = dataclasses.replace(totals, epochs=meter.epochs(totals.sentences))
-        return RunState(totals, meter, self.early_stopping, self.skipped_in_a_row + 1 if report.skipped else 0)
+        skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
+        return dataclasses.replace(self, totals=totals, meter=meter, skipped_in_a_row=skipped_in_a_row)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of all fields."""
@@ -42,4 +44,5 @@ class RunState:
             EpochMeter(**values["meter"]),
             EarlyStopping(**values["early_stopping"]),
             values["skipped_in_a_row"],
+            values.get("evaluated_update", values["totals"]["updates"]),  # once it was not saved
         )

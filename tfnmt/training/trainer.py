@@ -128,6 +128,8 @@ class Trainer:
         reached = self._state.early_stopping.target_reached(self._stopping)
         reason = reached or limit_reached(self._stopping, self._state.totals)
         with self._monitor, StopSignals() as signals:
+            if self._evaluation_is_due:  # a signal came before it
+                reason = self._between_updates() or reason
             if reason is None:
                 reason = self._loop(signals)
             logging.info("Training ends: %s.", reason)
@@ -167,10 +169,14 @@ class Trainer:
             self._take(report)
         return state
 
+    @property
+    def _evaluation_is_due(self) -> bool:
+        every = self._evaluate_every_updates
+        return self._validation is not None and self.update // every > self._state.evaluated_update // every
+
     def _between_updates(self) -> str | None:
         """Evaluates or saves when it is time; why training ends, if the evaluation says so."""
-        every = self._evaluate_every_updates
-        if self._validation and self.update // every > (self._evaluated_update or 0) // every:
+        if self._validation and self._evaluation_is_due:
             self._evaluate(self._validation, scheduled=True)
             found = self._state.early_stopping
             return found.target_reached(self._stopping) or found.patience_ended(self._stopping)
@@ -190,7 +196,7 @@ class Trainer:
         metric = evaluation.metrics()[self._stopping.early_stopping_metric]
         if scheduled:
             found = self._state.early_stopping.after(self._stopping, metric, self.update)
-            self._state = dataclasses.replace(self._state, early_stopping=found)
+            self._state = dataclasses.replace(self._state, early_stopping=found, evaluated_update=self.update)
             state = self._lower_plateau(found, state)
         self._monitor.evaluated(evaluation, self._state.totals, self._state.early_stopping)
         self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric, state=state)
