@@ -64,8 +64,8 @@ class DataSettings(TextSettings):
     )
     subword_alpha: float = setting(
         0.1,
-        "Smoothing of subword sampling; the lower, the more even. Among all segmentations (--subword_nbest=-1) low values "
-        "cut words so finely that small corpora are learned badly.",
+        "Smoothing of subword sampling; the lower, the more even. With --subword_nbest=-1 low values cut words so "
+        "finely that small corpora are learned badly.",
         minimum=0,
     )
 
