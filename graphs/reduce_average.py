@@ -78,19 +78,19 @@ class Server:
             self.weight = tf.Variable(0, dtype=tf.float64, trainable=False, name="weight")
             self.local_updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="local_updates")
 
-    def begin(self, update: Optimizer, quorum: int, local_slots: Mapping[str, float | None] | None = None) -> None:
-        """From now on the parameters move by `update`, once for each `quorum` payloads.
+    def begin(self, update: Optimizer, summed: bool, local_slots: Mapping[str, float | None] | None = None) -> None:
+        """From now on the parameters move by `update`.
 
         Args:
           update: how they move.
-          quorum: how often.
+          summed: whether payloads may be received for a later update.
           local_slots: names and first values of the workers' own slots that payloads bring behind their first vector.
         """
         self.update = update
         self.weight.assign(0)
         self.local_updates.assign(0)
         for shard in self.shards:
-            shard.begin(update.slots, local_slots or {}, quorum > 1)
+            shard.begin(update.slots, local_slots or {}, summed)
 
     @property
     def evaluated(self) -> str:
@@ -100,7 +100,7 @@ class Server:
         return self.update.evaluated if self.update else "parameters"
 
     def received(self) -> list[tf.Variable]:
-        """What was received, in the order of a payload; a quorum of more than one payload has it."""
+        """What was received, in the order of a payload; only where payloads are summed."""
         return [shard.received[name] for name in self.shards[0].received for shard in self.shards]
 
     def local_slots(self) -> list[tf.Variable]:

@@ -3,6 +3,7 @@
 The numbers of the invariants are those of the algorithms' description: I24 to I41.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -215,6 +216,22 @@ class TestSummedAsync:
         assert counters["arrived"] == 2
         assert counters["weight"] > 0
         assert np.abs(engine.state().vectors["received"]).max() > DIFFERENT
+
+    def test_what_was_summed_is_part_of_the_next_update(self):
+        """Resumed where every push makes an update."""
+        three, one = (
+            functools.partial(simulated, SummedAsync(summed_pushes=each), BATCHES, workers=1) for each in (3, 1)
+        )
+        through, first, second, later = three(), three(script=[(0, ABSORBED)] * 5), one(), one()
+        reports = run(through, 2)
+        run(first)
+        second.restore(first.state())
+        (report,) = run(second, 1)
+        assert report.target_tokens == reports[1].target_tokens
+        assert distance(through, second) < EXACT
+        assert second.state().counters["weight"] == second.state().counters["arrived"] == 0
+        run(later, 1)
+        assert distance(through, later) > DIFFERENT
 
     def test_of_one_worker_is_a_delay(self):
         """I41: nothing moves inside a group, so a pull for each step brings nothing new."""

@@ -80,6 +80,7 @@ class TestEveryRow:
         reports = run(engine, 6)
         told = [push for report in reports for push in report.pushes if push.refused or push.skipped_steps]
         assert [push.worker for push in told] == [0]
+        assert all(np.isfinite([report.loss, report.cross_entropy]).all() for report in reports if not report.skipped)
         assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
 
     def test_killed_worker_comes_back(self, row):

@@ -15,7 +15,7 @@ ONE = tf.constant(1.0, tf.float64)
 def server(quorum):
     """Two shards of two elements each."""
     made = Server(tf.zeros([4], tf.float64), [None, None])
-    made.begin(AddMean(), quorum, {"m": 0.25})
+    made.begin(AddMean(), quorum > 1, {"m": 0.25})
     return made
 
 

@@ -119,7 +119,7 @@ class Servers:
             self._note(push, wait_seconds, "it was a duplicate")
             return None
         weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
-        if self.strategy.quorum == 1:
+        if self.strategy.quorum == 1 and not self._arrived:
             average = self._average_weight(self.progress[push.worker].step, push.work.sums.steps)
             done = _local_updates(push.work.sums)
             update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average, done)))
@@ -128,7 +128,7 @@ class Servers:
             update = None
             taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
-        if 1 < self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
+        if update is None and self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
             average, done = self._round_s_average_weight(), _local_updates(self._sums)
             update = Update(*_numbers(self._update_from_received(self._plateau(), average, done)))
         return None if update is None else self._report(update, push.work.position[0])
@@ -167,7 +167,8 @@ class Servers:
         """Takes up a state of as many workers or fewer or more."""
         vectors, counters = state.vectors, state.counters
         self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
-        self._enter(max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version))
+        phase = max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version)
+        self._enter(phase, summed=counters["arrived"] > 0)
         for name, shards in self.server.vectors().items():
             if name.startswith("received") and name not in vectors:
                 continue  # saved where every push was an update
@@ -179,11 +180,11 @@ class Servers:
         self._arrived, self._sums = counters["arrived"], Sums(*counters["sums"])
         self.progress = _progress_of(counters["workers"], self._workers)
 
-    def _enter(self, phase: int) -> None:
-        """Begins a phase: its slots, and graphs that know them."""
+    def _enter(self, phase: int, summed: bool = False) -> None:
+        """Begins a phase: its slots, and graphs that know them; `summed` where payloads are there already."""
         self.phase = phase
         strategy = self.strategy
-        self.server.begin(strategy.server_update, strategy.quorum, strategy.averaged_slots)
+        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
         clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
 

@@ -189,7 +189,7 @@ class WorkerGraph:
             self.strategy.local_update_steps,
         )
         refused, nonfinite_at = move_replica(local, replica, gradient_sum, work.sums.target_tokens, step)
-        return work._replace(sums=work.sums._replace(refused=tf.cast(refused, tf.float64)), nonfinite_at=nonfinite_at)
+        return work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at)
 
     def _gradient(self, replica, batches, worker, step) -> tuple[tf.Tensor, Work]:
         """The gradient sum [size] of one step: one batch, or as many as hold the worker's share of the tokens."""
@@ -324,7 +324,7 @@ class Worker:
 
 
 def unpack_work(packed: tf.Tensor) -> Work:
-    """What `WorkerGraph.block` returned, as Python numbers."""
+    """What a function of `WorkerGraph` returned, as Python numbers."""
     numbers = packed.numpy().tolist()
     count = len(Sums._fields)
     nonfinite_at, version, *position = (int(number) for number in numbers[count:])
@@ -334,6 +334,13 @@ def unpack_work(packed: tf.Tensor) -> Work:
 def packed(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
     """One float64 vector: one transfer, when the device is elsewhere."""
     return tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars])
+
+
+def _refused_if(refused: tf.Tensor, sums: Sums) -> Sums:
+    """The sums of a step; of a refused one nothing counts but that it was one, and its time."""
+    counted = Sums(*(tf.where(refused, tf.zeros_like(number), number) for number in sums))
+    kept = {"steps": sums.steps, "data_wait_seconds": sums.data_wait_seconds}
+    return counted._replace(refused=tf.cast(refused, tf.float64), **kept)
 
 
 def _no_work() -> Work:
