@@ -1,1 +1,1 @@
-"""The subgraphs of one training block: forward-backward, reduce-average and broadcast."""
+"""The subgraphs of one training block: broadcast, forward-backward, local steps, reduce-average, ring-allreduce."""
