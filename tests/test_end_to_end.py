@@ -120,6 +120,14 @@ def test_all_faults_of_the_files_at_once(corpus, tmp_path):
 
 def test_dry_run_builds_and_prints_and_leaves_nothing(corpus, tmp_path):
     out, _ = run("train", TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--dry_run")
-    for word in ("--learning_rate", "parameters", "MB", "batches an epoch", "decoder/1"):
+    for word in (
+        "--learning_rate",
+        "parameters",
+        "MB",
+        "batches an epoch",
+        "decoder/1",
+        "no law scales it",
+        "\nUpdate: about ",
+    ):
         assert word in out
     assert not (tmp_path / "run").exists()

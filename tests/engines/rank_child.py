@@ -80,6 +80,20 @@ def compare(team, row):
     }
 
 
+def accumulate(team, row):
+    """Several batches in a step."""
+    reports, state = team.train(row, global_batch_tokens=150)
+    _, once = team.train(row)
+    if state is None:
+        return {}
+    expected, virtual = team.simulate(row, global_batch_tokens=150)
+    return {
+        **_difference(state, virtual),
+        "from_single_batches": np.abs(state.vectors["parameters"] - once.vectors["parameters"]).max(),
+        "tokens": [[report.target_tokens for report in each] for each in (reports, expected)],
+    }
+
+
 def resume(team, row):
     """N + N updates, and 2 N."""
     _, whole = team.train(row, 2 * UPDATES)

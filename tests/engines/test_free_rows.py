@@ -133,6 +133,20 @@ class TestDelayedAsync:
         run(delayed, 4), run(alone, 4)
         assert distance(delayed, alone) < EXACT
 
+    def test_without_a_local_optimizer_it_gathers(self):
+        """I32: the plain delay is Downpour that pulls and pushes as often."""
+        results = []
+        for row in (
+            DelayedAsync(delay=3, local_optimizer_steps=0),
+            Downpour(push_every=3, pull_every=3),
+            DelayedAsync(delay=3, local_optimizer_steps=100),  # the negative control
+        ):
+            engine = simulated(row, BATCHES, workers=3, optimizer="adam", costs=CostSettings())
+            run(engine, 6)
+            results.append(parameters(engine))
+        np.testing.assert_array_equal(results[1], results[0])
+        assert np.abs(results[2] - results[0]).max() > DIFFERENT
+
     def test_without_delay_it_is_asynchronous(self):
         """I31 and I33: neither the delay of one nor a local optimizer that a pull overwrites changes anything."""
         results = []

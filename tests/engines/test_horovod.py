@@ -41,13 +41,22 @@ def _two(tmp_path_factory):
     scenarios += ["exchange:model_average", "exchange:averaged_slots", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
-    scenarios += ["refuse:0", "refuse:1", "drift:1"]
+    scenarios += ["accumulate:ring_allreduce", "refuse:0", "refuse:1", "drift:1"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
 @pytest.fixture(name="four", scope="module")
 def _four(tmp_path_factory):
     return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "compare:bmuf", "drift:0")
+
+
+def test_batches_of_one_step_are_added_up(two):
+    """I9."""
+    found = two["accumulate:ring_allreduce"]
+    assert found["distance"] < EXACT
+    assert found["from_single_batches"] > DIFFERENT
+    on_ranks, simulated = found["tokens"]
+    assert on_ranks == simulated and min(on_ranks) >= 150
 
 
 @pytest.mark.parametrize("row", ROWS)
