@@ -118,6 +118,16 @@ def test_all_faults_of_the_files_at_once(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_fewer_pairs_than_workers_are_refused(corpus, tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"few.{language}").write_text("\n".join(read_lines(corpus / f"train.{language}")[:3]) + "\n")
+    files = (f"--train_source={tmp_path / 'few.en'}", f"--train_target={tmp_path / 'few.de'}", f"--vocabulary={corpus}")
+    job = ("--engine=simulated", "--strategy=sync", "--workers=4", f"--run_directory={tmp_path / 'run'}")
+    _, log = run("train", TINY, *files, *job, expect=2)
+    assert "3 pairs are too few for 4 workers" in log
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_builds_and_prints_and_leaves_nothing(corpus, tmp_path):
     out, _ = run("train", TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--dry_run")
     for word in ("--learning_rate", "parameters", "MB", "batches an epoch", "decoder/1"):

@@ -118,11 +118,12 @@ class _Parts:
     data: DataSettings
     model: Model
     layout: Layout
+    workers: int
 
     @functools.cached_property
     def survey(self) -> Survey:
         """What the training text is like; the whole of it is read once."""
-        return survey(self.corpus.train, *self.vocabularies, self.data)
+        return survey(self.corpus.train, *self.vocabularies, self.data, shards=self.workers)
 
 
 class _Opened(NamedTuple):
@@ -164,7 +165,7 @@ def _main(*all_settings) -> int:
         _refuse_unsuitable(settings, place)
         if place.cluster is not None and place.cluster.job != CHIEF:
             return serve(place.cluster)
-        parts = _find_parts(settings, place.servers)
+        parts = _find_parts(settings, place)
         opened = _open_run(settings, place, parts)
         recipe = _recipe(settings, place, parts)
         return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
@@ -176,7 +177,7 @@ def _main(*all_settings) -> int:
 def _train_elastically(settings: Settings, place: Place, ranks: Ranks) -> int:
     """One rank's part, whoever comes and goes; the exit code."""
     live, have_changed = None, False
-    find_parts = functools.cache(functools.partial(_find_parts, settings, place.servers))
+    find_parts = functools.cache(functools.partial(_find_parts, settings, place))
     while True:
         try:
             if have_changed:
@@ -232,14 +233,15 @@ def _refuse_unsuitable(settings: Settings, place: Place) -> None:
     refuse_unsuitable(place, settings.engine, settings.strategy, row)
 
 
-def _find_parts(settings: Settings, shards: int) -> _Parts:
+def _find_parts(settings: Settings, place: Place) -> _Parts:
     """Reads and checks what the run is made of."""
     corpus = find_corpus(settings.data)
     vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
     sizes = [vocabulary.size for vocabulary in vocabularies]
     model = build_model(settings.choice.model, settings.model, *sizes)
     corpus.inspect()
-    return _Parts(corpus, vocabularies, settings.data, model, Layout(model.parameters, shards))
+    layout = Layout(model.parameters, place.servers)
+    return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
 
 
 def _open_run(settings: Settings, place: Place, parts: _Parts) -> _Opened:
