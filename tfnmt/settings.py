@@ -16,7 +16,7 @@ Fields are `str`, `int`, `float`, `bool`, `tuple[str, ...]` (a list with commas)
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -27,6 +27,8 @@ def setting(
     choices: Sequence[str] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     required: bool = False,
     may_change: bool = False,
 ) -> Any:
@@ -38,6 +40,8 @@ def setting(
       choices: the words that a text setting accepts.
       minimum: the smallest number accepted.
       maximum: the largest number accepted.
+      above: numbers must be larger than this one.
+      below: numbers must be smaller than this one.
       required: the value may not be empty.
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
     """
@@ -46,6 +50,8 @@ def setting(
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
+        "above": above,
+        "below": below,
         "required": required,
         "may_change": may_change,
     }
@@ -67,7 +73,7 @@ def faults_of(settings: Any) -> list[str]:
 
 def fault_of(field: dataclasses.Field, value: Any) -> str | None:
     """What is wrong with `value` for this field, naming the flag; None when it is within its choices and limits."""
-    choices, minimum, maximum = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    choices = field.metadata.get("choices")
     if value in (None, "", ()):
         required = field.metadata.get("required") or (choices is not None and value == "" and "" not in choices)
         return f"--{field.name} is missing: {field.metadata['help']}" if required else None
@@ -76,11 +82,23 @@ def fault_of(field: dataclasses.Field, value: Any) -> str | None:
         return f"{flag_text(field.name, value)}: must be one of {', '.join(choices)}."
     if value != value:
         return f"{flag_text(field.name, value)}: must be a number."
-    if minimum is not None and value < minimum:
-        return f"{flag_text(field.name, value)}: must be at least {minimum}."
-    if maximum is not None and value > maximum:
-        return f"{flag_text(field.name, value)}: must be at most {maximum}."
-    return None
+    broken = next((words for words, holds in limits_of(field).items() if not holds(value)), None)
+    return f"{flag_text(field.name, value)}: must be {broken}." if broken else None
+
+
+def limits_of(field: dataclasses.Field) -> dict[str, Callable[[Any], bool]]:
+    """What a number must be, in words such as "at least 0", each with the test of it."""
+    minimum, maximum, above, below = (field.metadata.get(key) for key in ("minimum", "maximum", "above", "below"))
+    limits: dict[str, Callable[[Any], bool]] = {}
+    if minimum is not None:
+        limits[f"at least {minimum}"] = lambda value: value >= minimum
+    if maximum is not None:
+        limits[f"at most {maximum}"] = lambda value: value <= maximum
+    if above is not None:
+        limits[f"above {above}"] = lambda value: value > above
+    if below is not None:
+        limits[f"below {below}"] = lambda value: value < below
+    return limits
 
 
 def flag_text(name: str, value: Any) -> str:

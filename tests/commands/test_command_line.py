@@ -52,6 +52,7 @@ class FileSettings:
     lowercase: bool = setting(False, "Whether to lowercase.")
     limit: int | None = setting(None, "Sentences.", minimum=1)
     name: str = setting("", "Name.")
+    share: float = setting(0.5, "Share.", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +185,9 @@ def test_the_value_of_an_unknown_flag_is_not_a_fault_too():
         ("--dropout=much", "--dropout=much: must be a number."),
         ("--dropout=nan", "--dropout=nan: must be a number."),
         ("--dropout=0.95", "--dropout=0.95: must be at most 0.9."),
+        ("--share=0", "--share=0.0: must be above 0."),
+        ("--share=1", "--share=1.0: must be below 1."),
+        ("--share=nan", "--share=nan: must be a number."),
         ("--lowercase=perhaps", "--lowercase=perhaps: must be true or false."),
         ("--model=", "--model is missing: Model."),
         ("--limit=0", "--limit=0: must be at least 1."),
