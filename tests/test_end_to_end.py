@@ -1,6 +1,7 @@
 """From raw text to BLEU with the installed commands: train, resume, stop, refuse, translate, evaluate."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
+from tfnmt.run_directory import lock
 
 SHORT = ("--batch_tokens=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 TINY = "--flagfile=configs/transformer_tiny.flags"
@@ -96,6 +98,14 @@ def test_other_settings_are_refused_for_an_old_run(corpus, solved):
     flags = (preset, f"--data={corpus}", f"--run_directory={solved}", "--learning_rate=0.5")
     _, log = run("train", *flags, expect=2)
     assert "--learning_rate" in log and "0.5 now" in log
+
+
+@pytest.mark.parametrize(("program", "flags"), [("train", ()), ("launch", ("--strategy=sync", "--workers=2"))])
+def test_nothing_is_recorded_where_another_process_trains(corpus, tmp_path, program, flags):
+    with lock(tmp_path):
+        _, log = run(program, TINY, *flags, f"--data={corpus}", f"--run_directory={tmp_path}", expect=2)
+    assert f"process {os.getpid()} on " in log and "is training here" in log
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_all_faults_of_a_command_line_at_once(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from tfnmt import durable_files
 from tfnmt.errors import UserError
-from tfnmt.run_directory import RunDirectory
+from tfnmt.run_directory import RunDirectory, lock
 from tfnmt.settings import setting
 
 
@@ -199,8 +199,8 @@ def test_a_creation_that_was_cut_short_is_taken_up(path, monkeypatch):
 
 HOLD_THE_LOCK = """
 import sys, time
-from tfnmt.run_directory import RunDirectory
-with RunDirectory(sys.argv[1]).lock():
+from tfnmt.run_directory import lock
+with lock(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -210,13 +210,26 @@ def test_the_lock_names_its_holder_and_ends_with_its_death(run, path):
     command = [sys.executable, "-c", HOLD_THE_LOCK, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match=f"process {holder.pid} on .* is training here"), run.lock():
+        with pytest.raises(UserError, match=f"process {holder.pid} on .* is training here"), lock(path):
             pytest.fail("Two processes hold the lock.")
+        settings = (path / "settings.json").read_bytes()
+        again = (path, DeepSettings(heads=2), RunSettings(files=("a", "b,c"), max_updates=200))
+        with pytest.raises(UserError, match="is training here"), RunDirectory.locked(*again):
+            pytest.fail("Two processes hold the lock.")
+        assert (path / "settings.json").read_bytes() == settings
         holder.send_signal(signal.SIGKILL)
-    with run.lock():
+    with lock(path):
         assert f"process {os.getpid()} on " in (path / "lock").read_text()
-    with run.lock():
+    with lock(path):
         pass
+
+
+def test_settings_are_recorded_with_the_lock_held(path):
+    path.mkdir(parents=True)
+    (path / "lock").touch()  # by a process that was killed at once
+    with RunDirectory.locked(path, DeepSettings(heads=2)) as run:
+        assert run.settings(DeepSettings) == DeepSettings(heads=2)
+        assert f"process {os.getpid()} on " in (path / "lock").read_text()
 
 
 # Vocabularies.

@@ -6,7 +6,7 @@ tfnmt-train --flagfile=configs/transformer_small.flags --data=data/software.en-d
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -127,7 +127,7 @@ class _Parts:
 
 
 class _Opened(NamedTuple):
-    """What the process that leads knows beside: the facts of the run, and its directory but for a dry run."""
+    """What the process that leads knows beside: the facts of the run, and its locked directory but for a dry run."""
 
     facts: dict[str, str]
     run: RunDirectory | None
@@ -166,9 +166,9 @@ def _main(*all_settings) -> int:
         if place.cluster is not None and place.cluster.job != CHIEF:
             return serve(place.cluster)
         parts = _find_parts(settings, place)
-        opened = _open_run(settings, place, parts)
-        recipe = _recipe(settings, place, parts)
-        return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
+        with _open_run(settings, place, parts) as opened:
+            recipe = _recipe(settings, place, parts)
+            return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
     with place.ranks as ranks:
         application.end_at_once()
         return _train_elastically(settings, place, ranks)
@@ -206,26 +206,27 @@ def _train_with_ranks(
 
     assert isinstance(settings.engine, RankSettings)
     logs.say_on_standard_error({0: INFO, 1: ERROR}.get(ranks.rank))  # Rank 1 speaks when rank 0 cannot.
-    with ranks.agreeing():
-        _refuse_unsuitable(settings, place)
-        parts = find_parts()
-        opened = _open_run(settings, place, parts) if ranks.rank == 0 else None
-    if settings.run.dry_run and not opened:
-        return ranks.follow(lambda: int(ranks.command().code))
-    store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
-    engine = HorovodEngine(
-        _recipe(settings, place, parts),
-        ranks=ranks,
-        settings=settings.engine,
-        newest_saved=lambda: store.newest or 0,
-    )
-    try:
-        if opened:
-            return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
-        return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
-    except RegroupError as change:
-        change.state = engine.live()
-        raise
+    with contextlib.ExitStack() as held:
+        with ranks.agreeing():
+            _refuse_unsuitable(settings, place)
+            parts = find_parts()
+            opened = held.enter_context(_open_run(settings, place, parts)) if ranks.rank == 0 else None
+        if settings.run.dry_run and not opened:
+            return ranks.follow(lambda: int(ranks.command().code))
+        store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
+        engine = HorovodEngine(
+            _recipe(settings, place, parts),
+            ranks=ranks,
+            settings=settings.engine,
+            newest_saved=lambda: store.newest or 0,
+        )
+        try:
+            if opened:
+                return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
+            return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
+        except RegroupError as change:
+            change.state = engine.live()
+            raise
 
 
 def _refuse_unsuitable(settings: Settings, place: Place) -> None:
@@ -244,12 +245,15 @@ def _find_parts(settings: Settings, place: Place) -> _Parts:
     return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
 
 
-def _open_run(settings: Settings, place: Place, parts: _Parts) -> _Opened:
-    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it."""
+@contextlib.contextmanager
+def _open_run(settings: Settings, place: Place, parts: _Parts) -> Iterator[_Opened]:
+    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
     facts = _facts(settings, place, parts.model, parts.layout, parts.survey)
     if settings.run.dry_run:
-        return _Opened(facts, None)
-    return _Opened(facts, RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values()))
+        yield _Opened(facts, None)
+        return
+    with RunDirectory.locked(settings.run.run_directory, *settings, free=ENGINES.values()) as run:
+        yield _Opened(facts, run)
 
 
 def _lead(
@@ -265,16 +269,15 @@ def _lead(
     if run is None:
         print(application.configuration_table(*settings), *_lines(facts, parts.layout), sep="\n")
         return 0
-    with run.lock():
-        run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
-        application.log_to(run.logs)
-        for line in [*_lines(facts), describe_limits(settings.stopping)]:
-            logging.info("%s", line)
-        if place.cluster or place.ranks:
-            logs.divert_tensorflow(run.logs)
-            application.end_at_once()
-        with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-            return _train(settings, run, parts, facts, make_engine(), live)
+    run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
+    application.log_to(run.logs)
+    for line in [*_lines(facts), describe_limits(settings.stopping)]:
+        logging.info("%s", line)
+    if place.cluster or place.ranks:
+        logs.divert_tensorflow(run.logs)
+        application.end_at_once()
+    with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
+        return _train(settings, run, parts, facts, make_engine(), live)
 
 
 def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:
