@@ -34,7 +34,7 @@ class WideSettings(BaseSettings):
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    files: tuple[str, ...] = setting((), "Files.")
+    files: tuple[str, ...] = setting((), "Files.", is_path=True)
     limit: float | None = setting(None, "Minutes.")
     max_updates: int = setting(100, "Updates.", may_change=True)
 
@@ -118,6 +118,13 @@ def test_a_setting_that_is_new_has_its_default_in_older_runs(run, path):
     _rewrite(path, lambda recorded: recorded["settings"]["DeepSettings"].pop("width"))
     assert RunDirectory(path).settings(DeepSettings) == DeepSettings(heads=2)
     RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("a", "b,c")))
+
+
+def test_the_home_directory_in_older_runs(run, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    _rewrite(path, lambda recorded: recorded["settings"]["RunSettings"].update(files=["~/a"]))
+    assert RunDirectory(path).settings(RunSettings).files == ("/home/me/a",)
+    RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("/home/me/a",)))
 
 
 def test_a_setting_that_is_gone_is_refused_naming_the_versions(run, path):

@@ -16,6 +16,7 @@ Fields are `str`, `int`, `float`, `bool`, `tuple[str, ...]` (a list with commas)
 import csv
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     required: bool = False,
+    is_path: bool = False,
     may_change: bool = False,
 ) -> Any:
     """One field of a settings dataclass.
@@ -43,6 +45,7 @@ def setting(
       above: numbers must be larger than this one.
       below: numbers must be smaller than this one.
       required: the value may not be empty.
+      is_path: a text names a file or a directory; `~` at its beginning is the home directory.
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
     """
     metadata = {
@@ -53,9 +56,17 @@ def setting(
         "above": above,
         "below": below,
         "required": required,
+        "is_path": is_path,
         "may_change": may_change,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def expanded(field: dataclasses.Field, value: Any) -> Any:
+    """`value` with the home directory for `~`, where the field has paths."""
+    if not field.metadata.get("is_path") or not value:
+        return value
+    return tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else os.path.expanduser(value)
 
 
 def faults_of(settings: Any) -> list[str]:

@@ -60,6 +60,15 @@ class RequiredSettings:
     run_directory: str = setting("", "The directory of the run.", required=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class PathSettings:
+    """What begins at the home directory."""
+
+    files: tuple[str, ...] = setting((), "Files.", is_path=True)
+    output: str = setting("~/out", "File.", is_path=True)
+    text: str = setting("", "No file.")
+
+
 MODELS = Choice("model", {"attentive": AttentiveSettings, "recurrent": RecurrentSettings})
 
 
@@ -84,6 +93,13 @@ def directory(tmp_path, monkeypatch):
 
 def test_without_flags_every_default_holds():
     assert _parse() == [ChoiceSettings(), AttentiveSettings(), FileSettings()]
+
+
+def test_paths_may_begin_at_the_home_directory(monkeypatch, directory):
+    monkeypatch.setenv("HOME", str(directory))
+    (directory / "text.flags").write_text("--text=~/c\n")
+    (paths,) = CommandLine([PathSettings]).parse(["--flagfile=~/text.flags", "--files=~/a,/b/~,-"])
+    assert paths == PathSettings((f"{directory}/a", "/b/~", "-"), f"{directory}/out", "~/c")
 
 
 def test_every_type_of_value():

@@ -27,10 +27,13 @@ class ScoreSettings:
     """What is scored."""
 
     source: str = setting(
-        "", "File of source lines, plain or .gz; tab-separated with both sides without --target.", required=True
+        "",
+        "File of source lines, plain or .gz; tab-separated with both sides without --target.",
+        required=True,
+        is_path=True,
     )
-    target: str = setting("", "File of their translations, plain or .gz.")
-    output: str = setting(STANDARD, "File for the scores; - for standard output.")
+    target: str = setting("", "File of their translations, plain or .gz.", is_path=True)
+    output: str = setting(STANDARD, "File for the scores; - for standard output.", is_path=True)
     chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
     batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
     batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)

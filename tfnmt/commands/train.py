@@ -63,10 +63,12 @@ class RunSettings:
         "Directory of the run; training goes on from its newest checkpoint.",
         required=True,
         may_change=True,
+        is_path=True,
     )
     vocabulary: str = setting(
         "",
         "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
+        is_path=True,
     )
     engine: str = setting(
         "auto",
