@@ -20,6 +20,7 @@ from tfnmt.decoding.streams import STANDARD, chunks, line_writer
 from tfnmt.errors import refuse
 from tfnmt.progress import Progress
 from tfnmt.settings import setting
+from tfnmt.training.totals import perplexity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _main(trained_settings: TrainedSettings, settings: ScoreSettings) -> None:
             tokens += sum(each.tokens for each in scores)
     mean = log_probability / tokens
     logging.info(
-        "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.2f.",
-        *(", ".join(trained.names), f"{total:,}", f"{tokens:,}", -mean, math.exp(-mean)),
+        "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.6g.",
+        *(", ".join(trained.names), f"{total:,}", f"{tokens:,}", -mean, perplexity(-mean)),
     )
 
 
