@@ -115,7 +115,7 @@ class CheckpointStore:
 
         Args:
           checkpoint: what to save; one of the same update is replaced.
-          metric: how good it is, larger is better (pass a loss negated); it may follow later by `record_metric`.
+          metric: how good it is, larger is better (pass a loss negated).
 
         Raises:
           SaveError: it could not be saved; the earlier checkpoints are intact and nothing unfinished is left.
@@ -131,19 +131,6 @@ class CheckpointStore:
             shutil.rmtree(aside, ignore_errors=True)
             needed_bytes = checkpoint_files.size_bytes(checkpoint)
             raise self._save_error(f"checkpoint of update {checkpoint.update}", needed_bytes, error) from error
-        self._delete_surplus()
-
-    def record_metric(self, update: int, metric: float) -> None:
-        """Notes how good the checkpoint of `update` was found to be; larger is better.
-
-        Raises:
-          SaveError: it could not be written down; the checkpoints are intact.
-        """
-        index = self._index().rated(update, metric)
-        try:
-            self._write_index(index)
-        except OSError as error:
-            raise self._save_error(f"metric of update {update}", len(index.to_json()), error) from error
         self._delete_surplus()
 
     def load(self, update: int | Literal["best"] | None = None, *, slots: Container[str] | None = None) -> Checkpoint:
@@ -181,17 +168,6 @@ class CheckpointStore:
                 path.rename(successor)
         for path in self.directory.glob(".update-*"):
             shutil.rmtree(path, ignore_errors=True)
-
-    def describe(self) -> str:
-        """A table of the checkpoints: update, size, metric, and which are the newest and the best."""
-        index = self._index()
-        lines = [f"{'update':>10}  {'megabytes':>9}  {'metric':>8}"]
-        for update, directory in sorted(self._directories().items()):
-            megabytes = sum(path.stat().st_size for path in directory.iterdir()) / 1e6
-            metric = f"{index.metrics[update]:.3f}" if update in index.metrics else "-"
-            marks = [mark for mark in ("newest", "best") if getattr(index, mark) == update]
-            lines.append(f"{update:>10}  {megabytes:>9.1f}  {metric:>8}  {' '.join(marks)}".rstrip())
-        return "\n".join(lines)
 
     def _commit(self, aside: Path, update: int, metric: float | None) -> None:
         place = self.directory / _name(update)
