@@ -1,8 +1,10 @@
 """tfnmt-corpus, as it is called."""
 
+import errno
 import gzip
 import itertools
 import json
+import os
 import sys
 
 import pytest
@@ -183,3 +185,13 @@ def test_the_output_must_be_a_directory(tmp_path, monkeypatch, capfd):
     assert "name a directory that can be written" in capfd.readouterr().err
     assert _run(monkeypatch, "--corpus=generated") == 2
     assert "--output is missing" in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_unfinished(tmp_path, monkeypatch, capfd):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert _run(monkeypatch, "--corpus=generated", f"--output={tmp_path / 'out'}") == 2
+    assert "No space left on device" in capfd.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
