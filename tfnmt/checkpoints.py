@@ -129,8 +129,7 @@ class CheckpointStore:
             self._commit(aside, checkpoint.update, metric)
         except (OSError, DamagedError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            needed_bytes = checkpoint_files.size_bytes(checkpoint)
-            raise self._save_error(f"checkpoint of update {checkpoint.update}", needed_bytes, error) from error
+            raise self._save_error(checkpoint, error) from error
         self._delete_surplus()
 
     def load(self, update: int | Literal["best"] | None = None, *, slots: Container[str] | None = None) -> Checkpoint:
@@ -227,12 +226,13 @@ class CheckpointStore:
         if shutil.disk_usage(self.directory).free < checkpoint_files.size_bytes(checkpoint):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _save_error(self, what: str, needed_bytes: int, error: Exception) -> SaveError:
+    def _save_error(self, checkpoint: Checkpoint, error: Exception) -> SaveError:
+        needed_bytes = checkpoint_files.size_bytes(checkpoint)
         free_bytes = f"{shutil.disk_usage(self.directory).free:,}" if self.directory.is_dir() else "unknown"
         return SaveError(
-            f"{self.directory}: the {what} could not be saved: {getattr(error, 'strerror', None) or error} "
-            f"({needed_bytes:,} bytes needed, {free_bytes} bytes free). The earlier checkpoints are intact. "
-            "Make room there, or keep fewer with --keep_last and --keep_best."
+            f"{self.directory}: the checkpoint of update {checkpoint.update} could not be saved: "
+            f"{getattr(error, 'strerror', None) or error} ({needed_bytes:,} bytes needed, {free_bytes} bytes free). "
+            "The earlier checkpoints are intact. Make room there, or keep fewer with --keep_last and --keep_best."
         )
 
     def _nothing_loaded(self, update: int | str | None, directories: Iterable[int]) -> str:
