@@ -132,16 +132,6 @@ def test_several_best_are_kept_and_of_equals_the_earlier(tmp_path):
     assert store.best == 2
 
 
-def test_a_metric_may_follow_the_save(store):
-    for update in (1, 2, 3):
-        store.save(_checkpoint(update))
-        store.record_metric(update, -float(update))
-    for update in (4, 5, 6):
-        store.save(_checkpoint(update))
-    assert store.best == 1
-    assert store.updates() == [1, 4, 5, 6]
-
-
 def test_a_future_that_was_given_up_is_deleted(store):
     for update in (10, 20, 30):
         store.save(_checkpoint(update))
@@ -150,14 +140,6 @@ def test_a_future_that_was_given_up_is_deleted(store):
     store.save(_checkpoint(25))
     assert store.updates() == [10, 20, 25]
     assert store.newest == 25
-
-
-def test_describe_shows_the_newest_and_the_best(store):
-    store.save(_checkpoint(10), metric=2.0)
-    store.save(_checkpoint(20), metric=1.0)
-    lines = store.describe().splitlines()
-    assert lines[1].split() == ["10", "0.0", "2.000", "best"]
-    assert lines[2].split() == ["20", "0.0", "1.000", "newest"]
 
 
 # Damage.
@@ -367,14 +349,6 @@ def test_too_little_room_is_noticed_before_writing(store, monkeypatch):
     needed_bytes = 60 * 4 + 8 + 60 * 4 + 60 * 8
     assert f"({needed_bytes} bytes needed, 959 bytes free)" in str(refusal.value)
     assert str(store.directory) in str(refusal.value)
-
-
-def test_a_metric_that_cannot_be_written_leaves_the_checkpoints(store):
-    store.save(_checkpoint(1), metric=1.0)
-    with _files_up_to(10), pytest.raises(SaveError, match="the metric of update 1 could not be saved"):
-        store.record_metric(1, 2.0)
-    assert store.best == 1
-    assert _hidden(store.directory) == []
 
 
 @pytest.fixture

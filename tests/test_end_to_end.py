@@ -1,6 +1,7 @@
 """From raw text to BLEU with the installed commands: train, resume, stop, refuse, translate, evaluate."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
+from tfnmt.run_directory import lock
 
 SHORT = ("--batch_tokens=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 TINY = "--flagfile=configs/transformer_tiny.flags"
@@ -98,6 +100,14 @@ def test_other_settings_are_refused_for_an_old_run(corpus, solved):
     assert "--learning_rate" in log and "0.5 now" in log
 
 
+@pytest.mark.parametrize(("program", "flags"), [("train", ()), ("launch", ("--strategy=sync", "--workers=2"))])
+def test_nothing_is_recorded_where_another_process_trains(corpus, tmp_path, program, flags):
+    with lock(tmp_path):
+        _, log = run(program, TINY, *flags, f"--data={corpus}", f"--run_directory={tmp_path}", expect=2)
+    assert f"process {os.getpid()} on " in log and "is training here" in log
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_all_faults_of_a_command_line_at_once(tmp_path):
     _, log = run("train", "--learning_rte=1", "--dropout=3", "--model=transfomer", "--hends=2", expect=2)
     for word in ("--learning_rate", "--dropout=3", "--model=transfomer", "--heads", "--run_directory"):
@@ -115,6 +125,16 @@ def test_all_faults_of_the_files_at_once(corpus, tmp_path):
     ]
     _, log = run("train", TINY, *flags, f"--vocabulary={corpus}", f"--run_directory={tmp_path / 'run'}", expect=2)
     assert "a.en" in log and "b.en, line 2" in log
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_pairs_than_workers_are_refused(corpus, tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"few.{language}").write_text("\n".join(read_lines(corpus / f"train.{language}")[:3]) + "\n")
+    files = (f"--train_source={tmp_path / 'few.en'}", f"--train_target={tmp_path / 'few.de'}", f"--vocabulary={corpus}")
+    job = ("--engine=simulated", "--strategy=sync", "--workers=4", f"--run_directory={tmp_path / 'run'}")
+    _, log = run("train", TINY, *files, *job, expect=2)
+    assert "3 pairs are too few for 4 workers" in log
     assert not (tmp_path / "run").exists()
 
 

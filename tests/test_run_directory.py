@@ -12,7 +12,7 @@ import pytest
 
 from tfnmt import durable_files
 from tfnmt.errors import UserError
-from tfnmt.run_directory import RunDirectory
+from tfnmt.run_directory import RunDirectory, lock
 from tfnmt.settings import setting
 
 
@@ -34,7 +34,7 @@ class WideSettings(BaseSettings):
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    files: tuple[str, ...] = setting((), "Files.")
+    files: tuple[str, ...] = setting((), "Files.", is_path=True)
     limit: float | None = setting(None, "Minutes.")
     max_updates: int = setting(100, "Updates.", may_change=True)
 
@@ -120,6 +120,13 @@ def test_a_setting_that_is_new_has_its_default_in_older_runs(run, path):
     RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("a", "b,c")))
 
 
+def test_the_home_directory_in_older_runs(run, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    _rewrite(path, lambda recorded: recorded["settings"]["RunSettings"].update(files=["~/a"]))
+    assert RunDirectory(path).settings(RunSettings).files == ("/home/me/a",)
+    RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("/home/me/a",)))
+
+
 def test_a_setting_that_is_gone_is_refused_naming_the_versions(run, path):
     _rewrite(path, lambda recorded: recorded["settings"]["DeepSettings"].update(ghost=1))
     _rewrite(path, lambda recorded: recorded["versions"].update(tfnmt="9.9"))
@@ -199,8 +206,8 @@ def test_a_creation_that_was_cut_short_is_taken_up(path, monkeypatch):
 
 HOLD_THE_LOCK = """
 import sys, time
-from tfnmt.run_directory import RunDirectory
-with RunDirectory(sys.argv[1]).lock():
+from tfnmt.run_directory import lock
+with lock(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -210,13 +217,26 @@ def test_the_lock_names_its_holder_and_ends_with_its_death(run, path):
     command = [sys.executable, "-c", HOLD_THE_LOCK, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match=f"process {holder.pid} on .* is training here"), run.lock():
+        with pytest.raises(UserError, match=f"process {holder.pid} on .* is training here"), lock(path):
             pytest.fail("Two processes hold the lock.")
+        settings = (path / "settings.json").read_bytes()
+        again = (path, DeepSettings(heads=2), RunSettings(files=("a", "b,c"), max_updates=200))
+        with pytest.raises(UserError, match="is training here"), RunDirectory.locked(*again):
+            pytest.fail("Two processes hold the lock.")
+        assert (path / "settings.json").read_bytes() == settings
         holder.send_signal(signal.SIGKILL)
-    with run.lock():
+    with lock(path):
         assert f"process {os.getpid()} on " in (path / "lock").read_text()
-    with run.lock():
+    with lock(path):
         pass
+
+
+def test_settings_are_recorded_with_the_lock_held(path):
+    path.mkdir(parents=True)
+    (path / "lock").touch()  # by a process that was killed at once
+    with RunDirectory.locked(path, DeepSettings(heads=2)) as run:
+        assert run.settings(DeepSettings) == DeepSettings(heads=2)
+        assert f"process {os.getpid()} on " in (path / "lock").read_text()
 
 
 # Vocabularies.

@@ -115,7 +115,7 @@ class CheckpointStore:
 
         Args:
           checkpoint: what to save; one of the same update is replaced.
-          metric: how good it is, larger is better (pass a loss negated); it may follow later by `record_metric`.
+          metric: how good it is, larger is better (pass a loss negated).
 
         Raises:
           SaveError: it could not be saved; the earlier checkpoints are intact and nothing unfinished is left.
@@ -129,21 +129,7 @@ class CheckpointStore:
             self._commit(aside, checkpoint.update, metric)
         except (OSError, DamagedError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            needed_bytes = checkpoint_files.size_bytes(checkpoint)
-            raise self._save_error(f"checkpoint of update {checkpoint.update}", needed_bytes, error) from error
-        self._delete_surplus()
-
-    def record_metric(self, update: int, metric: float) -> None:
-        """Notes how good the checkpoint of `update` was found to be; larger is better.
-
-        Raises:
-          SaveError: it could not be written down; the checkpoints are intact.
-        """
-        index = self._index().rated(update, metric)
-        try:
-            self._write_index(index)
-        except OSError as error:
-            raise self._save_error(f"metric of update {update}", len(index.to_json()), error) from error
+            raise self._save_error(checkpoint, error) from error
         self._delete_surplus()
 
     def load(self, update: int | Literal["best"] | None = None, *, slots: Container[str] | None = None) -> Checkpoint:
@@ -181,17 +167,6 @@ class CheckpointStore:
                 path.rename(successor)
         for path in self.directory.glob(".update-*"):
             shutil.rmtree(path, ignore_errors=True)
-
-    def describe(self) -> str:
-        """A table of the checkpoints: update, size, metric, and which are the newest and the best."""
-        index = self._index()
-        lines = [f"{'update':>10}  {'megabytes':>9}  {'metric':>8}"]
-        for update, directory in sorted(self._directories().items()):
-            megabytes = sum(path.stat().st_size for path in directory.iterdir()) / 1e6
-            metric = f"{index.metrics[update]:.3f}" if update in index.metrics else "-"
-            marks = [mark for mark in ("newest", "best") if getattr(index, mark) == update]
-            lines.append(f"{update:>10}  {megabytes:>9.1f}  {metric:>8}  {' '.join(marks)}".rstrip())
-        return "\n".join(lines)
 
     def _commit(self, aside: Path, update: int, metric: float | None) -> None:
         place = self.directory / _name(update)
@@ -251,12 +226,13 @@ class CheckpointStore:
         if shutil.disk_usage(self.directory).free < checkpoint_files.size_bytes(checkpoint):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _save_error(self, what: str, needed_bytes: int, error: Exception) -> SaveError:
+    def _save_error(self, checkpoint: Checkpoint, error: Exception) -> SaveError:
+        needed_bytes = checkpoint_files.size_bytes(checkpoint)
         free_bytes = f"{shutil.disk_usage(self.directory).free:,}" if self.directory.is_dir() else "unknown"
         return SaveError(
-            f"{self.directory}: the {what} could not be saved: {getattr(error, 'strerror', None) or error} "
-            f"({needed_bytes:,} bytes needed, {free_bytes} bytes free). The earlier checkpoints are intact. "
-            "Make room there, or keep fewer with --keep_last and --keep_best."
+            f"{self.directory}: the checkpoint of update {checkpoint.update} could not be saved: "
+            f"{getattr(error, 'strerror', None) or error} ({needed_bytes:,} bytes needed, {free_bytes} bytes free). "
+            "The earlier checkpoints are intact. Make room there, or keep fewer with --keep_last and --keep_best."
         )
 
     def _nothing_loaded(self, update: int | str | None, directories: Iterable[int]) -> str:

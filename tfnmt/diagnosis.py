@@ -91,7 +91,8 @@ def tensorflow() -> Iterator[Finding]:
         yield _broken("TensorFlow", error, "tensorflow")
         return
     yield Finding("TensorFlow", GOOD, f"{tf.__version__} computes")
-    yield _tensorflow_text()
+    if installation.installed_version("tensorflow-text") is not None:
+        yield _tensorflow_text()
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     yield Finding("GPUs", GOOD, ", ".join(names) or "none; training runs on the processor")

@@ -6,17 +6,16 @@ flags.txt       the same settings as a flagfile
 
 import dataclasses
 import importlib.metadata
-import inspect
 import json
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tfnmt
 from tfnmt import durable_files
 from tfnmt.errors import UserError, refuse
-from tfnmt.settings import flagfile_text, value_text
+from tfnmt.settings import expanded, flagfile_text, value_text
 
 FORMAT = 1
 SETTINGS, FLAGS = "settings.json", "flags.txt"
@@ -78,9 +77,10 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
     values = recorded["settings"].get(cls.__name__)
     if values is None:
         raise UserError(f"{directory / SETTINGS}: has no {cls.__name__}. {remedy}")
-    unknown = values.keys() - inspect.signature(cls).parameters.keys()
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
+    unknown = values.keys() - fields.keys()
     refuse([f"{directory / SETTINGS}: {name} is not a setting. {remedy}" for name in sorted(unknown)])
-    return cls(**{name: _from_json(value) for name, value in values.items()})
+    return cls(**{name: expanded(fields[name], _from_json(value)) for name, value in values.items()})
 
 
 def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
@@ -94,8 +94,9 @@ def differences(directory: Path, settings: Sequence[Any], free: Collection[type]
     settings = [each for each in settings if type(each) not in free]
     names = {cls.__name__ for cls in free}
     classes = [values for name, values in read(directory)["settings"].items() if name not in names]
-    recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
     fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
+    recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
+    recorded |= {name: expanded(fields[name], value) for name, value in recorded.items() if name in fields}
     values = {name: getattr(each, name) for each in settings for name in vars(each)}
     # A setting that this version has added had its default's effect before.
     before = {name: field.default for name, field in fields.items()} | recorded

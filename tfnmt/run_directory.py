@@ -15,7 +15,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tfnmt import durable_files, recorded_settings
 from tfnmt.errors import UserError, refuse
 from tfnmt.recorded_settings import FLAGS, SETTINGS, Settings
 
+LOCK = "lock"
 JOINT, SOURCE, TARGET = "vocabulary.model", "vocabulary.source.model", "vocabulary.target.model"
 
 
@@ -51,6 +52,18 @@ class RunDirectory:
         self._recorded = recorded_settings.read(self.path)
 
     @classmethod
+    @contextlib.contextmanager
+    def locked(cls, path: Path | str, *settings: Any, free: Collection[type] = ()) -> Iterator["RunDirectory"]:
+        """What `create_or_check` returns, with the lock held; nothing is recorded where another process trains.
+
+        Raises:
+          UserError: as `create_or_check`, and where another process holds the lock.
+        """
+        _check(Path(path), settings, free)
+        with lock(path):
+            yield cls.create_or_check(path, *settings, free=free)
+
+    @classmethod
     def create_or_check(cls, path: Path | str, *settings: Any, free: Collection[type] = ()) -> "RunDirectory":
         """Makes a new run directory for these settings, or opens the one that was made with them.
 
@@ -59,12 +72,8 @@ class RunDirectory:
         Raises:
           UserError: the directory was made with other settings, each of which is named, or holds something else.
         """
-        path = Path(path)
-        if (path / SETTINGS).exists():
-            refuse(recorded_settings.differences(path, settings, free))
-        else:
-            _make(path)
-        recorded_settings.write(path, settings)
+        _check(Path(path), settings, free)
+        recorded_settings.write(Path(path), settings)
         return cls(path)
 
     def settings(self, cls: type[Settings]) -> Settings:
@@ -74,27 +83,6 @@ class RunDirectory:
           UserError: the run has no such settings, or one that this version does not know.
         """
         return recorded_settings.instance(self.path, self._recorded, cls)
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other processes from training here; the lock ends with this process, however it dies.
-
-        Raises:
-          UserError: another process holds it, which the message names.
-        """
-        with open(self.path / "lock", "a+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise UserError(
-                    f"--run_directory={self.path}: {file.read().strip() or 'another process'} is training here. "
-                    "Wait for it, end it, or choose another directory."
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
 
     def adopt_vocabularies(self, source: Path | str, target: Path | str) -> None:
         """Copies the vocabularies into the directory; one file stands for both when they are the same file.
@@ -157,6 +145,28 @@ class RunDirectory:
         raise UserError(f"{self.path / name} is missing, and so is {JOINT}; training puts them there at its start.")
 
 
+@contextlib.contextmanager
+def lock(path: Path | str) -> Iterator[None]:
+    """Keeps other processes from training in the directory; the lock ends with this process, however it dies.
+
+    Raises:
+      UserError: another process holds it, which the message names.
+    """
+    with open(Path(path, LOCK), "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"--run_directory={path}: {file.read().strip() or 'another process'} is training here. "
+                "Wait for it, end it, or choose another directory."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
 def _plain(value: Any) -> Any:
     """The nearest thing to `value` that any reader of JSON understands."""
     if isinstance(value, Mapping):
@@ -168,11 +178,19 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _check(path: Path, settings: Sequence[Any], free: Collection[type]) -> None:
+    """Sees whether a run with these settings may be there, and makes a directory that is missing."""
+    if (path / SETTINGS).exists():
+        refuse(recorded_settings.differences(path, settings, free))
+    else:
+        _make(path)
+
+
 def _make(path: Path) -> None:
     """Creates the directory, or takes one that is empty or whose flags are recorded though its settings are not."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        names = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK and entry.name[0] != ".")
     except OSError as error:
         raise UserError(f"--run_directory={path}: {error.strerror}. Choose another.") from error
     if names and FLAGS not in names:

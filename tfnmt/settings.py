@@ -16,7 +16,8 @@ Fields are `str`, `int`, `float`, `bool`, `tuple[str, ...]` (a list with commas)
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -27,7 +28,10 @@ def setting(
     choices: Sequence[str] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     required: bool = False,
+    is_path: bool = False,
     may_change: bool = False,
 ) -> Any:
     """One field of a settings dataclass.
@@ -38,7 +42,10 @@ def setting(
       choices: the words that a text setting accepts.
       minimum: the smallest number accepted.
       maximum: the largest number accepted.
+      above: numbers must be larger than this one.
+      below: numbers must be smaller than this one.
       required: the value may not be empty.
+      is_path: a text names a file or a directory; `~` at its beginning is the home directory.
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
     """
     metadata = {
@@ -46,10 +53,20 @@ def setting(
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
+        "above": above,
+        "below": below,
         "required": required,
+        "is_path": is_path,
         "may_change": may_change,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def expanded(field: dataclasses.Field, value: Any) -> Any:
+    """`value` with the home directory for `~`, where the field has paths."""
+    if not field.metadata.get("is_path") or not value:
+        return value
+    return tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else os.path.expanduser(value)
 
 
 def faults_of(settings: Any) -> list[str]:
@@ -67,7 +84,7 @@ def faults_of(settings: Any) -> list[str]:
 
 def fault_of(field: dataclasses.Field, value: Any) -> str | None:
     """What is wrong with `value` for this field, naming the flag; None when it is within its choices and limits."""
-    choices, minimum, maximum = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    choices = field.metadata.get("choices")
     if value in (None, "", ()):
         required = field.metadata.get("required") or (choices is not None and value == "" and "" not in choices)
         return f"--{field.name} is missing: {field.metadata['help']}" if required else None
@@ -76,11 +93,23 @@ def fault_of(field: dataclasses.Field, value: Any) -> str | None:
         return f"{flag_text(field.name, value)}: must be one of {', '.join(choices)}."
     if value != value:
         return f"{flag_text(field.name, value)}: must be a number."
-    if minimum is not None and value < minimum:
-        return f"{flag_text(field.name, value)}: must be at least {minimum}."
-    if maximum is not None and value > maximum:
-        return f"{flag_text(field.name, value)}: must be at most {maximum}."
-    return None
+    broken = next((words for words, holds in limits_of(field).items() if not holds(value)), None)
+    return f"{flag_text(field.name, value)}: must be {broken}." if broken else None
+
+
+def limits_of(field: dataclasses.Field) -> dict[str, Callable[[Any], bool]]:
+    """What a number must be, in words such as "at least 0", each with the test of it."""
+    minimum, maximum, above, below = (field.metadata.get(key) for key in ("minimum", "maximum", "above", "below"))
+    limits: dict[str, Callable[[Any], bool]] = {}
+    if minimum is not None:
+        limits[f"at least {minimum}"] = lambda value: value >= minimum
+    if maximum is not None:
+        limits[f"at most {maximum}"] = lambda value: value <= maximum
+    if above is not None:
+        limits[f"above {above}"] = lambda value: value > above
+    if below is not None:
+        limits[f"below {below}"] = lambda value: value < below
+    return limits
 
 
 def flag_text(name: str, value: Any) -> str:

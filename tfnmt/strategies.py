@@ -238,8 +238,8 @@ class DelayedAsync(Async):
     local_optimizer_steps: int = setting(
         3000, "Steps for which each worker also moves its replica by a local Adam; 0 for none.", minimum=0
     )
-    local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, maximum=1)
-    local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, maximum=1)
+    local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, below=1)
+    local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, below=1)
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""

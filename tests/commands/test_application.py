@@ -44,6 +44,7 @@ class LargeSettings(BaseSettings):
     """A large model."""
 
     heads: int | None = setting(None, "Heads.", maximum=16)
+    share: float = setting(0.5, "Share.", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +211,8 @@ def test_help_shows_our_flags_by_class_with_defaults(program):
         "A large model. With --model=large:",
         "  --heads=",
         "      Heads. (a whole number, at most 16, empty for none)",
+        "  --share=0.5",
+        "      Share. (a number, above 0, below 1)",
         "",
     ]
 

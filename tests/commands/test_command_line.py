@@ -52,11 +52,21 @@ class FileSettings:
     lowercase: bool = setting(False, "Whether to lowercase.")
     limit: int | None = setting(None, "Sentences.", minimum=1)
     name: str = setting("", "Name.")
+    share: float = setting(0.5, "Share.", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class RequiredSettings:
     run_directory: str = setting("", "The directory of the run.", required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathSettings:
+    """What begins at the home directory."""
+
+    files: tuple[str, ...] = setting((), "Files.", is_path=True)
+    output: str = setting("~/out", "File.", is_path=True)
+    text: str = setting("", "No file.")
 
 
 MODELS = Choice("model", {"attentive": AttentiveSettings, "recurrent": RecurrentSettings})
@@ -83,6 +93,13 @@ def directory(tmp_path, monkeypatch):
 
 def test_without_flags_every_default_holds():
     assert _parse() == [ChoiceSettings(), AttentiveSettings(), FileSettings()]
+
+
+def test_paths_may_begin_at_the_home_directory(monkeypatch, directory):
+    monkeypatch.setenv("HOME", str(directory))
+    (directory / "text.flags").write_text("--text=~/c\n")
+    (paths,) = CommandLine([PathSettings]).parse(["--flagfile=~/text.flags", "--files=~/a,/b/~,-"])
+    assert paths == PathSettings((f"{directory}/a", "/b/~", "-"), f"{directory}/out", "~/c")
 
 
 def test_every_type_of_value():
@@ -184,6 +201,9 @@ def test_the_value_of_an_unknown_flag_is_not_a_fault_too():
         ("--dropout=much", "--dropout=much: must be a number."),
         ("--dropout=nan", "--dropout=nan: must be a number."),
         ("--dropout=0.95", "--dropout=0.95: must be at most 0.9."),
+        ("--share=0", "--share=0.0: must be above 0."),
+        ("--share=1", "--share=1.0: must be below 1."),
+        ("--share=nan", "--share=nan: must be a number."),
         ("--lowercase=perhaps", "--lowercase=perhaps: must be true or false."),
         ("--model=", "--model is missing: Model."),
         ("--limit=0", "--limit=0: must be at least 1."),

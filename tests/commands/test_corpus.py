@@ -1,13 +1,15 @@
 """tfnmt-corpus, as it is called."""
 
+import errno
 import gzip
 import itertools
 import json
+import os
 import sys
 
 import pytest
 
-from tests.corpora.wheelhouse import english_german, small_wheelhouse
+from tests.corpora.wheelhouse import english_german, make_wheel, messages, small_wheelhouse
 from tfnmt.commands import corpus
 from tfnmt.corpora.pairs import skeleton
 
@@ -59,6 +61,28 @@ def test_the_counts_add_up(software, tmp_path):
     assert all(step["read"] + step["added"] == step["kept"] + sum(step["dropped"].values()) for step in steps)
     assert all(after["read"] == before["kept"] for before, after in itertools.pairwise(steps))
     assert steps[2]["dropped"] == {"markup": 1, "placeholders differ": 1, "same on both sides": 1}
+
+
+def test_a_message_of_several_lines_is_one_line_without_cleaning_too(tmp_path, monkeypatch):
+    texts = english_german() | {
+        "Open\nthe door.\n\nClose it.": "Öffne\ndie Tür.\n\nSchließe sie.",
+        "One\n\nTwo": "Eins Zwei",
+    }
+    wheel = make_wheel(tmp_path / "wheels", "tree", {"tree/locale/de/LC_MESSAGES/tree.mo": messages(texts)})
+    monkeypatch.setattr(corpus, "SOFTWARE", (wheel,))
+    assert not _run(
+        monkeypatch, f"--wheel_directory={tmp_path / 'wheels'}", f"--output={tmp_path / 'out'}", "--cleaning=off"
+    )
+    sides = (
+        [line for name in FILES if name.endswith(code) for line in _lines(tmp_path / "out" / name)]
+        for code in ("en", "de")
+    )
+    expected = english_german() | {
+        "Open the door.": "Öffne die Tür.",
+        "Close it.": "Schließe sie.",
+        "One Two": "Eins Zwei",
+    }
+    assert dict(zip(*sides, strict=True)) == expected
 
 
 def test_two_runs_write_the_same_bytes(software, tmp_path):
@@ -161,3 +185,13 @@ def test_the_output_must_be_a_directory(tmp_path, monkeypatch, capfd):
     assert "name a directory that can be written" in capfd.readouterr().err
     assert _run(monkeypatch, "--corpus=generated") == 2
     assert "--output is missing" in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_unfinished(tmp_path, monkeypatch, capfd):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert _run(monkeypatch, "--corpus=generated", f"--output={tmp_path / 'out'}") == 2
+    assert "No space left on device" in capfd.readouterr().err
+    assert not list((tmp_path / "out").iterdir())

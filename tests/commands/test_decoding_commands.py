@@ -12,6 +12,7 @@ import pytest
 from tests.decoding.tiny_run import SOURCES, TARGETS, make_run
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import average, evaluate, export, score, translate
+from tfnmt.decoding.scoring import PairScore
 from tfnmt.run_directory import RunDirectory
 
 INPUT = "".join(f"{line}\n" for line in SOURCES)
@@ -121,6 +122,18 @@ def test_score(run, call, caplog, tmp_path):
     again, _ = call(score, flags[0], f"--source={tmp_path / 'both.tsv'}")
     for line, row in zip(again, rows, strict=True):
         assert [float(column) for column in line.split("\t")] == pytest.approx(row, rel=1e-5)
+
+
+def test_the_perplexity_of_a_hopeless_model_is_finite(run, call, caplog, monkeypatch):
+    monkeypatch.setattr(score.Scorer, "score", lambda *_, **__: [PairScore(-1e6, 2)])
+    lines, _ = call(
+        score,
+        f"--run_directory={run.path}",
+        f"--source={run.path.parent / 'test.en'}",
+        f"--target={run.path.parent / 'test.de'}",
+    )
+    assert lines == ["-1000000.000000\t2\t-500000.000000"]
+    assert "perplexity 1.01423e+304" in caplog.text
 
 
 @pytest.mark.parametrize(

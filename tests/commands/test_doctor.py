@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from tfnmt import diagnosis, installation
+from tfnmt import diagnosis, installation, runtime
 from tfnmt.commands import doctor
 from tfnmt.diagnosis import FAULT, GOOD, NOTE, Finding
 
@@ -50,6 +50,16 @@ def test_a_python_without_any_package():
     faults = [each for each in json.loads(result.stdout)["findings"] if each["state"] == FAULT]
     assert faults
     assert all(each["remedy"] == "tools/set_up" for each in faults)
+
+
+def test_a_missing_tensorflow_text_is_said_once(monkeypatch):
+    versions = {"tensorflow": "2.21.0"}
+    monkeypatch.setattr(installation, "installed_version", versions.get)
+    monkeypatch.setattr(runtime, "prepare", lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+    findings = [*diagnosis.packages(), *diagnosis.tensorflow()]
+    said = [finding.remedy for finding in findings if finding.subject in ("tensorflow-text", "TensorFlow Text")]
+    assert said == ["tools/set_up"]
 
 
 def test_missing_packages_are_faults_unless_only_an_extra_needs_them(monkeypatch):

@@ -36,6 +36,15 @@ def test_it_goes_beside_the_data_by_default(tmp_path, monkeypatch):
     assert load_vocabularies(tmp_path)[0].size == 90
 
 
+def test_it_goes_to_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_pair(tmp_path, "train", generated_pairs(200))
+    assert not _run(monkeypatch, "--data=~", "--languages=en-de", "--vocabulary_size=90")
+    assert load_vocabularies(tmp_path)[0].size == 90
+    assert not (tmp_path / "~").exists()
+
+
 def test_bad_files_and_sizes_are_refused(tmp_path, monkeypatch, capfd):
     files = write_pair(tmp_path, "train", generated_pairs(20))
     given = (f"--train_source={files.source}", f"--vocabulary={tmp_path}")

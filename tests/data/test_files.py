@@ -11,6 +11,13 @@ from tfnmt.data.files import TextPair, count_pairs, inspect_file, inspect_pairs,
 from tfnmt.data.lines import line_pairs
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_file_that_the_system_does_not_show_is_unreadable(tmp_path, ending):
+    """As in a directory closed to everybody but root, who may run this."""
+    path = str(tmp_path / f"{'n' * 300}{ending}")
+    assert inspect_file(path).faults == [f"{path}: unreadable (File name too long)."]
+
+
 @pytest.fixture(params=[write_pair, write_gzip_pair, write_table])
 def write(request):
     return request.param

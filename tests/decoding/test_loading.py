@@ -35,7 +35,7 @@ def test_an_ensemble_of_runs(run, tmp_path):
     other = make_run(tmp_path / "other", seeds={5: 9}, metrics={})
     trained = _load(run, other)
     assert len(trained.vectors) == 2
-    assert len(trained.translator(DecodingSettings(beam_size=2)).best(trained.vectors, SOURCES)) == len(SOURCES)
+    assert len(trained.translator(DecodingSettings(beam_size=2)).translate(trained.vectors, SOURCES)) == len(SOURCES)
 
 
 def test_other_vocabularies_are_refused(run, tmp_path):

@@ -59,11 +59,15 @@ def test_same_hypotheses_at_any_batch_size(trained, monkeypatch):
 
 def test_new_parameters_and_lengths_do_not_trace_again(trained, translator):
     lines = SOURCES[:2]
-    before = translator.best(trained.vectors, lines)
+
+    def best(vector, lines):
+        return [hypotheses[0].text for hypotheses in translator.translate([vector], lines)]
+
+    before = best(trained.vectors[0], lines)
     changed = trained.vectors[0] * np.float32(1.7)
-    assert translator.best([changed], [*lines, "a much longer line than these " * 3])[:2] != before
-    assert translator.best([tf.constant(trained.vectors[0])], lines) == before
-    assert translator._graph(1, False).experimental_get_tracing_count() == 1
+    assert best(changed, [*lines, "a much longer line than these " * 3])[:2] != before
+    assert best(tf.constant(trained.vectors[0]), lines) == before
+    assert translator.graph(1, False).experimental_get_tracing_count() == 1
 
 
 def _forced(trained, source, tokens):

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from tfnmt.settings import faults_of
+from tfnmt.strategies import DelayedAsync
 
 RATE = 0.05
 
@@ -108,3 +110,16 @@ def test_adam_s_decays_change_at_the_cool_down():
         m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
         theta = theta - RATE * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + 1e-3)
         np.testing.assert_allclose(variable.numpy(), theta, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        OptimizerSettings(adam_beta1=1, adam_beta2=1, adam_cooldown_beta1=1, adam_cooldown_beta2=1),
+        OptimizerSettings(adam_epsilon=0, adagrad_start=0),
+        DelayedAsync(local_adam_beta1=1, local_adam_beta2=1),
+    ],
+)
+def test_constants_that_divide_by_zero_are_refused(settings):
+    changed = [name for name, value in vars(settings).items() if value != getattr(type(settings), name)]
+    assert [fault.split("=")[0] for fault in faults_of(settings)] == [f"--{name}" for name in changed]

@@ -20,8 +20,8 @@ from tfnmt.settings import setting
 class AverageSettings:
     """Which checkpoints, and where their mean goes."""
 
-    run_directory: str = setting("", "Run directory whose checkpoints are averaged.", required=True)
-    output: str = setting("", "New directory for the average.", required=True)
+    run_directory: str = setting("", "Run directory whose checkpoints are averaged.", required=True, is_path=True)
+    output: str = setting("", "New directory for the average.", required=True, is_path=True)
     last: int = setting(0, "Average so many of the newest checkpoints.", minimum=0)
     best: int = setting(0, "Average so many of those with the best validation metric.", minimum=0)
     checkpoint: tuple[str, ...] = setting((), "Updates of the checkpoints to average, with commas.")

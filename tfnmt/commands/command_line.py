@@ -12,7 +12,7 @@ from absl import flags
 
 from tfnmt.commands.flagfiles import Argument, expand
 from tfnmt.errors import refuse
-from tfnmt.settings import fault_of, faults_of, flag_text
+from tfnmt.settings import expanded, fault_of, faults_of, flag_text
 
 KINDS: dict[Any, tuple[Callable[..., Any], str]] = {
     str: (flags.DEFINE_string, "a text"),
@@ -159,8 +159,11 @@ class CommandLine:
         return self._instance(request.classes[value])
 
     def _instance(self, cls: type) -> Any:
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: self.given[name].value for name in names if name in self.given})
+        values = {
+            field.name: expanded(field, self.given[field.name].value if field.name in self.given else field.default)
+            for field in dataclasses.fields(cls)
+        }
+        return cls(**values)
 
     def _value(self, name: str) -> Any:
         """The value of a flag that belongs to a class which is not a matter of choice."""

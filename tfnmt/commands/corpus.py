@@ -38,7 +38,7 @@ class CorpusSettings:
         choices=("software", "multi30k", "files", "generated"),
     )
     languages: str = setting("en-de", "Source and target language, such as en-de, en-zh or en-pt_BR.")
-    output: str = setting("", "Directory that the corpus is written to.", required=True)
+    output: str = setting("", "Directory that the corpus is written to.", required=True, is_path=True)
     cleaning: str = setting(
         "auto",
         "Drop pairs that teach nothing (on), keep all (off), or clean the software corpus alone (auto).",
@@ -91,7 +91,7 @@ def _read(
     report: Report,
 ) -> Splits:
     if corpus.corpus == "software":
-        paths = fetch(SOFTWARE, pathlib.Path(wheels.wheel_directory).expanduser())
+        paths = fetch(SOFTWARE, pathlib.Path(wheels.wheel_directory))
         return {"train": read_software(SOFTWARE, paths, languages, report)}
     if corpus.corpus == "generated":
         report.add_source({"name": "generated", **dataclasses.asdict(generated)})

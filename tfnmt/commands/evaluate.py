@@ -37,9 +37,11 @@ RECORDS = "evaluation.jsonl"
 class EvaluateSettings:
     """What is evaluated."""
 
-    source: str = setting("", "File of source lines, plain or .gz, to translate and compare with --reference.")
-    reference: str = setting("", "File of good translations, plain or .gz.")
-    hypotheses: str = setting("", "File of translations made before, instead of --source.")
+    source: str = setting(
+        "", "File of source lines, plain or .gz, to translate and compare with --reference.", is_path=True
+    )
+    reference: str = setting("", "File of good translations, plain or .gz.", is_path=True)
+    hypotheses: str = setting("", "File of translations made before, instead of --source.", is_path=True)
     split: str = setting(
         "validation", "Files of the run that are translated when none are given.", choices=("validation", "test")
     )
@@ -47,7 +49,7 @@ class EvaluateSettings:
     bootstrap_samples: int = setting(
         0, "Resamplings of the sentences for 95% confidence intervals, such as 1000; 0 for none.", minimum=0
     )
-    output: str = setting("", "File to write the translations to.")
+    output: str = setting("", "File to write the translations to.", is_path=True)
 
     def faults(self) -> list[str]:
         """Files that do not go together."""

@@ -33,7 +33,7 @@ from tfnmt.settings import setting
 class ExportSettings:
     """Where it goes."""
 
-    output: str = setting("", "New directory for the SavedModel.", required=True)
+    output: str = setting("", "New directory for the SavedModel.", required=True, is_path=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,8 +65,9 @@ def expand(arguments: Sequence[Argument], faults: list[str], outer: tuple[Path, 
 
 def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, ...]) -> list[Argument]:
     """The arguments in the flagfile `text`, which is looked for beside the file that names it, then here."""
-    beside = argument.directory / text
-    path = beside if beside.is_file() else Path(text)
+    place = os.path.expanduser(text)
+    beside = argument.directory / place
+    path = beside if beside.is_file() else Path(place)
     if path.resolve() in outer:
         faults.append(argument.fault(f"--flagfile={text}: this file names itself, directly or through others."))
         return []

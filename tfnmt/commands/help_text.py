@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 
 from tfnmt.commands.command_line import KINDS, Choice, CommandLine, Request, without_none
-from tfnmt.settings import flag_text
+from tfnmt.settings import flag_text, limits_of
 
 WIDTH = 100
 
@@ -62,10 +62,9 @@ def _flag(field: dataclasses.Field, type_: object) -> str:
 
 def _domain(field: dataclasses.Field, type_: object) -> str:
     """The values that a field accepts."""
-    choices, minimum, maximum = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    choices = field.metadata.get("choices")
     words = [f"one of {', '.join(choices)}" if choices else KINDS[without_none(type_)][1]]
-    words += [f"at least {minimum}"] if minimum is not None else []
-    words += [f"at most {maximum}"] if maximum is not None else []
+    words += limits_of(field)
     words += ["required"] if field.metadata.get("required") else []
     words += ["empty for none"] if without_none(type_) is not type_ else []
     return ", ".join(words)

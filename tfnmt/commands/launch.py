@@ -45,13 +45,22 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
         )
     with tempfile.TemporaryDirectory() as leaves_nothing:
         logs = Path(leaves_nothing)
-        if not settings.run.dry_run:
-            logs = RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values()).logs
-        flagfile = logs / "launch.flags"
-        logs.mkdir(parents=True, exist_ok=True)
-        flagfile.write_text(flagfile_text(*settings))
+        if settings.run.dry_run:
+            flagfile = _write_flagfile(logs, settings)
+        else:  # The lock is free again before the process that leads takes it.
+            with RunDirectory.locked(settings.run.run_directory, *settings, free=ENGINES.values()) as run:
+                logs = run.logs
+                flagfile = _write_flagfile(logs, settings)
         command = [*_tfnmt_train(), f"--flagfile={flagfile}"]
         return Supervisor(lambda: _tasks(engine, logs, command), supervision, (LOST,)).run()
+
+
+def _write_flagfile(logs: Path, settings: train.Settings) -> Path:
+    """What all tasks read, those too that are started again later."""
+    flagfile = logs / "launch.flags"
+    logs.mkdir(parents=True, exist_ok=True)
+    flagfile.write_text(flagfile_text(*settings))
+    return flagfile
 
 
 def _tfnmt_train() -> list[str]:

@@ -20,6 +20,7 @@ from tfnmt.decoding.streams import STANDARD, chunks, line_writer
 from tfnmt.errors import refuse
 from tfnmt.progress import Progress
 from tfnmt.settings import setting
+from tfnmt.training.totals import perplexity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,13 @@ class ScoreSettings:
     """What is scored."""
 
     source: str = setting(
-        "", "File of source lines, plain or .gz; tab-separated with both sides without --target.", required=True
+        "",
+        "File of source lines, plain or .gz; tab-separated with both sides without --target.",
+        required=True,
+        is_path=True,
     )
-    target: str = setting("", "File of their translations, plain or .gz.")
-    output: str = setting(STANDARD, "File for the scores; - for standard output.")
+    target: str = setting("", "File of their translations, plain or .gz.", is_path=True)
+    output: str = setting(STANDARD, "File for the scores; - for standard output.", is_path=True)
     chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
     batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
     batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)
@@ -65,8 +69,8 @@ def _main(trained_settings: TrainedSettings, settings: ScoreSettings) -> None:
             tokens += sum(each.tokens for each in scores)
     mean = log_probability / tokens
     logging.info(
-        "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.2f.",
-        *(", ".join(trained.names), f"{total:,}", f"{tokens:,}", -mean, math.exp(-mean)),
+        "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.6g.",
+        *(", ".join(trained.names), f"{total:,}", f"{tokens:,}", -mean, perplexity(-mean)),
     )
 
 

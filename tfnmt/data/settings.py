@@ -10,16 +10,26 @@ from tfnmt.settings import setting
 class TextSettings:
     """The files."""
 
-    data: str = setting("", "Directory with train.LANGUAGE and validation.LANGUAGE files, as tfnmt-corpus makes it.")
+    data: str = setting(
+        "", "Directory with train.LANGUAGE and validation.LANGUAGE files, as tfnmt-corpus makes it.", is_path=True
+    )
     languages: str = setting(
         "", "Source and target language, such as en-de; tfnmt-corpus leaves a note of it in --data."
     )
     train_source: tuple[str, ...] = setting(
-        (), "Files of source lines to train on (plain or .gz), or tab-separated files when there is no --train_target."
+        (),
+        "Files of source lines to train on (plain or .gz), or tab-separated files when there is no --train_target.",
+        is_path=True,
     )
-    train_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --train_source, in its order.")
-    validation_source: tuple[str, ...] = setting((), "Files of source lines to validate on; tab-separated as above.")
-    validation_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --validation_source.")
+    train_target: tuple[str, ...] = setting(
+        (), "Files of target lines, one for each of --train_source, in its order.", is_path=True
+    )
+    validation_source: tuple[str, ...] = setting(
+        (), "Files of source lines to validate on; tab-separated as above.", is_path=True
+    )
+    validation_target: tuple[str, ...] = setting(
+        (), "Files of target lines, one for each of --validation_source.", is_path=True
+    )
 
     def faults(self) -> list[str]:
         """Flags that do not fit each other."""

@@ -24,7 +24,9 @@ class VocabularySettings:
     """How text is cut into pieces."""
 
     vocabulary: str = setting(
-        "", f"Directory that gets {JOINT_NAME}, or {SOURCE_NAME} and {TARGET_NAME}; empty for that of --data."
+        "",
+        f"Directory that gets {JOINT_NAME}, or {SOURCE_NAME} and {TARGET_NAME}; empty for that of --data.",
+        is_path=True,
     )
     vocabulary_size: int = setting(8000, "Number of pieces, the four special ones included.", minimum=5)
     vocabulary_type: str = setting("unigram", "Kind of SentencePiece model.", choices=("unigram", "bpe"))

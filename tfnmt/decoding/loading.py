@@ -24,7 +24,7 @@ NEWEST, BEST = "newest", "best"
 class TrainedSettings:
     """Which trained parameters are used."""
 
-    run_directory: tuple[str, ...] = setting((), "Run directory; several, with commas, are an ensemble.")
+    run_directory: tuple[str, ...] = setting((), "Run directory; several, with commas, are an ensemble.", is_path=True)
     checkpoint: tuple[str, ...] = setting(
         (BEST,),
         "Checkpoint of each run directory: best (by the validation metric; the newest when nothing was validated), "

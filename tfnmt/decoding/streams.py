@@ -2,9 +2,9 @@
 
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, TypeVar
 
 from tfnmt.data.files import inspect_file, open_bytes
@@ -24,7 +24,7 @@ def count_lines(path: str) -> int | None:
     """
     if path == STANDARD:
         return None
-    if Path(path).is_file() and Path(path).stat().st_size == 0:
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
         return 0
     report = inspect_file(path)
     refuse(report.faults)

@@ -120,10 +120,6 @@ class Translator:
             executor.shutdown(cancel_futures=True)
         return results
 
-    def best(self, vectors: Sequence[tf.Tensor], lines: Sequence[str]) -> list[str]:
-        """The text of the best translation of each line."""
-        return [hypotheses[0].text for hypotheses in self.translate(vectors, lines)]
-
     def _batches(self, sentences: Sequence[np.ndarray]) -> list[list[int]]:
         """The places of the sentences in each batch; sentences without tokens are in none."""
         places = [place for place, ids in enumerate(sentences) if len(ids)]

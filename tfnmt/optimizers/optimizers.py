@@ -22,21 +22,21 @@ class OptimizerSettings:
         "adam", "Server update.", choices=("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad")
     )
     momentum: float = setting(0.9, "Share of the last update kept by momentum and nesterov.", minimum=0, maximum=1)
-    adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, maximum=1)
-    adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, maximum=1)
-    adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", minimum=0)
+    adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)
+    adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, below=1)
+    adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", above=0)
     adam_cooldown_updates: int = setting(
         0,
         "Server updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for "
         "never. Those of the workers' local optimizers stay.",
         minimum=0,
     )
-    adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, maximum=1)
-    adam_cooldown_beta2: float = setting(0.998, "Decay of the second moment from then on.", minimum=0, maximum=1)
+    adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, below=1)
+    adam_cooldown_beta2: float = setting(0.998, "Decay of the second moment from then on.", minimum=0, below=1)
     weight_decay: float = setting(
         0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0
     )
-    adagrad_start: float = setting(0.1, "First value of Adagrad's sum of squares.", minimum=0)
+    adagrad_start: float = setting(0.1, "First value of Adagrad's sum of squares.", above=0)
 
 
 class Optimizer(Protocol):

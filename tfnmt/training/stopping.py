@@ -111,11 +111,6 @@ class EarlyStopping:
             return EarlyStopping(value, update)
         return dataclasses.replace(self, evaluations_without_improvement=self.evaluations_without_improvement + 1)
 
-    @property
-    def improved(self) -> bool:
-        """True when the last evaluation is the best one: what a plateau schedule and keep-best ask."""
-        return self.best is not None and self.evaluations_without_improvement == 0
-
     def target_reached(self, settings: StoppingSettings) -> str | None:
         """Why training ends, as text; None while the best is not good enough or nothing is."""
         metric, target = settings.early_stopping_metric, settings.early_stopping_target

@@ -55,7 +55,7 @@ class Totals:
     @property
     def perplexity(self) -> float:
         """The exponential of the cross entropy per target token."""
-        return math.exp(min(self.cross_entropy_per_token, 700.0))
+        return perplexity(self.cross_entropy_per_token)
 
     @property
     def mean_gradient_norm(self) -> float:
@@ -106,6 +106,11 @@ class EpochMeter:
         """Epochs read, once `sentences` have been."""
         share = (sentences - self.began_at) / self.length if self.length else 0.0
         return self.epoch + min(share, 1.0)
+
+
+def perplexity(cross_entropy: float) -> float:
+    """The exponential of nats per token, which stays finite however bad a model is."""
+    return math.exp(min(cross_entropy, 700.0))
 
 
 _SUMMED = tuple(name for name in vars(Totals()) if name in BlockReport._fields and name != "skipped")
