@@ -1,6 +1,7 @@
 """The training loop around the local engine: exact resume, limits, early stopping, what is saved."""
 
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,12 +121,19 @@ def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
     assert (whole.newest, whole.best) == (parts.newest, parts.best)
 
 
-def test_a_signal_at_an_evaluation_puts_it_off(tmp_path):
+def test_a_signal_at_an_evaluation_puts_it_off(tmp_path, caplog):
     scores, schedule = [5.0, 4.0, 4.5, 4.0], ScheduleSettings(learning_rate=0.1, schedule="plateau", plateau_patience=1)
     through, whole, heard, _ = build(tmp_path / "a", scores=scores, every=4, schedule=schedule, max_updates=16)
     through.train()
     first, _, ended, _ = build(tmp_path / "b", scores=scores[:1], every=4, schedule=schedule, max_updates=16)
-    ended.record = lambda report, totals: signal.raise_signal(signal.SIGTERM) if report.update == 8 else None
+
+    def record(report, _):
+        if report.update == 8:
+            signal.raise_signal(signal.SIGTERM)
+            while not any("training saves after this update" in line for line in caplog.messages):
+                time.sleep(0.01)  # a thread reads the signal
+
+    ended.record = record
     assert first.train() == 128 + signal.SIGTERM
     second, parts, resumed, _ = build(tmp_path / "b", scores=scores[1:], every=4, schedule=schedule, max_updates=16)
     second.resume()

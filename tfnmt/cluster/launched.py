@@ -31,7 +31,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
         ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),  # MPICH's and Intel's
     ):
         if all(name in environment for name in names):
-            return Launched(*(int(environment[name]) for name in names), may_bind=names[0] != "HOROVOD_RANK")
+            rank, size, local_size = (int(environment[name]) for name in names)
+            return Launched(rank, size, local_size, may_bind=names[0] != "HOROVOD_RANK")
     return None
 
 
