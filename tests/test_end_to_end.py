@@ -151,3 +151,14 @@ def test_dry_run_builds_and_prints_and_leaves_nothing(corpus, tmp_path):
     ):
         assert word in out
     assert not (tmp_path / "run").exists()
+
+
+def test_what_could_never_act_is_refused(corpus, tmp_path):
+    """One table for two vocabularies of equal size; ends that wait for evaluations which never come."""
+    run("vocabulary", f"--data={corpus}", f"--vocabulary={tmp_path}", "--vocabulary_size=60", "--nojoint_vocabulary")
+    flags = [TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--evaluate_every_updates=0"]
+    waiting = ["--early_stopping_patience=1", "--early_stopping_target=5", "--schedule=plateau"]
+    _, log = run("train", *flags, *waiting, f"--vocabulary={tmp_path}", expect=2)
+    assert "--tied_embeddings=all: needs one joint vocabulary" in log
+    for flag in ("--early_stopping_patience=1", "--early_stopping_target=5.0", "--schedule=plateau"):
+        assert f"{flag}: needs evaluations, and there are none: --evaluate_every_updates=0." in log

@@ -134,7 +134,7 @@ def test_missing_parts_of_multi30k_are_all_named(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr().err
     assert all(f"{name}.{code}" in shown for name in ("val", "test_2016_flickr") for code in ("en", "de"))
     assert _run(monkeypatch, *arguments) == 2
-    assert "--input=DIRECTORY" in capfd.readouterr().err
+    assert "--input is missing" in capfd.readouterr().err
 
 
 def _write_files(directory):
@@ -174,7 +174,23 @@ def test_bad_files_are_refused_together(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr().err
     assert "has 360 lines and" in shown and "latin.de, line 1: byte 0xe4 is not UTF-8" in shown
     assert _run(monkeypatch, "--corpus=files", f"--output={tmp_path / 'out'}") == 2
-    assert "--corpus=files needs --train_source" in capfd.readouterr().err
+    assert "--train_source is missing" in capfd.readouterr().err
+
+
+def test_what_is_read_is_not_overwritten(tmp_path, monkeypatch, capfd):
+    _write_files(tmp_path)
+    (tmp_path / "train.en").symlink_to(tmp_path / "all.tsv")
+    before = (tmp_path / "all.tsv").read_bytes()
+    flags = ("--corpus=files", f"--train_source={tmp_path / 'all.tsv'}")
+    assert _run(monkeypatch, *flags, f"--output={tmp_path}") == 2
+    assert "train.en is read, and would be overwritten" in capfd.readouterr().err
+    assert (tmp_path / "all.tsv").read_bytes() == before
+    assert not _run(monkeypatch, *flags, f"--output={tmp_path / 'out'}")
+
+
+def test_files_of_another_corpus_are_refused(tmp_path, monkeypatch, capfd):
+    assert _run(monkeypatch, "--train_source=my.en", f"--output={tmp_path / 'out'}") == 2
+    assert "--train_source does nothing with --corpus=software" in capfd.readouterr().err
 
 
 def test_the_output_must_be_a_directory(tmp_path, monkeypatch, capfd):

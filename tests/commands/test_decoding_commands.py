@@ -75,7 +75,7 @@ def test_bad_bytes_on_standard_input(run, call):
         (["--run_directory={run}", "--checkpoint=latest"], "must be best, newest"),
         (["--run_directory={run}", "--checkpoint=77"], "update 77"),
         (["--run_directory={run}", "--nbest=9"], "raise --beam_size"),
-        (["--run_directory={run}", "--input=same", "--output=same"], "name another file"),
+        (["--run_directory={run}", "--input={run}/flags.txt", "--output={run}/flags.txt"], "name another file"),
         (["--run_directory={run}", "--beam=3"], "--beam_size"),
     ],
 )
@@ -177,3 +177,17 @@ def test_export_is_read_by_tensorflow_alone(run, call, tmp_path):
     assert ended.stdout.splitlines() == wanted, ended.stderr
     _, error = call(export, *flags, f"--output={tmp_path / 'exported'}", expect=2)
     assert "is not empty" in error
+
+
+@pytest.mark.parametrize(
+    "command, flag, more",
+    [(translate, "input", ()), (score, "target", ("source",)), (evaluate, "reference", ("hypotheses",))],
+)
+def test_an_input_is_not_overwritten(run, call, tmp_path, command, flag, more):
+    text, link = tmp_path / "text", tmp_path / "link"
+    text.write_text(INPUT)
+    link.symlink_to(text)
+    flags = [f"--{each}={text}" for each in (flag, *more)]
+    _, error = call(command, f"--run_directory={run.path}", *flags, f"--output={link}", expect=2)
+    assert f"--output={link}: this is --{flag} too" in error
+    assert text.read_text() == INPUT

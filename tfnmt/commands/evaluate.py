@@ -19,7 +19,7 @@ from absl import logging
 from tfnmt import runtime
 from tfnmt.commands import application
 from tfnmt.data.corpus import find_corpus
-from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
+from tfnmt.data.files import TextPair, inspect_pairs, overwriting_faults, read_pairs
 from tfnmt.data.settings import DataSettings
 from tfnmt.decoding.loading import TrainedSettings, load
 from tfnmt.decoding.settings import DecodingSettings
@@ -53,7 +53,8 @@ class EvaluateSettings:
 
     def faults(self) -> list[str]:
         """Files that do not go together."""
-        faults = []
+        inputs = {"source": self.source, "reference": self.reference, "hypotheses": self.hypotheses}
+        faults = overwriting_faults(self.output, **inputs)
         if self.source and self.hypotheses:
             faults.append("--source and --hypotheses: give one of them; the latter is translated already.")
         if (self.source or self.hypotheses) and not self.reference:

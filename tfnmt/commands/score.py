@@ -13,7 +13,7 @@ from absl import logging
 
 from tfnmt import runtime
 from tfnmt.commands import application
-from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
+from tfnmt.data.files import TextPair, inspect_pairs, overwriting_faults, read_pairs
 from tfnmt.decoding.loading import TrainedSettings, load
 from tfnmt.decoding.scoring import Scorer
 from tfnmt.decoding.streams import STANDARD, chunks, line_writer
@@ -38,6 +38,10 @@ class ScoreSettings:
     chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
     batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
     batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)
+
+    def faults(self) -> list[str]:
+        """An output that would overwrite what is scored."""
+        return overwriting_faults(self.output, source=self.source, target=self.target)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ from tfnmt.engines.registry import (
     find_place,
     refuse_unsuitable,
 )
+from tfnmt.errors import refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
@@ -242,9 +243,34 @@ def _find_parts(settings: Settings, place: Place) -> _Parts:
     vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
     sizes = [vocabulary.size for vocabulary in vocabularies]
     model = build_model(settings.choice.model, settings.model, *sizes)
+    refuse([*_sharing_faults(settings.model, *vocabularies), *_unseen_faults(settings, corpus)])
     corpus.inspect()
     layout = Layout(model.parameters, place.servers)
     return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
+
+
+def _sharing_faults(model: ModelSettings, source: Vocabulary, target: Vocabulary) -> list[str]:
+    """Two vocabularies of one size are not one."""
+    if model.tied_embeddings != "all" or source.fingerprint == target.fingerprint:
+        return []
+    return [
+        "--tied_embeddings=all: needs one joint vocabulary, and there is one for each language; take "
+        "--tied_embeddings=target, or train a joint vocabulary."
+    ]
+
+
+def _unseen_faults(settings: Settings, corpus: Corpus) -> list[str]:
+    """What waits for evaluations that never come."""
+    if corpus.validation and settings.validation.evaluate_every_updates:
+        return []
+    stopping = settings.stopping
+    waiting = {
+        f"--early_stopping_patience={stopping.early_stopping_patience}": stopping.early_stopping_patience > 0,
+        f"--early_stopping_target={stopping.early_stopping_target}": stopping.early_stopping_target is not None,
+        "--schedule=plateau": settings.schedule.schedule == "plateau",
+    }
+    lacking = "--evaluate_every_updates=0" if corpus.validation else "no validation files (--validation_source)"
+    return [f"{flag}: needs evaluations, and there are none: {lacking}." for flag, waits in waiting.items() if waits]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from tfnmt import runtime
 from tfnmt.commands import application
+from tfnmt.data.files import overwriting_faults
 from tfnmt.decoding.loading import TrainedSettings, load
 from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.decoding.streams import STANDARD, chunks, count_lines, line_writer, lines_of
@@ -42,8 +43,7 @@ class TranslateSettings:
 
     def faults(self) -> list[str]:
         """An output that would overwrite the input."""
-        same = self.input != STANDARD and self.input == self.output
-        return [f"--output={self.output}: this is the input; name another file."] if same else []
+        return overwriting_faults(self.output, input=self.input)
 
 
 def main() -> None:

@@ -24,10 +24,8 @@ _SHORTEST, _LONGEST = 3, 8
 class GeneratedSettings:
     """The size of the synthetic corpus."""
 
-    generated_pairs: int = setting(
-        4000, "Sentence pairs of --corpus=generated, held-out ones included.", minimum=10, maximum=1_000_000
-    )
-    generated_seed: int = setting(1, "Seed of --corpus=generated.", minimum=0)
+    generated_pairs: int = setting(4000, "Sentence pairs, held-out ones included.", minimum=10, maximum=1_000_000)
+    generated_seed: int = setting(1, "Seed of words and sentences.", minimum=0)
 
 
 def generate(pairs: int = 4000, seed: int = 1) -> list[Pair]:

@@ -8,24 +8,32 @@ from tfnmt.corpora.pairs import Pair
 from tfnmt.corpora.report import Report, Step
 from tfnmt.corpora.splitting import Splits
 from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
-from tfnmt.errors import UserError, refuse
+from tfnmt.errors import refuse
 from tfnmt.settings import setting
 
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
 @dataclasses.dataclass(frozen=True)
-class FileSettings:
-    """The files of --corpus=multi30k and --corpus=files."""
+class Multi30kSettings:
+    """The files of --corpus=multi30k."""
 
     input: str = setting(
         "",
-        "Directory of --corpus=multi30k: train, val and test_2016_flickr, each as NAME.LANGUAGE or NAME.LANGUAGE.gz.",
+        "Directory with train, val and test_2016_flickr, each as NAME.LANGUAGE or NAME.LANGUAGE.gz.",
+        required=True,
         is_path=True,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """The files of --corpus=files."""
+
     train_source: tuple[str, ...] = setting(
         (),
-        "Source lines of --corpus=files (plain or .gz), or tab-separated files when there is no --train_target.",
+        "Source lines (plain or .gz), or tab-separated files when there is no --train_target.",
+        required=True,
         is_path=True,
     )
     train_target: tuple[str, ...] = setting(
@@ -47,14 +55,12 @@ class FileSettings:
     test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.", is_path=True)
 
 
-def read_multi30k(settings: FileSettings, languages: tuple[str, str], report: Report) -> Splits:
+def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report: Report) -> Splits:
     """The three splits of Multi30k as they are.
 
     Raises:
       UserError: the directory lacks one of the files, or one is damaged.
     """
-    if not settings.input:
-        raise UserError("--corpus=multi30k needs --input=DIRECTORY with the files of Multi30k.")
     directory = pathlib.Path(settings.input)
     found = {
         name: [TextPair(*(str(_plain_or_gzip(directory / f"{stem}.{code}")) for code in languages))]
@@ -74,8 +80,6 @@ def read_files(settings: FileSettings, report: Report) -> Splits:
         name: _text_pairs(name, getattr(settings, f"{name}_source"), getattr(settings, f"{name}_target"), faults)
         for name in ("train", "validation", "test")
     }
-    if not settings.train_source:
-        faults.append("--corpus=files needs --train_source, and --train_target unless that is tab-separated.")
     refuse(faults)
     return _read({name: pairs for name, pairs in files.items() if pairs}, report)
 

@@ -8,6 +8,7 @@ import codecs
 import dataclasses
 import difflib
 import gzip
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,23 @@ class FileReport:
     path: str
     lines: int = 0
     faults: list[str] = dataclasses.field(default_factory=list)
+
+
+def same_file(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    """Whether both are one file that exists, however they are spelled or linked."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def overwriting_faults(output: str, **inputs: str) -> list[str]:
+    """What is wrong with an `--output` that is one of the inputs, which are given by flag; `-` is a standard stream."""
+    return [
+        f"--output={output}: this is --{flag} too; name another file."
+        for flag, path in inputs.items()
+        if "-" not in (output, path) and same_file(output, path)
+    ]
 
 
 def inspect_file(path: str, tab_separated: bool = False) -> FileReport:

@@ -114,6 +114,8 @@ def load_vocabularies(directory: str | pathlib.Path) -> tuple[Vocabulary, Vocabu
     Raises:
       UserError: they are missing or unreadable.
     """
+    if not directory:
+        raise UserError("--vocabulary is missing: name the directory that tfnmt-vocabulary has made, or --data.")
     directory = pathlib.Path(directory)
     if tf.io.gfile.exists(str(directory / JOINT_NAME)):
         joint = Vocabulary(directory / JOINT_NAME)

@@ -194,11 +194,11 @@ class Trainer:
         evaluation = validation.evaluate(tf.constant(state.evaluated))
         self._evaluated_update = self.update
         metric = evaluation.metrics()[self._stopping.early_stopping_metric]
+        found = self._state.early_stopping.after(self._stopping, metric, self.update)
         if scheduled:
-            found = self._state.early_stopping.after(self._stopping, metric, self.update)
             self._state = dataclasses.replace(self._state, early_stopping=found, evaluated_update=self.update)
             state = self._lower_plateau(found, state)
-        self._monitor.evaluated(evaluation, self._state.totals, self._state.early_stopping)
+        self._monitor.evaluated(evaluation, self._state.totals, found)
         self._save(metric if HIGHER_IS_BETTER[self._stopping.early_stopping_metric] else -metric, state=state)
 
     def _lower_plateau(self, found: EarlyStopping, state: EngineState) -> EngineState:
@@ -246,9 +246,8 @@ class Trainer:
             if push.skipped_steps:
                 logging.warning("Worker %d left out %d steps that were not finite.", push.worker, push.skipped_steps)
         if self._state.skipped_in_a_row >= self._saving.max_nonfinite:
-            self._save()
             raise UserError(
                 f"--max_nonfinite={self._saving.max_nonfinite}: as many updates in a row were skipped, the last "
                 f"because {report.skipped}. Lower --learning_rate, lengthen --warmup_updates or lower --clip_norm, and "
-                "start again from the last checkpoint."
+                "train anew in another --run_directory; with the same flags training goes on from the last checkpoint."
             )
