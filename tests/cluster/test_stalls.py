@@ -5,13 +5,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from tfnmt.cluster import tasks
+from tfnmt.cluster import stall_watch, tasks
 from tfnmt.cluster.addresses import Cluster
 from tfnmt.cluster.probes import answers, is_listening
-from tfnmt.cluster.stall_guard import culprit
+from tfnmt.cluster.stall_guard import CHIEF_ITSELF, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.errors import LostError, UserError
 
@@ -84,6 +85,26 @@ def test_slow_worker_is_named_when_all_answer(alive, caplog):
     watch = StallWatch(60.0, lambda: [(1, 20.0, 1.0)], lambda worker: culprit(cluster, worker))
     watch.look()
     assert [record.getMessage() for record in caplog.records] == [f"Waiting for worker 1 at {alive} for 20 s."]
+
+
+def test_chief_that_reads_for_long_is_told_from_workers(silent, alive):
+    assert culprit(Cluster("", (alive,), (silent,)), CHIEF_ITSELF) == f"ps 0 at {silent}"
+    assert culprit(Cluster("", (alive,), (alive,)), CHIEF_ITSELF).startswith("the chief")
+
+
+def test_watch_that_is_entered_twice_watches_until_it_is_left_twice(monkeypatch):
+    monkeypatch.setattr(stall_watch, "_LOOK_SECONDS", 0.01)
+    looks = threading.Event()
+    watch = StallWatch(60.0, lambda: looks.set() or [], str)
+    for _ in range(2):  # and anew behind that
+        with watch:
+            with watch:
+                pass
+            looks.clear()
+            assert looks.wait(10)
+        time.sleep(0.1)
+        looks.clear()
+        assert not looks.wait(0.1)
 
 
 def test_blocks_that_always_take_long_are_no_stall(caplog):

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor, Task
+from tfnmt.cluster import supervisor
+from tfnmt.cluster.supervisor import DISMISSED, SupervisionSettings, Supervisor, Task
 
 SLEEP = "import time; time.sleep(60)"
 LOST = 75
@@ -74,6 +75,22 @@ def test_a_defect_elsewhere_is_not_repeated(make, starts):
     server = make("ps", 0, "raise SystemExit(1)")
     assert supervise([server, make("chief", 0, f"import time; time.sleep(1); raise SystemExit({LOST})")]) == 1
     assert starts("chief-0") == 1
+
+
+def test_tasks_that_the_chief_tells_to_end_are_no_failures(make, starts, caplog):
+    """While it still waits for a silent one, nobody starts them again, and the whole job keeps its restarts."""
+    told = [make(job, 0, f"if starts == 1: raise SystemExit({DISMISSED})\n{SLEEP}") for job in ("worker", "ps")]
+    chief = make("chief", 0, f"import time\nif starts == 1:\n    time.sleep(2)\n    raise SystemExit({LOST})")
+    assert supervise([*told, chief], max_restarts=1) == 0
+    assert (starts("worker-0"), starts("ps-0"), starts("chief-0")) == (2, 2, 2)
+    assert "first" not in caplog.text
+
+
+def test_a_chief_that_tells_the_others_to_end_and_hangs_is_killed(make, starts, monkeypatch):
+    monkeypatch.setattr(supervisor, "_NOTICE_SECONDS", 1.0)
+    worker = make("worker", 0, f"if starts == 1: raise SystemExit({DISMISSED})\n{SLEEP}")
+    assert supervise([worker, make("chief", 0, f"if starts == 1:\n    {SLEEP.replace('; ', chr(10) + '    ')}")]) == 0
+    assert (starts("worker-0"), starts("chief-0")) == (2, 2)
 
 
 def test_a_job_without_workers_ends(make, starts, caplog):

@@ -1,6 +1,6 @@
-"""Runs rows on an embedded cluster, in a process of its own, and prints what came out as JSON.
+"""Runs scenarios on an embedded cluster, in a process of its own, and prints what came out as JSON.
 
-python -m tests.engines.cluster_child WORKERS SERVERS UPDATES ROW...
+python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW...
 """
 
 import contextlib
@@ -14,38 +14,97 @@ from tests import toy
 from tests.engines.building import SCHEDULE, build, run, simulated
 from tests.engines.rows import ROWS
 from tests.listeners import interfaces
-from tfnmt.cluster.addresses import ClusterSettings, find_cluster
+from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.commands import application
+from tfnmt.engines.base import EngineState
 from tfnmt.engines.cluster import ClusterEngine
+from tfnmt.engines.report import BlockReport
 
 BATCHES = toy.make_batches(48)
 
 
-def main(workers: int, servers: int, updates: int, rows: list[str]) -> None:
+class Team:
+    """The cluster, and how many updates each scenario trains."""
+
+    def __init__(self, cluster: Cluster, updates: int):
+        self.cluster, self.updates = cluster, updates
+        self.options = {"workers": len(cluster.workers), "servers": len(cluster.servers)}
+        self.options |= {"optimizer": "adam", "schedule": SCHEDULE}
+
+    def engine(self, row: str) -> ClusterEngine:
+        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": self.cluster}, **self.options)
+
+    def train(self, row: str, updates: int, start: EngineState | None = None) -> tuple[list[BlockReport], EngineState]:
+        """The reports of a run and its last state."""
+        engine = self.engine(row)
+        if start:
+            engine.restore(start)
+        reports = run(engine, updates)
+        state = engine.state()
+        engine.stop()
+        return reports, state
+
+
+def compare(team: Team, row: str) -> dict:
+    """With the simulation."""
+    reports, state = team.train(row, team.updates)
+    virtual = simulated(ROWS[row], BATCHES, **team.options)
+    run(virtual, team.updates)
+    return {
+        **_difference(state, virtual.state()),
+        "updates": [report.update for report in reports],
+        "staleness": [push.staleness for report in reports for push in report.pushes],
+        "pushes": sum(len(report.pushes) for report in reports),
+        "parameters": state.vectors["parameters"].tolist(),
+    }
+
+
+def resume(team: Team, row: str) -> dict:
+    """N + N updates, and 2 N."""
+    _, whole = team.train(row, 2 * team.updates)
+    _, half = team.train(row, team.updates)
+    _, parts = team.train(row, team.updates, start=half)
+    moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
+    return {**_difference(whole, parts), "moved": moved}
+
+
+def fall(team: Team, row: str) -> dict:
+    """Worker 1 of a resumed run falls before its first push, and again behind it: the ages of both workers' slots."""
+    _, start = team.train(row, team.updates)
+    engine, ages = team.engine(row), []
+    engine.restore(start)
+    engine._fall(1, RuntimeError("before"))
+    for report in engine.blocks():
+        vectors = engine.state().vectors
+        ages.append([float(vectors[f"worker_{worker}_updates"]) for worker in range(2)])
+        if report.update == team.updates + 1:
+            engine._fall(1, RuntimeError("behind"))
+            down = sorted(engine.state().vectors)
+        if report.update == team.updates + 2:
+            engine.stop()
+    return {"ages": ages, "saved_while_down": [name for name in down if name.startswith("worker_1_")]}
+
+
+def _difference(state: EngineState, other: EngineState) -> dict:
+    vectors, expected = state.vectors, other.vectors
+    return {
+        "names": sorted(vectors) == sorted(expected),
+        "distance": max(abs(vectors[each] - expected[each]).max() for each in expected),
+        "progress": state.counters["workers"] == other.counters["workers"],
+    }
+
+
+def main(workers: int, servers: int, updates: int, scenarios: list[str]) -> None:
     runtime.prepare()
     cluster = find_cluster(ClusterSettings(workers=workers, parameter_servers=servers), {})
-    options = {"workers": workers, "servers": servers, "optimizer": "adam", "schedule": SCHEDULE}
     with tasks_of(cluster):
-        for name in rows:
+        team = Team(cluster, updates)
+        for each in scenarios:
+            scenario, _, row = each.rpartition(":")
             with contextlib.redirect_stdout(sys.stderr):
-                engine = build(ClusterEngine, ROWS[name], BATCHES, options={"cluster": cluster}, **options)
-                reports = run(engine, updates)
-                vectors = dict(engine.state().vectors)
-                engine.stop()
-                virtual = simulated(ROWS[name], BATCHES, **options)
-                run(virtual, updates)
-            expected = virtual.state().vectors
-            found = {
-                "row": name,
-                "updates": [report.update for report in reports],
-                "staleness": [push.staleness for report in reports for push in report.pushes],
-                "pushes": sum(len(report.pushes) for report in reports),
-                "distance": max(abs(vectors[each] - expected[each]).max() for each in expected),
-                "names": sorted(vectors) == sorted(expected),
-                "parameters": vectors["parameters"].tolist(),
-            }
-            print(json.dumps(found), flush=True)
+                found = globals()[scenario or "compare"](team, row)
+            print(json.dumps({"row": each, **found}), flush=True)
         ports = [int(address.rpartition(":")[2]) for _, _, address in cluster.tasks()]
         print(json.dumps({"row": "interfaces", "of_tasks": [interfaces()[port] for port in ports]}), flush=True)
 

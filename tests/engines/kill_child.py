@@ -37,11 +37,11 @@ class Tasks:
         self._cluster = Cluster(chief, tuple(others[:2]), tuple(others[2:]), stall_timeout=SECONDS)
         self._wires = {(job, number): Wire(address) for job, number, address in self._cluster.tasks()}
         self._processes = {task: self._start(*task) for task in self._wires}
-        _until(lambda: all(is_listening(address) for _, _, address in self._cluster.tasks()))
+        until(lambda: all(is_listening(address) for _, _, address in self._cluster.tasks()))
         workers, servers = (tuple(self._wires[job, n].address for n in range(2)) for job in (WORKER, SERVER))
         self.connection, theirs = self._context.Pipe()
         wired = dataclasses.replace(self._cluster, workers=workers, servers=servers)
-        self.chief = self._context.Process(target=_call, args=("lead", wired, theirs, directory, rows))
+        self.chief = self._context.Process(target=call, args=("lead", wired, theirs, directory, rows))
         self.chief.start()
         theirs.close()
 
@@ -69,7 +69,7 @@ class Tasks:
 
     def _start(self, job, number):
         cluster = dataclasses.replace(self._cluster, job=job, task=number)
-        process = self._context.Process(target=_call, args=("serve_task", cluster), daemon=True)
+        process = self._context.Process(target=call, args=("serve_task", cluster), daemon=True)
         process.start()
         return process
 
@@ -79,7 +79,7 @@ class Tasks:
         reached.unlink(missing_ok=True)
         hold.touch()
         self.connection.send("go")
-        _until(reached.exists)
+        until(reached.exists)
         return hold.unlink
 
     def _hold_transfer(self, phase):
@@ -87,18 +87,18 @@ class Tasks:
         asked, asking = (SHARD, VICTIM) if phase == "pull" else (VICTIM, SHARD)
         hold = self._wires[asked].hold(self._processes[asking].pid, HALF_BYTES)
         self.connection.send("go")
-        _until(hold.reached.is_set)
+        until(hold.reached.is_set)
         return hold.released.set
 
 
-def _call(name, *arguments):
+def call(name, *arguments):
     """Runs a function of the module that the fork server has imported, and this process has not."""
     from tests.engines import kill_tasks
 
     getattr(kill_tasks, name)(*arguments)
 
 
-def _until(condition):
+def until(condition):
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, "nothing of the kind happens"

@@ -130,6 +130,29 @@ def lead(cluster, connection, directory, names):
     os._exit(0)
 
 
+def save(cluster, connection, is_last):
+    """Is the chief: reads the whole state between two updates, or behind the last, once it is told to."""
+    runtime.prepare(threads=1)
+    options = {"workers": WORKERS, "model": CountingModel(), **ADAM}
+    with tasks_of(cluster):
+        row = ModelAverage(local_steps=2)  # whose workers have slots to save
+        engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
+        for report in engine.blocks():
+            if report.update == 2 and not is_last:
+                _save(engine, connection)
+            if report.update == 2:
+                engine.stop()
+        _save(engine, connection)
+    os._exit(0)
+
+
+def _save(engine, connection):
+    engine.state()
+    connection.send("ready")
+    connection.recv()
+    engine.state()
+
+
 def _train(cluster, connection, directory, row, options):
     steps = getattr(row, "local_steps", getattr(row, "push_every", getattr(row, "delay", 1)))
     options = {"workers": WORKERS, "servers": SERVERS, "model": CountingModel(directory, steps), **options}

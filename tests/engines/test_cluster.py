@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 SECONDS = 300  # a hang must not hold up the suite
+RESUMED = ["sync", "model_average", "averaged_slots"]
 
 
 def train(workers, servers, updates, *rows):
@@ -25,7 +26,8 @@ def _one_worker():
 
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
-    return train(2, 2, 4, "sync", "model_average", "bmuf", "bmuf_classical", "averaged_slots", "async", "bounded")
+    rows = ["sync", "model_average", "bmuf", "bmuf_classical", "averaged_slots", "async", "bounded"]
+    return train(2, 2, 4, *rows, *(f"resume:{row}" for row in RESUMED), "fall:model_average")
 
 
 @pytest.mark.parametrize("row", ["sync", "model_average", "bmuf", "bmuf_classical", "averaged_slots"])
@@ -35,6 +37,23 @@ def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
     assert found["names"]
     assert found["distance"] < 1e-12
     assert found["staleness"] == [0] * 8
+
+
+@pytest.mark.parametrize("row", RESUMED)
+def test_resume_is_exact(two_workers, row):
+    """I22: N + N updates equal 2 N bit for bit, local optimizers and readers included."""
+    found = two_workers[f"resume:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] == 0
+    assert found["moved"] > 1e-6
+
+
+def test_worker_that_falls_has_the_slots_of_the_checkpoint_only_before_its_first_push(two_workers):
+    """Behind it they would be outdated: it begins with fresh ones, and what is saved meanwhile is nothing."""
+    found = two_workers["fall:model_average"]
+    steps = 3  # of a block
+    assert found["ages"] == [[5 * steps] * 2, [6 * steps, steps]]
+    assert found["saved_while_down"] == []
 
 
 @pytest.mark.parametrize("row", ["downpour", "async", "delayed_async", "summed_async"])

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 from tfnmt.cluster.addresses import Cluster
 from tfnmt.cluster.rendezvous import wait_for_tasks
+from tfnmt.cluster.supervisor import DISMISSED
 from tfnmt.cluster.tasks import end_tasks, start_server
-
-FAILED = 1
 
 
 @contextlib.contextmanager
@@ -15,7 +14,7 @@ def tasks_of(cluster: Cluster) -> Iterator[None]:
     """While it lasts, the workers and parameter servers are there.
 
     Those of an embedded cluster start here and end with the process. The others are waited for, and told at the end
-    that they may go: with 0, or with 1 when the chief fails.
+    that they may go: with 0, or with `DISMISSED` when the chief fails.
 
     Raises:
       UserError: somebody did not come.
@@ -26,7 +25,7 @@ def tasks_of(cluster: Cluster) -> Iterator[None]:
         del servers
         return
     wait_for_tasks(cluster, lambda job, task: command_of(cluster, job, task))
-    code = FAILED
+    code = DISMISSED
     try:
         yield
         code = 0

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from tfnmt import installation
 from tfnmt.cluster.addresses import LOOPBACK
 from tfnmt.cluster.elasticity import Elasticity, is_elastic
 from tfnmt.cluster.launched import end_in_silence, launched, require_horovod
+from tfnmt.cluster.meeting import awaiting_others
 from tfnmt.cluster.pulse import Pulse, feel
 from tfnmt.cluster.stall_watch import Busy, StallSettings, StallWatch
 from tfnmt.errors import LostError, UserError
@@ -131,8 +133,12 @@ class Ranks:
     def _try_to_meet(self) -> None:
         self._is_awaited = False  # by the others, who are in the middle of something
         self._addresses: list[str] = []  # nobody's is known yet, when somebody is lost in the middle of this
-        with self._elastic.connecting() if self._elastic else contextlib.nullcontext():
-            self._hvd.init()
+        if self._elastic:  # whose launcher decides how long it looks for hosts
+            with self._elastic.connecting(), awaiting_others(None, math.inf):
+                self._hvd.init()
+        else:
+            with awaiting_others(launched(), self._settings.stall_timeout):
+                self._hvd.init()
         self.rank, self.size = self._hvd.rank(), self._hvd.size()
         self.hosts = self.gather(socket.gethostname())
         self._addresses = self.gather(self._pulse.address)

@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from tfnmt.cluster.addresses import WORKER, Cluster
 from tfnmt.cluster.probes import answers
 
+CHIEF_ITSELF = -1
+"""In place of a worker's number: the chief reads or makes variables of other tasks."""
+
 _TOLD_SECONDS = 10.0
 
 
@@ -59,7 +62,11 @@ def silent_tasks(tasks: Sequence[tuple[str, int, str]]) -> str:
 
 def culprit(cluster: Cluster, worker: int) -> str:
     """The tasks that are silent or, when none is, the worker whose block takes so long."""
-    return silent_tasks(cluster.tasks()) or f"{WORKER} {worker} at {cluster.workers[worker]}"
+    if silent := silent_tasks(cluster.tasks()):
+        return silent
+    if worker == CHIEF_ITSELF:
+        return "the chief, which reads the others' variables,"
+    return f"{WORKER} {worker} at {cluster.workers[worker]}"
 
 
 def guard(tasks: Sequence[tuple[str, int, str]], timeout: float, chief: int) -> None:

@@ -66,19 +66,25 @@ class StallWatch:
           make_guard: what watches this thread, if anything does.
         """
         self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
+        self._entered = 0
         self._ended = threading.Event()
         self._noticed = threading.Event()
         self._error: LostError | None = None
         self._told: dict[int, float] = {}
 
     def __enter__(self) -> "StallWatch":
-        """Starts watching."""
-        threading.Thread(target=self._watch, name="stall-watch", daemon=True).start()
+        """Starts watching, unless it has been entered before and not left."""
+        self._entered += 1
+        if self._entered == 1:
+            self._ended = threading.Event()
+            threading.Thread(target=self._watch, args=(self._ended,), name="stall-watch", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
-        self._ended.set()
+        """Ends it, once it has been left as often as entered."""
+        self._entered -= 1
+        if not self._entered:
+            self._ended.set()
 
     def check(self) -> None:
         """Raises what has been found.
@@ -90,12 +96,12 @@ class StallWatch:
             self._noticed.set()
             raise self._error
 
-    def _watch(self) -> None:
+    def _watch(self, ended: threading.Event) -> None:
         with self._make_guard() if self._make_guard else contextlib.nullcontext() as guard:
-            self._look_on(guard)
+            self._look_on(guard, ended)
 
-    def _look_on(self, guard: Guard | None) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
+    def _look_on(self, guard: Guard | None, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_SECONDS):
             if guard is not None:
                 guard.reassure()
             self._error = self.look()

@@ -18,6 +18,9 @@ from absl import logging
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.settings import setting
 
+DISMISSED = 71
+"""Exit code of a task that the leading one, which fails, has told to end: no failure of its own."""
+
 _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 15
 _SETTLE_SECONDS = 3.0
@@ -153,11 +156,12 @@ class Supervisor:
                     "The %s did not end within --grace_seconds=%g.", leader.name, self._settings.grace_seconds
                 )
                 return -signal.SIGKILL
-            failed_since = (failed_since or time.monotonic()) if self._failed() else None
+            failed_since = (failed_since or time.monotonic()) if self._failed() or self._dismissed() else None
             if failed_since is not None and time.monotonic() - failed_since > _NOTICE_SECONDS:
                 self._show_first_failure(leader, 0)
-                return self._running[self._failed()[0]].returncode
-            for task in [task for task, process in self._running.items() if process.poll() and task.is_replaceable]:
+                codes = [self._running[task].returncode for task in self._failed()]
+                return codes[0] if codes else -signal.SIGKILL  # the leading task has told the others, and hangs
+            for task in [task for task in self._ended_badly() if task.is_replaceable]:
                 self._restart(task)
                 if not any(task.is_replaceable for task in self._running):
                     return -signal.SIGKILL  # nobody is left to work, and --max_restarts are used up
@@ -207,8 +211,15 @@ class Supervisor:
 
     def _failed(self) -> list[Task]:
         """Those that must not fail and have, beside the leading one."""
-        others = [task for task in self._running if not task.leads and not task.is_replaceable]
-        return [task for task in others if self._running[task].poll()]
+        return [task for task in self._ended_badly() if not task.leads and not task.is_replaceable]
+
+    def _ended_badly(self) -> list[Task]:
+        """Those that have ended with a code other than zero, and were not told to."""
+        return [task for task, process in self._running.items() if process.poll() not in (None, 0, DISMISSED)]
+
+    def _dismissed(self) -> list[Task]:
+        """Those that the leading task has told to end, because it fails."""
+        return [task for task, process in self._running.items() if process.poll() == DISMISSED]
 
     def _end_all(self) -> None:
         """Waits a moment for the tasks, which have been told to end, and kills those that stay."""

@@ -24,7 +24,7 @@ from tensorflow.python.eager import context
 from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
 from tfnmt.cluster.loopback import keep_to_address
 from tfnmt.cluster.probes import is_listening
-from tfnmt.cluster.stall_guard import StallGuard, culprit
+from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import Driven, EngineState
@@ -62,8 +62,10 @@ class ClusterEngine(Driven):
             lambda worker: culprit(cluster, worker),
             lambda: StallGuard(cluster),
         )
-        self._restored: Mapping[str, np.ndarray] = {}
+        self._restored: dict[int, Mapping[str, np.ndarray]] = {}  # lane -> its slots, until it has pushed
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
+        self._lanes: list[_Lane] = []
+        self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -71,11 +73,12 @@ class ClusterEngine(Driven):
         Raises:
           LostError: a parameter server is gone, or somebody did not answer for too long.
         """
-        self._begin_phase()
-        for _ in range(self._workers):
-            # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
-            self._coordinator._cluster.schedule(self._serve, None, None)
         with self._stall_watch:
+            with self._watched():
+                self._begin_phase()
+            for _ in range(self._workers):
+                # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
+                self._coordinator._cluster.schedule(self._serve, None, None)
             while (report := self._next_report()) is not None:
                 yield report
                 self._resume()
@@ -89,9 +92,9 @@ class ClusterEngine(Driven):
 
     def state(self) -> EngineState:
         """Everything that a resume needs, as it is between two pushes."""
-        with self._with_servers():
+        with self._with_servers(), self._watched():
             state = self._servers.state()
-            slots = dict(self._restored)
+            slots = {name: vector for kept in self._restored.values() for name, vector in kept.items()}
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
                     slots |= worker.vectors()
@@ -102,8 +105,11 @@ class ClusterEngine(Driven):
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
-        self._servers.restore(state)
-        self._restored = {name: vector for name, vector in state.vectors.items() if name.startswith(WORKER_VECTOR)}
+        with self._watched():
+            self._servers.restore(state)
+        for lane in range(self._workers):
+            prefix = f"{WORKER_VECTOR}{lane}_"
+            self._restored[lane] = {name: each for name, each in state.vectors.items() if name.startswith(prefix)}
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now: its graph, and a payload variable for every worker on every server."""
@@ -118,7 +124,7 @@ class ClusterEngine(Driven):
 
     def _serve(self) -> None:
         """One worker's loop, in its thread of the coordinator and on its device."""
-        index = int(_worker_index().numpy())
+        index = tf.DeviceSpec.from_string(context.context().device_name).task  # a question to the worker might hang
         try:
             while (lane := self._take(index)) is not None:
                 self._work(index, lane)
@@ -150,6 +156,7 @@ class ClusterEngine(Driven):
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
         with self._condition:
             if push:
+                self._restored.pop(lane, None)  # outdated: a lane that begins anew elsewhere has fresh slots
                 self._arrive(push)
             self._lanes[lane].end()
             self._condition.notify_all()
@@ -159,7 +166,7 @@ class ClusterEngine(Driven):
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
             worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane])
-            worker.restore(self._restored)
+            worker.restore(self._restored.get(lane, {}))
             with self._condition:
                 self._crew[lane] = (index, worker)
         return worker
@@ -210,7 +217,8 @@ class ClusterEngine(Driven):
                 return
             if self._phase != self._servers.phase:
                 self._restored = {}
-                self._begin_phase()
+                with self._watched():
+                    self._begin_phase()
             self._servers.restart_clock()
             self._paused = False
             self._condition.notify_all()
@@ -224,9 +232,12 @@ class ClusterEngine(Driven):
             raise error
 
     def _busy(self) -> list[tuple[int, float, float]]:
-        """Each worker that has a block: its number, for how many seconds, and how long its lane's longest took."""
+        """Each worker that has a block: its number, for how many seconds, and how long its lane's longest took.
+
+        The chief is among them while it works on other tasks' variables: behind a barrier, nobody has a block then.
+        """
         now = time.monotonic()
-        blocks = [(lane.block, lane.longest_seconds) for lane in self._lanes]
+        blocks = [(lane.block, lane.longest_seconds) for lane in [*self._lanes, self._own]]
         return [(block[0], now - block[1], longest) for block, longest in blocks if block is not None]
 
     def _check_servers(self) -> None:
@@ -267,6 +278,16 @@ class ClusterEngine(Driven):
                 self._check_servers()
                 raise
 
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Has the stall watch see what the chief does inside, also before and behind training."""
+        with self._stall_watch:
+            self._own.begin(CHIEF_ITSELF)
+            try:
+                yield
+            finally:
+                self._own.end()
+
     def _close(self) -> None:
         """Ends the workers' loops."""
         with self._condition:
@@ -279,8 +300,8 @@ class _Lane:
     """A worker's number, and what the chief knows of its blocks.
 
     Attributes:
-      block: the task that has its block, and since when; None while it is idle. One attribute, because the stall watch
-        reads it without waiting for anybody.
+      block: the worker that has its block, and since when; None while it is idle. One attribute, because the stall
+        watch reads it without waiting for anybody.
       longest_seconds: of its blocks so far.
     """
 
@@ -307,11 +328,6 @@ class _Lane:
         """Seconds that it stood still since this was asked before."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-
-@tf.function
-def _worker_index() -> tf.Tensor:
-    return tf.distribute.coordinator.experimental_get_current_worker_index()
 
 
 def connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:

@@ -77,6 +77,7 @@ class WorkerGraph:
         self.strategy = strategy
         self._recipe, self._settings, self._server, self._rates = recipe, recipe.settings, server, rates
         self._functions: dict[Block, Any] = {}
+        self.read: Any = tf.function(self._reading)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
 
     def new_replica(self) -> Replica:
@@ -107,6 +108,15 @@ class WorkerGraph:
         for block in set(self.strategy.cycle()):
             traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, scalar)
             self._functions[block] = traced
+        self.read = self.read.get_concrete_function(replica)
+
+    def kept(self, replica: Replica) -> dict[str, tf.Variable]:
+        """The slots that outlive a pull and, where there are such, their age."""
+        slots = replica.slots if self.strategy.local_slots == KEEP else {}
+        return {**slots, "updates": replica.updates} if slots else {}
+
+    def _reading(self, replica: Replica) -> dict[str, tf.Tensor]:
+        return {name: variable.read_value() for name, variable in self.kept(replica).items()}
 
     def _block(
         self,
@@ -302,25 +312,24 @@ class Worker:
 
     def vectors(self) -> dict[str, np.ndarray]:
         """The state of the local update by name, for a checkpoint."""
-        return {name: variable.numpy() for name, variable in self._saved().items()}
+        values = self._graph.read(self.replica) if self._graph.kept(self.replica) else {}
+        return {self._name(name): value.numpy() for name, value in values.items()}
 
     def restore(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Takes up what `vectors` returned, as far as it is there.
 
         Slots that were saved without their age are taken to be as old as the worker.
         """
-        saved = self._saved()
+        saved = {self._name(name): variable for name, variable in self._graph.kept(self.replica).items()}
         found = {name: vectors[name] for name in saved if name in vectors}
         if found:
             self.replica.updates.assign(self.step)
         for name, value in found.items():
             saved[name].assign(value)
 
-    def _saved(self) -> dict[str, tf.Variable]:
-        """What is saved, by name: the slots and their age, if there are slots that outlive a pull."""
-        slots = self.replica.slots if self._graph.strategy.local_slots == KEEP else {}
-        kept = {**slots, "updates": self.replica.updates} if slots else {}
-        return {f"{WORKER_VECTOR}{self.number}_{name}": variable for name, variable in kept.items()}
+    def _name(self, slot: str) -> str:
+        """A slot's in a checkpoint."""
+        return f"{WORKER_VECTOR}{self.number}_{slot}"
 
 
 def unpack_work(packed: tf.Tensor) -> Work:

@@ -1,0 +1,63 @@
+"""Tells of ranks that do not come, and ends a rank that has waited too long for them.
+
+Horovod says nothing while it waits, and Gloo ends the process with a stack trace when its own timeout is over.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from absl import logging
+
+from tfnmt.cluster.launched import Launched
+from tfnmt.errors import LostError
+
+_LOOK_SECONDS = 0.5
+_TOLD_SECONDS = 10.0
+_EARLIER_SECONDS = 5.0
+_GLOO_TIMEOUT = "HOROVOD_GLOO_TIMEOUT_SECONDS"
+_SPEAKERS = 2  # of the ranks: when rank 0 does not come, rank 1 says so
+
+
+@contextlib.contextmanager
+def awaiting_others(found: Launched | None, stall_timeout: float) -> Iterator[None]:
+    """Watches the wait inside; the process ends with `LostError.exit_code` at the timeout, or a little before Gloo's.
+
+    Args:
+      found: what the launcher says of this rank; None where nobody knows, or numbers change.
+      stall_timeout: seconds; infinite for Gloo's alone.
+    """
+    limit = stall_timeout
+    if _GLOO_TIMEOUT in os.environ:
+        limit = min(limit, float(os.environ[_GLOO_TIMEOUT]) - _EARLIER_SECONDS)
+    met = threading.Event()
+    threading.Thread(target=_watch, args=(met, found, limit), name="meeting", daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
+
+
+def _watch(met: threading.Event, found: Launched | None, limit: float) -> None:
+    began, told = time.monotonic(), 0.0
+    while not met.wait(_LOOK_SECONDS):
+        waited = time.monotonic() - began
+        if waited >= limit:
+            logging.error("%s", _complaint(found, waited))
+            sys.stderr.flush()
+            os._exit(LostError.exit_code)
+        if waited - told >= _TOLD_SECONDS and (found is None or found.rank < _SPEAKERS):
+            told = waited
+            logging.warning("Waiting for the other ranks for %.0f s.", waited)
+
+
+def _complaint(found: Launched | None, waited: float) -> str:
+    who = f"Rank {found.rank} of {found.size}" if found else "This rank"
+    return (
+        f"{who} has waited {waited:.0f} s for the others, and not all came (--stall_timeout, or {_GLOO_TIMEOUT}); "
+        "training ends. Look at the logs of the others, and whether their hosts reach each other; start all ranks "
+        "again, and training goes on from the newest checkpoint."
+    )
