@@ -236,7 +236,9 @@ class CheckpointStore:
         )
 
     def _nothing_loaded(self, update: int | str | None, directories: Iterable[int]) -> str:
-        existing = ", ".join(map(str, sorted(directories))) or "none"
+        existing = ", ".join(map(str, sorted(set(directories) - {update}))) or "none"
+        if update in directories:
+            return f"{self.directory}: the checkpoint of update {update} is damaged; updates with another: {existing}."
         wanted = f"checkpoint of update {update}" if isinstance(update, int) else "checkpoint that can be used"
         return f"{self.directory}: there is no {wanted}; updates with a checkpoint: {existing}."
 
