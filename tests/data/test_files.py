@@ -1,6 +1,7 @@
 """Parallel text files: every fault is found, at once, with its file and line."""
 
 import gzip
+import os
 
 import pytest
 import tensorflow as tf
@@ -16,6 +17,12 @@ def test_a_file_that_the_system_does_not_show_is_unreadable(tmp_path, ending):
     """As in a directory closed to everybody but root, who may run this."""
     path = str(tmp_path / f"{'n' * 300}{ending}")
     assert inspect_file(path).faults == [f"{path}: unreadable (File name too long)."]
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (fault,) = inspect_file(str(tmp_path / "pipe")).faults
+    assert fault == f"{tmp_path / 'pipe'}: must be a regular file, because it is read more than once."
 
 
 @pytest.fixture(params=[write_pair, write_gzip_pair, write_table])
