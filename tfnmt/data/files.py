@@ -45,6 +45,11 @@ def open_bytes(path: str) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
 
 
+def create_bytes(path: str) -> IO[bytes]:
+    """Opens a plain or a gzip file for writing; what it held is gone."""
+    return cast(IO[bytes], gzip.open(path, "wb") if is_gzip(path) else open(path, "wb"))
+
+
 def is_gzip(path: str) -> bool:
     """Whether the name says that the file is compressed."""
     return path.endswith(".gz")
