@@ -1,8 +1,10 @@
 """Run directories: what they record, what they refuse, and what a crash leaves of them."""
 
 import dataclasses
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -311,3 +313,28 @@ def test_a_resumed_run_drops_what_it_will_do_again(run, caplog):
 def test_a_run_without_metrics_has_none(run):
     run.rewind_metrics(5)
     assert run.read_metrics() == []
+
+
+# Full disks.
+
+
+def test_what_does_not_fit_on_the_disk_is_named(path, monkeypatch):
+    def write_nothing(file, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable_files, "_write_whole", write_nothing)
+    with pytest.raises(OSError) as caught:
+        RunDirectory.create_or_check(path, DeepSettings())
+    assert caught.value.filename == str(path / "flags.txt")
+    assert not list(path.iterdir())
+
+
+def test_a_lock_that_does_not_fit_on_the_disk_is_named(tmp_path):
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))  # A file that may not grow is like a full disk.
+    try:
+        with pytest.raises(OSError) as caught, lock(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert caught.value.filename == tmp_path / "lock"
