@@ -268,6 +268,11 @@ def test_faults_in_flagfiles_name_file_and_line(directory):
     ]
 
 
+def test_a_byte_order_mark_in_a_flagfile_is_dropped(directory):
+    (directory / "a.flags").write_text("\ufeff--width=32\n")
+    assert _parse("--flagfile=a.flags")[1].width == 32
+
+
 def test_a_line_of_a_flagfile_needs_an_equals_sign(directory):
     (directory / "a.flags").write_text("--width 32\n--flagfile b.flags\n")
     assert _faults("--flagfile=a.flags") == [

@@ -45,6 +45,17 @@ def test_the_graph_reads_the_same_lines_as_python(tmp_path, write):
     assert in_graph == list(read_pairs(file))
 
 
+def test_a_byte_order_mark_at_the_beginning_is_dropped(tmp_path, write):
+    mark = "\ufeff"
+    pairs = [(f"{mark}a", "b"), (f"{mark}c", f"d{mark}"), ("", "e")]
+    file = write(tmp_path, "train", pairs)
+    wanted = [("a", "b"), *pairs[1:]]
+    assert list(read_pairs(file)) == wanted
+    in_graph = [tuple(side.decode() for side in pair) for pair in line_pairs([file, file]).as_numpy_iterator()]
+    assert in_graph == 2 * wanted
+    assert inspect_pairs([file]) == (3, [])
+
+
 def test_a_last_line_without_an_end_counts(tmp_path):
     (tmp_path / "text").write_bytes(b"one\r\ntwo")
     assert inspect_file(str(tmp_path / "text")).lines == 2

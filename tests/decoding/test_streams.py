@@ -18,6 +18,13 @@ def test_lines_of_a_file(tmp_path, name):
     assert list(lines_of(str(path))) == ["one", "", " zwei \u2028 still zwei", "drei"]
 
 
+def test_a_byte_order_mark_is_dropped(tmp_path, monkeypatch):
+    content = "\ufeffone\ntwo\n".encode()
+    (tmp_path / "text").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert list(lines_of(str(tmp_path / "text"))) == list(lines_of("-")) == ["one", "two"]
+
+
 def test_an_empty_file_has_no_lines(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert count_lines(str(tmp_path / "empty")) == 0

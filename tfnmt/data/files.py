@@ -1,16 +1,17 @@
 """Parallel text: plain files, gzip files and tab-separated files, read in bounded memory and checked before work.
 
-Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, so that Python and the
-graph always see the same lines.
+Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, and so is a byte order
+mark at the beginning, as `tfnmt.data.lines` does: Python and the graph always see the same lines.
 """
 
 import codecs
 import dataclasses
 import difflib
 import gzip
+import itertools
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, cast
 
 _CHUNK_BYTES = 1 << 20
@@ -96,7 +97,15 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
 
 def _raw_lines(path: str) -> Iterator[bytes]:
     with open_bytes(path) as file:
-        yield from file
+        yield from without_mark(file)
+
+
+def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text without the byte order mark that it may begin with."""
+    left = iter(lines)
+    for first in itertools.islice(left, 1):
+        yield first.removeprefix(codecs.BOM_UTF8)
+    yield from left
 
 
 @dataclasses.dataclass

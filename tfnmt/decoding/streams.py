@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, TypeVar
 
-from tfnmt.data.files import create_bytes, inspect_file, open_bytes
+from tfnmt.data.files import create_bytes, inspect_file, open_bytes, without_mark
 from tfnmt.errors import UserError, refuse
 
 STANDARD = "-"
@@ -32,14 +32,14 @@ def count_lines(path: str) -> int | None:
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """The lines of a plain or gzip file, or of standard input, without line ends and carriage returns.
+    """The lines of a plain or gzip file, or of standard input, without their ends, carriage returns and mark.
 
     Raises:
       UserError: a line is not UTF-8; those before it have been given.
     """
     name = "standard input" if path == STANDARD else path
     with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(without_mark(stream), start=1):
             try:
                 yield line.decode("utf-8").rstrip("\n").replace("\r", "")
             except UnicodeDecodeError as error:
