@@ -184,6 +184,17 @@ def test_a_checkpoint_asked_for_by_number_has_no_substitute(store):
         store.load(3)
 
 
+def test_one_that_is_asked_for_by_number_and_damaged_is_said_to_be_so(store):
+    store.save(_checkpoint(1))
+    store.save(_checkpoint(2))
+    _flip_a_bit(_place(store, 2) / "progress.json")
+    with pytest.raises(UserError) as caught:
+        store.load(2)
+    assert caught.value.faults[-1] == (
+        f"{store.directory}: the checkpoint of update 2 is damaged; updates with another: 1."
+    )
+
+
 def test_when_all_are_damaged_each_is_named(store):
     for update in (1, 2):
         store.save(_checkpoint(update))

@@ -1,8 +1,10 @@
 """Run directories: what they record, what they refuse, and what a crash leaves of them."""
 
 import dataclasses
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -55,7 +57,7 @@ def run(path):
 def test_settings_come_back_as_they_were(run, path):
     opened = RunDirectory(path)
     assert opened.settings(DeepSettings) == DeepSettings(heads=2)
-    assert opened.settings(RunSettings) == RunSettings(files=("a", "b,c"))
+    assert opened.settings(RunSettings) == RunSettings(files=(os.path.abspath("a"), os.path.abspath("b,c")))
 
 
 def test_versions_and_a_flagfile_are_recorded(run, path):
@@ -68,7 +70,7 @@ def test_versions_and_a_flagfile_are_recorded(run, path):
         "--heads=2",
         "--rate=1",
         "# RunSettings",
-        '--files=a,"b,c"',
+        f'--files={os.getcwd()}/a,"{os.getcwd()}/b,c"',
         "--limit=",
         "--max_updates=100",
     ]
@@ -82,7 +84,7 @@ def test_the_same_settings_are_accepted(run, path):
 def test_what_may_change_is_recorded_anew(run, path):
     settings = RunSettings(files=("a", "b,c"), max_updates=200)
     RunDirectory.create_or_check(path, DeepSettings(heads=2), settings)
-    assert RunDirectory(path).settings(RunSettings) == settings
+    assert RunDirectory(path).settings(RunSettings).max_updates == 200
     assert "--max_updates=200" in (path / "flags.txt").read_text()
 
 
@@ -95,7 +97,7 @@ def test_other_settings_are_refused_with_every_difference(run, path):
     assert f"--flagfile={path / 'flags.txt'}" in heading
     assert differences == [
         "--width: 8 in the run directory, 16 now.",
-        '--files: a,"b,c" in the run directory, (empty) now.',
+        f'--files: {os.getcwd()}/a,"{os.getcwd()}/b,c" in the run directory, (empty) now.',
         "--limit: (empty) in the run directory, 5.0 now.",
     ]
     assert (path / "settings.json").read_bytes() == before
@@ -125,6 +127,29 @@ def test_the_home_directory_in_older_runs(run, path, monkeypatch):
     _rewrite(path, lambda recorded: recorded["settings"]["RunSettings"].update(files=["~/a"]))
     assert RunDirectory(path).settings(RunSettings).files == ("/home/me/a",)
     RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("/home/me/a",)))
+
+
+def test_a_path_means_the_same_place_from_every_directory_and_however_it_is_spelt(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunDirectory.create_or_check(path, RunSettings(files=("a", "-")))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recorded = RunSettings(files=(str(tmp_path / "a"), "-"))
+    assert RunDirectory(path).settings(RunSettings) == recorded
+    assert f"--files={tmp_path}/a,-\n" in (path / "flags.txt").read_text()
+    for same in ("../a", "./.././a", f"{tmp_path}//a"):
+        RunDirectory.create_or_check(path, RunSettings(files=(same, "-")))
+        assert RunDirectory(path).settings(RunSettings) == recorded
+    with pytest.raises(UserError, match="was made with other settings"):
+        RunDirectory.create_or_check(path, RunSettings(files=("a", "-")))
+
+
+def test_relative_paths_in_older_runs(run, path):
+    _rewrite(path, lambda recorded: recorded["settings"]["RunSettings"].update(files=["a", "./b,c"]))
+    RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("./a", "b,c")))
+    assert json.loads((path / "settings.json").read_text())["settings"]["RunSettings"]["files"] == [
+        *(os.path.abspath("a"), os.path.abspath("b,c"))
+    ]
 
 
 def test_a_setting_that_is_gone_is_refused_naming_the_versions(run, path):
@@ -311,3 +336,28 @@ def test_a_resumed_run_drops_what_it_will_do_again(run, caplog):
 def test_a_run_without_metrics_has_none(run):
     run.rewind_metrics(5)
     assert run.read_metrics() == []
+
+
+# Full disks.
+
+
+def test_what_does_not_fit_on_the_disk_is_named(path, monkeypatch):
+    def write_nothing(file, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable_files, "_write_whole", write_nothing)
+    with pytest.raises(OSError) as caught:
+        RunDirectory.create_or_check(path, DeepSettings())
+    assert caught.value.filename == str(path / "flags.txt")
+    assert not list(path.iterdir())
+
+
+def test_a_lock_that_does_not_fit_on_the_disk_is_named(tmp_path):
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))  # A file that may not grow is like a full disk.
+    try:
+        with pytest.raises(OSError) as caught, lock(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert caught.value.filename == str(tmp_path / "lock")

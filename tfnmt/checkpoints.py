@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -235,8 +235,10 @@ class CheckpointStore:
             "The earlier checkpoints are intact. Make room there, or keep fewer with --keep_last and --keep_best."
         )
 
-    def _nothing_loaded(self, update: int | str | None, directories: Iterable[int]) -> str:
-        existing = ", ".join(map(str, sorted(directories))) or "none"
+    def _nothing_loaded(self, update: int | str | None, directories: Collection[int]) -> str:
+        existing = ", ".join(map(str, sorted(set(directories) - {update}))) or "none"
+        if update in directories:
+            return f"{self.directory}: the checkpoint of update {update} is damaged; updates with another: {existing}."
         wanted = f"checkpoint of update {update}" if isinstance(update, int) else "checkpoint that can be used"
         return f"{self.directory}: there is no {wanted}; updates with a checkpoint: {existing}."
 

@@ -38,14 +38,19 @@ def write(path: Path, pieces: Iterable[Piece]) -> Fingerprint:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Puts `content` into `path`: after a crash the file holds either its old content or all of the new."""
+    """Puts `content` into `path`: after a crash the file holds either its old content or all of the new.
+
+    Raises:
+      OSError: it could not be written, and is as it was; the error names `path`.
+    """
     aside = path.with_name(f".{path.name}.writing")
-    aside.unlink(missing_ok=True)
     try:
+        aside.unlink(missing_ok=True)
         write(aside, [content])
         aside.replace(path)
-    except OSError:
+    except OSError as error:
         aside.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None  # An error of writing names no file, others that aside.
         raise
     sync_directory(path.parent)
 

@@ -1,5 +1,7 @@
 """The settings of a run as its directory records them: written, read back, compared.
 
+Paths are recorded and compared as absolute ones, so that a run does not depend on the directory that one works in.
+
 settings.json   {"format": 1, "versions": {package: version}, "settings": {class: {field: value}}}
 flags.txt       the same settings as a flagfile
 """
@@ -15,7 +17,7 @@ from typing import Any, TypeVar, cast
 import tfnmt
 from tfnmt import durable_files
 from tfnmt.errors import UserError, refuse
-from tfnmt.settings import expanded, flagfile_text, value_text
+from tfnmt.settings import absolute, expanded, flagfile_text, value_text
 
 FORMAT = 1
 SETTINGS, FLAGS = "settings.json", "flags.txt"
@@ -30,6 +32,7 @@ def write(directory: Path, settings: Sequence[Any]) -> None:
         "tensorflow": _version_of("tensorflow"),
         "python": platform.python_version(),
     }
+    settings = [_located(each) for each in settings]
     classes = {type(each).__name__: dataclasses.asdict(each) for each in settings}
     recorded = {"format": FORMAT, "versions": versions, "settings": classes}
     durable_files.replace(directory / FLAGS, flagfile_text(*settings).encode())
@@ -86,30 +89,47 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
 def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
     """Every setting that is not the recorded one and may not change, under a heading with the remedy.
 
+    Paths where nothing is any more may change: the files have been moved.
+
     Args:
       directory: the run directory.
       settings: those of now.
       free: classes all of whose settings may change, or be absent.
     """
-    settings = [each for each in settings if type(each) not in free]
+    settings = [_located(each) for each in settings if type(each) not in free]
     names = {cls.__name__ for cls in free}
     classes = [values for name, values in read(directory)["settings"].items() if name not in names]
     fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
     recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
-    recorded |= {name: expanded(fields[name], value) for name, value in recorded.items() if name in fields}
+    recorded |= {name: absolute(fields[name], value) for name, value in recorded.items() if name in fields}
     values = {name: getattr(each, name) for each in settings for name in vars(each)}
     # A setting that this version has added had its default's effect before.
     before = {name: field.default for name, field in fields.items()} | recorded
     different = [
         f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
         for name in before
-        if (name not in values or before[name] != values[name]) and not _may_change(fields.get(name))
+        if (name not in values or before[name] != values[name])
+        and not _may_change(fields.get(name))
+        and not _has_moved(fields.get(name), before[name])
     ]
     heading = (
         f"--run_directory={directory} was made with other settings. Go on with the old ones by "
         f"--flagfile={directory / FLAGS}, or choose another directory."
     )
     return [heading, *different] if different else []
+
+
+def _located(settings: Any) -> Any:
+    """`settings` with absolute paths."""
+    paths = {field.name: absolute(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    return dataclasses.replace(settings, **paths)
+
+
+def _has_moved(field: dataclasses.Field | None, paths: str | Sequence[str]) -> bool:
+    """Whether a setting was of paths where nothing is any more: then the new ones are taken for the same files."""
+    if field is None or not field.metadata.get("is_path") or not paths:
+        return False
+    return not any(Path(path).exists() for path in ([paths] if isinstance(paths, str) else paths))
 
 
 def _may_change(field: dataclasses.Field | None) -> bool:

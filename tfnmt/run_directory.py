@@ -151,19 +151,23 @@ def lock(path: Path | str) -> Iterator[None]:
 
     Raises:
       UserError: another process holds it, which the message names.
+      OSError: it cannot be written; the error names it.
     """
-    with open(Path(path, LOCK), "a+") as file:
+    with open(Path(path, LOCK), "a+b", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             raise UserError(
-                f"--run_directory={path}: {file.read().strip() or 'another process'} is training here. "
+                f"--run_directory={path}: {file.read().decode().strip() or 'another process'} is training here. "
                 "Wait for it, end it, or choose another directory."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as error:
+            error.filename = file.name
+            raise
         yield
 
 

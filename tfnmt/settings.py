@@ -45,7 +45,8 @@ def setting(
       above: numbers must be larger than this one.
       below: numbers must be smaller than this one.
       required: the value may not be empty.
-      is_path: a text names a file or a directory; `~` at its beginning is the home directory.
+      is_path: a text names a file or a directory; `~` at its beginning is the home directory, and a run records it
+        as an absolute path.
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
     """
     metadata = {
@@ -64,9 +65,21 @@ def setting(
 
 def expanded(field: dataclasses.Field, value: Any) -> Any:
     """`value` with the home directory for `~`, where the field has paths."""
+    return _with_paths(os.path.expanduser, field, value)
+
+
+def absolute(field: dataclasses.Field, value: Any) -> Any:
+    """`value` such that it names the same place from every directory, and is spelt in one way, where it has paths."""
+    return _with_paths(lambda path: os.path.abspath(os.path.expanduser(path)), field, value)
+
+
+def _with_paths(change: Callable[[str], str], field: dataclasses.Field, value: Any) -> Any:
+    """`value` with its paths changed, where the field has paths; `-` is standard input or output."""
     if not field.metadata.get("is_path") or not value:
         return value
-    return tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else os.path.expanduser(value)
+    if isinstance(value, tuple):
+        return tuple(_with_paths(change, field, path) for path in value)
+    return value if value == "-" else change(value)
 
 
 def faults_of(settings: Any) -> list[str]:

@@ -13,6 +13,7 @@ More about it.
 """
 
 import dataclasses
+import errno
 import os
 import time
 
@@ -67,6 +68,9 @@ def main(act, which, model):
         raise UserError("--act=refuse: one.", "two.")
     if act.act == "break":
         raise RuntimeError("broken")
+    if act.act in errno.__dict__:
+        number = getattr(errno, act.act)
+        raise OSError(number, os.strerror(number), "here")
     if act.act == "wait":
         print("waiting", flush=True)
         time.sleep(60)
@@ -154,6 +158,51 @@ def test_a_defect_shows_its_stack_trace_and_logs_it(program, tmp_path):
     log = (tmp_path / "logs" / "program.log").read_text()
     assert log.count("RuntimeError: broken") == 2  # A log is continued.
     assert log.count(" width 8\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "line"),
+    [
+        ("ENOSPC", "here: No space left on device. Make room there."),
+        ("EROFS", "here: Read-only file system. Choose a place that this user can use."),
+        ("EACCES", "here: Permission denied. Choose a place that this user can use."),
+    ],
+)
+def test_a_disk_that_is_full_or_closed_is_for_the_user_to_mend(program, tmp_path, act, line):
+    result = _run(program, f"--act={act}", f"--logs={tmp_path}")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[2:] == [f"error: {line}"]
+    assert "Traceback" in (tmp_path / "program.log").read_text()
+
+
+def test_what_the_system_says_else_is_a_defect(program):
+    result = _run(program, "--act=EBADF")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("word", ["--act=print", "--help"])
+def test_standard_output_on_a_full_disk(program, word):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*program, word], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: standard output, or a file: No space left on device. Make room there."
+    )
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("act", "code"), [("seven", 7), ("refuse", 2), ("break", 1)])
+def test_a_log_on_a_full_disk_is_told_of_once_and_changes_no_exit_code(program, tmp_path, act, code):
+    (tmp_path / "program.log").symlink_to("/dev/full")
+    result = _run(program, f"--act={act}", f"--logs={tmp_path}")
+    assert result.returncode == code
+    assert result.stderr.count("program.log") == 1
+    assert (
+        f"warning: {tmp_path}/program.log cannot be written (No space left on device); the program goes on without it."
+        in result.stderr.splitlines()
+    )
+    assert "Logging error" not in result.stderr
 
 
 def test_interruption_is_quiet(program):

@@ -268,6 +268,19 @@ def test_faults_in_flagfiles_name_file_and_line(directory):
     ]
 
 
+def test_a_byte_order_mark_in_a_flagfile_is_dropped(directory):
+    (directory / "a.flags").write_text("\ufeff--width=32\n")
+    assert _parse("--flagfile=a.flags")[1].width == 32
+
+
+def test_a_line_of_a_flagfile_needs_an_equals_sign(directory):
+    (directory / "a.flags").write_text("--width 32\n--flagfile b.flags\n")
+    assert _faults("--flagfile=a.flags") == [
+        "a.flags:1: --width 32: a line of a flagfile needs an equals sign: --width=32.",
+        "a.flags:2: --flagfile b.flags: a line of a flagfile needs an equals sign: --flagfile=b.flags.",
+    ]
+
+
 def test_missing_and_unreadable_flagfiles_are_named_with_the_nearest(directory):
     (directory / "tiny.flags").write_text("--flagfile=elsewhere\n")
     (directory / "binary").write_bytes(b"\xff\xfe")

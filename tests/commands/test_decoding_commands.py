@@ -1,7 +1,9 @@
 """tfnmt-translate, tfnmt-evaluate, tfnmt-score, tfnmt-average and tfnmt-export, as a user runs them."""
 
+import errno
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -158,6 +160,16 @@ def test_average(run, call, tmp_path, choice, updates):
 def test_what_average_refuses(run, call, tmp_path, flags, message):
     _, error = call(average, f"--run_directory={run.path}", f"--output={tmp_path / 'mean'}", *flags, expect=2)
     assert message in error and not (tmp_path / "mean").exists()
+
+
+def test_average_on_a_full_disk(run, call, tmp_path, monkeypatch):
+    def write_nothing(file, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tfnmt.durable_files._write_whole", write_nothing)
+    _, error = call(average, f"--run_directory={run.path}", f"--output={tmp_path / 'mean'}", "--last=2", expect=2)
+    assert error.endswith(f"error: {tmp_path / 'mean' / 'settings.json'}: No space left on device. Make room there.\n")
+    assert "Traceback" not in error
 
 
 def test_export_is_read_by_tensorflow_alone(run, call, tmp_path):

@@ -63,6 +63,12 @@ def test_flags_that_do_not_fit_each_other_are_refused():
     assert "--validation_source names 0 files" in faults[2]
 
 
+def test_sampling_among_one_segmentation_is_refused():
+    (fault,) = faults_of(DataSettings(data="d", subword_nbest=1))
+    assert fault.startswith("--subword_nbest=1: ")
+    assert not any(faults_of(DataSettings(data="d", subword_nbest=number)) for number in (-1, 0, 2))
+
+
 def test_nothing_to_train_on_is_refused():
     with pytest.raises(UserError, match="nothing to train on"):
         find_corpus(DataSettings())

@@ -1,6 +1,7 @@
 """Parallel text files: every fault is found, at once, with its file and line."""
 
 import gzip
+import os
 
 import pytest
 import tensorflow as tf
@@ -16,6 +17,12 @@ def test_a_file_that_the_system_does_not_show_is_unreadable(tmp_path, ending):
     """As in a directory closed to everybody but root, who may run this."""
     path = str(tmp_path / f"{'n' * 300}{ending}")
     assert inspect_file(path).faults == [f"{path}: unreadable (File name too long)."]
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (fault,) = inspect_file(str(tmp_path / "pipe")).faults
+    assert fault == f"{tmp_path / 'pipe'}: must be a regular file, because it is read more than once."
 
 
 @pytest.fixture(params=[write_pair, write_gzip_pair, write_table])
@@ -36,6 +43,17 @@ def test_the_graph_reads_the_same_lines_as_python(tmp_path, write):
     file = write(tmp_path, "train", pairs)
     in_graph = [tuple(side.decode() for side in pair) for pair in line_pairs([file]).as_numpy_iterator()]
     assert in_graph == list(read_pairs(file))
+
+
+def test_a_byte_order_mark_at_the_beginning_is_dropped(tmp_path, write):
+    mark = "\ufeff"
+    pairs = [(f"{mark}a", "b"), (f"{mark}c", f"d{mark}"), ("", "e")]
+    file = write(tmp_path, "train", pairs)
+    wanted = [("a", "b"), *pairs[1:]]
+    assert list(read_pairs(file)) == wanted
+    in_graph = [tuple(side.decode() for side in pair) for pair in line_pairs([file, file]).as_numpy_iterator()]
+    assert in_graph == 2 * wanted
+    assert inspect_pairs([file]) == (3, [])
 
 
 def test_a_last_line_without_an_end_counts(tmp_path):

@@ -18,6 +18,13 @@ def test_lines_of_a_file(tmp_path, name):
     assert list(lines_of(str(path))) == ["one", "", " zwei \u2028 still zwei", "drei"]
 
 
+def test_a_byte_order_mark_is_dropped(tmp_path, monkeypatch):
+    content = "\ufeffone\ntwo\n".encode()
+    (tmp_path / "text").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert list(lines_of(str(tmp_path / "text"))) == list(lines_of("-")) == ["one", "two"]
+
+
 def test_an_empty_file_has_no_lines(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert count_lines(str(tmp_path / "empty")) == 0
@@ -49,3 +56,27 @@ def test_written_lines_stay_lines(tmp_path):
 def test_an_output_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="--output"), line_writer(str(tmp_path / "no" / "out")):
         pass
+
+
+def test_a_compressed_output_is_read_again(tmp_path):
+    path = str(tmp_path / "out.gz")
+    with line_writer(path) as output:
+        output.write(["grün", "blau"])
+        output.write([""])
+    assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == "grün\nblau\n\n".encode()
+    assert list(lines_of(path)) == ["grün", "blau", ""]
+
+
+@pytest.mark.parametrize("name", ["out", "out.gz"])
+def test_an_output_on_a_full_disk(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(UserError) as caught, line_writer(str(tmp_path / name)) as output:
+        output.write(["grün"])
+    assert caught.value.faults == (f"--output={tmp_path / name}: cannot be written (No space left on device).",)
+
+
+def test_standard_output_on_a_full_disk(monkeypatch):
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(full, write_through=True))
+        with pytest.raises(UserError, match="standard output: cannot be written"), line_writer("-") as output:
+            output.write(["grün"])

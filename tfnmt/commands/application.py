@@ -7,6 +7,7 @@ def _main(training: TrainingSettings, choice: ModelChoice, model: ModelSettings)
     ...
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -30,6 +31,15 @@ FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, 1
 """Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
 Ctrl-C; nobody reads standard output any more."""
 
+_NO_ROOM, _ELSEWHERE = "Make room there.", "Choose a place that this user can use."
+_OF_THE_DISK = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+}
+"""What an operating system says of a file that the user can mend -> the remedy."""
+
 _command_line = CommandLine([])
 _ends_at_once = False
 
@@ -37,8 +47,8 @@ _ends_at_once = False
 def run(main: Callable[..., int | None], *requests: Request) -> NoReturn:
     """Runs a console script and exits.
 
-    Exit codes: what `main` returns (None is 0), 2 for a `UserError`, 75 for a `LostError`, 130 for Ctrl-C, 1 for a
-    defect.
+    Exit codes: what `main` returns (None is 0), 2 for a `UserError` or a disk that is full or closed to us, 75 for a
+    `LostError`, 130 for Ctrl-C, 1 for a defect.
 
     Args:
       main: gets one settings instance for each request, in order.
@@ -99,13 +109,35 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | 
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The interpreter flushes it at its end.
         return OUTPUT_CLOSED
-    except Exception:
-        _show_defect()
-        return FAILED
+    except Exception as error:
+        if not (fault := _fault_of_the_disk(error)):
+            _show_defect()
+            return FAILED
+        _show(UserError(fault))
+        logs.note(traceback.format_exc())
+        return REFUSED
     finally:
         logs.close()
+        _drop_output()
+
+
+def _fault_of_the_disk(error: Exception) -> str | None:
+    """What the user has to mend where a disk is full or closed to us; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
+        return None
+    path, remedy = error.filename2 or error.filename, _OF_THE_DISK[error.errno]
+    if path is None and remedy != _NO_ROOM:
+        return None  # It need not be a file's.
+    return f"{path or 'standard output, or a file'}: {error.strerror}. {remedy}"
+
+
+def _drop_output() -> None:
+    """Drops what standard output does not take, which the interpreter would try to write once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _call(main: Callable[..., int | None], settings: Sequence[Any]) -> int | None:

@@ -4,10 +4,10 @@ tfnmt-average --run_directory=runs/first --last=5 --output=runs/first-average
 """
 
 import dataclasses
-import shutil
 
 from absl import logging
 
+from tfnmt import durable_files
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application
 from tfnmt.decoding.averaging import average
@@ -48,7 +48,7 @@ def _main(settings: AverageSettings) -> None:
     mean = average(store.load(update, slots=()) for update in updates)
     output = new_directory(settings.output)
     for path in (run.path / SETTINGS, run.path / FLAGS, run.source_vocabulary, run.target_vocabulary):
-        shutil.copyfile(path, output / path.name)
+        durable_files.replace(output / path.name, path.read_bytes())
     CheckpointStore(output / "checkpoints").save(mean)
     logging.info("The mean of updates %s is in %s.", ", ".join(map(str, updates)), output)
 

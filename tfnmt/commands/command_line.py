@@ -121,6 +121,9 @@ class CommandLine:
         if value is None and following and not following[0].text.startswith("--"):
             value = following.popleft().text
         if name not in self._flags:
+            flag, *words = name.split(maxsplit=1)
+            if argument.origin and words:
+                return f"--{name}: a line of a flagfile needs an equals sign: --{flag}={words[0]}."
             return f"--{name} is not a flag of this command.{self._suggestion(name)}"
         if value is None:
             return f"--{name} needs a value."

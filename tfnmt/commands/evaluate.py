@@ -49,7 +49,7 @@ class EvaluateSettings:
     bootstrap_samples: int = setting(
         0, "Resamplings of the sentences for 95% confidence intervals, such as 1000; 0 for none.", minimum=0
     )
-    output: str = setting("", "File to write the translations to.", is_path=True)
+    output: str = setting("", "File to write the translations to, plain or .gz.", is_path=True)
 
     def faults(self) -> list[str]:
         """Files that do not go together."""

@@ -72,7 +72,7 @@ def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, .
         faults.append(argument.fault(f"--flagfile={text}: this file names itself, directly or through others."))
         return []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         faults.append(argument.fault(f"--flagfile={text}: {reason}.{_suggestion(path)}"))

@@ -23,7 +23,38 @@ class _Lines(standard_logging.Formatter):
         return True
 
 
-_files: list[standard_logging.FileHandler] = []
+class _File(standard_logging.FileHandler):
+    """A log file. Where it cannot be written, standard error says so, once, and the program goes on.
+
+    Attributes:
+      is_whole: whether it holds all that was logged.
+    """
+
+    is_whole = True
+
+    def handleError(self, record: standard_logging.LogRecord) -> None:  # noqa: N802 (the base class names it)
+        """A full disk is no defect."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._say(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Ends the file, though what it did not take may be left out."""
+        try:
+            super().close()
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if self.is_whole:
+            text = f"warning: {self.baseFilename} cannot be written ({error.strerror}); the program goes on without it."
+            print(text, file=sys.stderr)
+        self.is_whole = False
+
+
+_files: list[_File] = []
 
 
 def log_to_standard_error() -> None:
@@ -53,7 +84,7 @@ def log_to(directory: Path | str, name: str | None = None) -> Path:
     if path in (Path(handler.baseFilename) for handler in _files):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = standard_logging.FileHandler(path)
+    handler = _File(path)
     handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
     logging.get_absl_logger().addHandler(handler)
     _files.append(handler)
@@ -70,7 +101,7 @@ def divert_tensorflow(directory: Path | str) -> Path:
     if os.fstat(2).st_ino == (path.stat().st_ino if path.exists() else None):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = standard_logging.FileHandler(path)
+    handler = _File(path)
     handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
     logger = standard_logging.getLogger("tensorflow")
     logger.handlers, logger.propagate = [handler], False
@@ -92,11 +123,11 @@ def divert_tensorflow(directory: Path | str) -> Path:
 
 
 def note(text: str) -> list[Path]:
-    """Writes `text`, such as a stack trace, to the log files alone; returns these."""
+    """Writes `text`, such as a stack trace, to the log files alone; returns those that took it."""
     record = standard_logging.LogRecord("tfnmt", standard_logging.ERROR, "", 0, text, None, None)
     for handler in _files:
         handler.handle(record)
-    return [Path(handler.baseFilename) for handler in _files]
+    return [Path(handler.baseFilename) for handler in _files if handler.is_whole]
 
 
 def close() -> None:

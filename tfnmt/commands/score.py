@@ -34,7 +34,7 @@ class ScoreSettings:
         is_path=True,
     )
     target: str = setting("", "File of their translations, plain or .gz.", is_path=True)
-    output: str = setting(STANDARD, "File for the scores; - for standard output.", is_path=True)
+    output: str = setting(STANDARD, "File for the scores, plain or .gz; - for standard output.", is_path=True)
     chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
     batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
     batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)

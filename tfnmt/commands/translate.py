@@ -35,7 +35,7 @@ class TranslateSettings:
     """What is translated, and how it is written."""
 
     input: str = setting(STANDARD, "Text file, plain or .gz; - for standard input.", is_path=True)
-    output: str = setting(STANDARD, "File for the translations; - for standard output.", is_path=True)
+    output: str = setting(STANDARD, "File for the translations, plain or .gz; - for standard output.", is_path=True)
     scores: bool = setting(False, "Write score and log-probability before each translation.")
     chunk_sentences: int = setting(
         4096, "Sentences read, sorted by length and written together; 1 at a time from a terminal.", minimum=1

@@ -1,17 +1,18 @@
 """Parallel text: plain files, gzip files and tab-separated files, read in bounded memory and checked before work.
 
-Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, so that Python and the
-graph always see the same lines.
+Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, and so is a byte order
+mark at the beginning, as `tfnmt.data.lines` does: Python and the graph always see the same lines.
 """
 
 import codecs
 import dataclasses
 import difflib
 import gzip
+import itertools
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, cast
 
 _CHUNK_BYTES = 1 << 20
@@ -44,6 +45,11 @@ class TextPair:
 def open_bytes(path: str) -> IO[bytes]:
     """Opens a plain or a gzip file for reading."""
     return cast(IO[bytes], gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
+
+
+def create_bytes(path: str) -> IO[bytes]:
+    """Opens a plain or a gzip file for writing; what it held is gone."""
+    return cast(IO[bytes], gzip.open(path, "wb") if is_gzip(path) else open(path, "wb"))
 
 
 def is_gzip(path: str) -> bool:
@@ -92,7 +98,15 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
 
 def _raw_lines(path: str) -> Iterator[bytes]:
     with open_bytes(path) as file:
-        yield from file
+        yield from without_mark(file)
+
+
+def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text without the byte order mark that it may begin with."""
+    left = iter(lines)
+    for first in itertools.islice(left, 1):
+        yield first.removeprefix(codecs.BOM_UTF8)
+    yield from left
 
 
 @dataclasses.dataclass
@@ -192,6 +206,8 @@ def _unequal(pair: TextPair, counts: list[int]) -> str:
 def _missing(path: pathlib.Path) -> str:
     if path.is_dir():
         return f"{path}: this is a directory; name a file in it."
+    if path.exists():
+        return f"{path}: must be a regular file, because it is read more than once."
     if not path.parent.is_dir():
         return f"{path}: there is no directory {path.parent}."
     near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)

@@ -11,6 +11,7 @@ END_OF_EPOCH = -1
 """The number of the pool, without lines, that ends every epoch."""
 
 _ROWS_SPLIT_TOGETHER = 1024
+_MARK = "\ufeff"
 
 
 def key(seed: tf.Tensor, *address: int | tf.Tensor) -> tf.Tensor:
@@ -69,10 +70,17 @@ def shuffled_pools(
 
 
 def _pairs_of(pair: TextPair) -> tf.data.Dataset:
-    sides = [tf.data.TextLineDataset(path, "GZIP" if is_gzip(path) else "") for path in pair.paths]
+    sides = [_lines_of(path) for path in pair.paths]
     if pair.target is not None:
         return tf.data.Dataset.zip(*sides)
     return sides[0].batch(_ROWS_SPLIT_TOGETHER).map(_columns).unbatch()
+
+
+def _lines_of(path: str) -> tf.data.Dataset:
+    """The lines of a file, without the byte order mark that it may begin with."""
+    lines = tf.data.TextLineDataset(path, "GZIP" if is_gzip(path) else "")
+    first = lines.take(1).map(lambda line: tf.strings.regex_replace(line, f"^{_MARK}", ""))
+    return first.concatenate(lines.skip(1))
 
 
 def _columns(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -79,6 +79,16 @@ class DataSettings(TextSettings):
         minimum=0,
     )
 
+    def faults(self) -> list[str]:
+        """As of the files, and sampling among one segmentation."""
+        faults = super().faults()
+        if self.subword_nbest == 1:
+            faults.append(
+                "--subword_nbest=1: there is nothing to sample among one segmentation; give 0 for no sampling, -1 or "
+                "more than 1."
+            )
+        return faults
+
     @property
     def source_budget(self) -> int:
         """Source positions in a batch."""

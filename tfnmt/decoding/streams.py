@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, TypeVar
 
-from tfnmt.data.files import inspect_file, open_bytes
+from tfnmt.data.files import create_bytes, inspect_file, open_bytes, without_mark
 from tfnmt.errors import UserError, refuse
 
 STANDARD = "-"
@@ -32,14 +32,14 @@ def count_lines(path: str) -> int | None:
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """The lines of a plain or gzip file, or of standard input, without line ends and carriage returns.
+    """The lines of a plain or gzip file, or of standard input, without their ends, carriage returns and mark.
 
     Raises:
       UserError: a line is not UTF-8; those before it have been given.
     """
     name = "standard input" if path == STANDARD else path
     with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(without_mark(stream), start=1):
             try:
                 yield line.decode("utf-8").rstrip("\n").replace("\r", "")
             except UnicodeDecodeError as error:
@@ -67,30 +67,49 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 @contextlib.contextmanager
 def line_writer(path: str) -> Iterator["LineWriter"]:
-    """What writes lines to a file, or to standard output.
+    """What writes lines to a plain or gzip file, or to standard output.
 
     Raises:
       UserError: the file cannot be written.
     """
     if path == STANDARD:
-        yield LineWriter(sys.stdout.buffer)
+        yield LineWriter(sys.stdout.buffer, "standard output")
         return
+    name = f"--output={path}"
+    with _writing(name):
+        stream = create_bytes(path)
     try:
-        stream = open(path, "wb")  # noqa: SIM115 (errors of the body are not to be caught here)
-    except OSError as error:
-        raise UserError(f"--output={path}: cannot be written ({error.strerror}).") from error
-    with stream:
-        yield LineWriter(stream)
+        yield LineWriter(stream, name)
+    finally:
+        with _writing(name):
+            stream.close()
 
 
 class LineWriter:
     """Writes lines as UTF-8."""
 
-    def __init__(self, stream: IO[bytes]):
-        """Writes to `stream`."""
-        self._stream = stream
+    def __init__(self, stream: IO[bytes], name: str):
+        """Writes to `stream`, whose `name` stands in errors."""
+        self._stream, self._name = stream, name
 
     def write(self, lines: Iterable[str]) -> None:
-        """Writes the lines and passes them on at once; line feeds inside of a line become spaces."""
-        self._stream.write("".join(line.replace("\n", " ") + "\n" for line in lines).encode())
-        self._stream.flush()
+        """Writes the lines and passes them on at once; line feeds inside of a line become spaces.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        content = "".join(line.replace("\n", " ") + "\n" for line in lines).encode()
+        with _writing(self._name):
+            self._stream.write(content)
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Makes what the system says against writing the user's to mend; a reader that has gone is no fault."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written ({error.strerror}).") from error
