@@ -144,6 +144,17 @@ def test_a_path_means_the_same_place_from_every_directory_and_however_it_is_spel
         RunDirectory.create_or_check(path, RunSettings(files=("a", "-")))
 
 
+def test_files_may_have_been_moved(path, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    RunDirectory.create_or_check(path, RunSettings(files=(str(old),)))
+    new.touch()
+    with pytest.raises(UserError, match="was made with other settings"):
+        RunDirectory.create_or_check(path, RunSettings(files=(str(new),)))
+    old.unlink()
+    RunDirectory.create_or_check(path, RunSettings(files=(str(new),)))
+
+
 def test_relative_paths_in_older_runs(run, path):
     _rewrite(path, lambda recorded: recorded["settings"]["RunSettings"].update(files=["a", "./b,c"]))
     RunDirectory.create_or_check(path, DeepSettings(heads=2), RunSettings(files=("./a", "b,c")))

@@ -89,7 +89,7 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
 def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
     """Every setting that is not the recorded one and may not change, under a heading with the remedy.
 
-    Paths where nothing is any more may change: the files have been moved.
+    Paths where nothing is any more may change into some where something is: the files have been moved.
 
     Args:
       directory: the run directory.
@@ -110,7 +110,7 @@ def differences(directory: Path, settings: Sequence[Any], free: Collection[type]
         for name in before
         if (name not in values or before[name] != values[name])
         and not _may_change(fields.get(name))
-        and not _has_moved(fields.get(name), before[name])
+        and not _has_moved(fields.get(name), before[name], values.get(name))
     ]
     heading = (
         f"--run_directory={directory} was made with other settings. Go on with the old ones by "
@@ -125,11 +125,12 @@ def _located(settings: Any) -> Any:
     return dataclasses.replace(settings, **paths)
 
 
-def _has_moved(field: dataclasses.Field | None, paths: str | Sequence[str]) -> bool:
-    """Whether a setting was of paths where nothing is any more: then the new ones are taken for the same files."""
-    if field is None or not field.metadata.get("is_path") or not paths:
+def _has_moved(field: dataclasses.Field | None, before: str | Sequence[str], now: str | Sequence[str] | None) -> bool:
+    """Whether a setting was of paths where nothing is any more, but is where they point now."""
+    if field is None or not field.metadata.get("is_path") or not before or not now:
         return False
-    return not any(Path(path).exists() for path in ([paths] if isinstance(paths, str) else paths))
+    old, new = ([paths] if isinstance(paths, str) else paths for paths in (before, now))
+    return not any(Path(path).exists() for path in old) and all(Path(path).exists() for path in new)
 
 
 def _may_change(field: dataclasses.Field | None) -> bool:
