@@ -1,6 +1,16 @@
 """The exceptions that a user is meant to read."""
 
+import errno
 from collections.abc import Sequence
+
+_NO_ROOM, _ELSEWHERE = "Make room there.", "Choose a place that this user can use."
+_OF_THE_DISK = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+}
+"""What an operating system says of a file that the user can mend -> the remedy."""
 
 
 class UserError(Exception):
@@ -25,3 +35,13 @@ def refuse(faults: Sequence[str]) -> None:
     """Raises one `UserError` that holds all the faults; does nothing when there are none."""
     if faults:
         raise UserError(*faults)
+
+
+def fault_of_the_disk(error: Exception) -> str | None:
+    """What the user has to mend where a disk is full or closed to us; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
+        return None
+    path, remedy = error.filename2 or error.filename, _OF_THE_DISK[error.errno]
+    if path is None and remedy != _NO_ROOM:
+        return None  # It need not be a file's.
+    return f"{path or 'standard output, or a file'}: {error.strerror}. {remedy}"

@@ -1,5 +1,7 @@
 """What a rank makes of an exchange that fails, and of a Horovod that does not load."""
 
+import errno
+import os
 import sys
 
 import pytest
@@ -48,6 +50,14 @@ def test_own_errors_are_nobody_s_loss(ranks, error, elastic):
     ranks._elastic = elastic
     with pytest.raises(type(error), match="a bad record"):
         ranks.run(fail, error)
+
+
+def test_a_full_disk_is_refused_by_all(ranks):
+    ranks.gather = lambda faults: [faults, faults]
+    with pytest.raises(UserError, match=r"^here: No space left on device. Make room there.$"), ranks.agreeing():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "here")
+    with pytest.raises(OSError, match="Bad file descriptor"), ranks.agreeing():
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "here")
 
 
 def test_horovod_without_its_libraries(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ from tfnmt.cluster.launched import end_in_silence, launched, require_horovod
 from tfnmt.cluster.meeting import awaiting_others
 from tfnmt.cluster.pulse import Pulse, feel
 from tfnmt.cluster.stall_watch import Busy, StallSettings, StallWatch
-from tfnmt.errors import LostError, UserError
+from tfnmt.errors import LostError, UserError, fault_of_the_disk
 from tfnmt.settings import setting
 
 END = 0
@@ -185,6 +185,10 @@ class Ranks:
             yield
         except UserError as error:
             faults = error.faults
+        except OSError as error:
+            if not (fault := fault_of_the_disk(error)):
+                raise
+            faults = [fault]
         found = self.gather(faults)
         if not any(found):
             return

@@ -7,7 +7,6 @@ def _main(training: TrainingSettings, choice: ModelChoice, model: ModelSettings)
     ...
 """
 
-import errno
 import os
 import sys
 import traceback
@@ -22,7 +21,7 @@ from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
 from tfnmt.commands.help_text import help_text
 from tfnmt.commands.logs import log_to
-from tfnmt.errors import LostError, UserError
+from tfnmt.errors import LostError, UserError, fault_of_the_disk
 from tfnmt.settings import value_text
 
 __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
@@ -30,15 +29,6 @@ __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
 FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, 130, 141
 """Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
 Ctrl-C; nobody reads standard output any more."""
-
-_NO_ROOM, _ELSEWHERE = "Make room there.", "Choose a place that this user can use."
-_OF_THE_DISK = {
-    errno.ENOSPC: _NO_ROOM,
-    errno.EDQUOT: _NO_ROOM,
-    errno.EROFS: _ELSEWHERE,
-    errno.EACCES: _ELSEWHERE,
-}
-"""What an operating system says of a file that the user can mend -> the remedy."""
 
 _command_line = CommandLine([])
 _ends_at_once = False
@@ -111,7 +101,7 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | 
     except BrokenPipeError:
         return OUTPUT_CLOSED
     except Exception as error:
-        if not (fault := _fault_of_the_disk(error)):
+        if not (fault := fault_of_the_disk(error)):
             _show_defect()
             return FAILED
         _show(UserError(fault))
@@ -120,16 +110,6 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | 
     finally:
         logs.close()
         _drop_output()
-
-
-def _fault_of_the_disk(error: Exception) -> str | None:
-    """What the user has to mend where a disk is full or closed to us; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
-        return None
-    path, remedy = error.filename2 or error.filename, _OF_THE_DISK[error.errno]
-    if path is None and remedy != _NO_ROOM:
-        return None  # It need not be a file's.
-    return f"{path or 'standard output, or a file'}: {error.strerror}. {remedy}"
 
 
 def _drop_output() -> None:
