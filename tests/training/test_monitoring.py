@@ -127,6 +127,17 @@ def test_what_is_left_at_the_end_is_logged(run):
     assert [step for step, _ in _curve(_events(run), "train/loss")] == [1, 2, 4, 5]
 
 
+def test_the_time_left_goes_by_the_updates_behind_the_first(run, lines):
+    """The first one builds the graph."""
+    monitor, totals = Monitor(run, EVERY_TWO, StoppingSettings(max_updates=10)), Totals()
+    for each in (report(1)._replace(seconds=60.0), report(2)):  # of 2 s
+        totals += Totals.of(each)
+        monitor.record(each, totals)
+    monitor.close()
+    assert ["left 16 s" in line for line in lines] == [False, True]
+    assert "left" not in lines[0]
+
+
 def test_seconds_make_a_log_point_too(run):
     settings = MonitoringSettings(log_every_updates=10**6, log_every_seconds=6.0)
     _train(run, [report(n) for n in range(1, 33)], settings=settings)

@@ -68,6 +68,7 @@ class Monitor:
         self._events: EventFile | None = None
         self._progress: Progress | None = None
         self._began = self._logged = Totals()  # where this session and the sums of the next log point begin
+        self._built: Totals | None = None  # behind this session's first update, which builds the graph
         self._last: tuple[BlockReport, Totals] | None = None
         self._pushes: list[PushReport] = []  # since the last log point
         self._scores = ""
@@ -92,6 +93,7 @@ class Monitor:
           totals: the run's totals, this report and the parts before a resume included.
         """
         progress = self._progress or self._begin(totals - Totals.of(report))
+        self._built = self._built or totals
         self._last = (report, totals)
         self._pushes += report.pushes
         if report.skipped is not None:
@@ -189,7 +191,7 @@ class Monitor:
         progress.show(share, ", ".join(filter(None, facts)), self._seconds_left(totals))
 
     def _seconds_left(self, totals: Totals) -> float | None:
-        return seconds_left(self._stopping, totals, self._began)
+        return seconds_left(self._stopping, totals, self._built or totals)
 
     def _write_evaluation(self, update: int, evaluation: Evaluation, values: Mapping[str, float]) -> None:
         if self._events is None:

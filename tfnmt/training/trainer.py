@@ -146,6 +146,7 @@ class Trainer:
     def _loop(self, signals: StopSignals) -> str:
         """Trains until there is a reason to end, and returns it."""
         end = None
+        logging.info("Training begins; the first update builds its graph.")
         for report in self._engine.blocks():
             self._take(report)
             reason = signals.reason or limit_reached(self._stopping, self._state.totals)
