@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from absl import logging
 
@@ -30,15 +30,19 @@ def awaiting_others(found: Launched | None, stall_timeout: float) -> Iterator[No
       found: what the launcher says of this rank; None where nobody knows, or numbers change.
       stall_timeout: seconds; infinite for Gloo's alone.
     """
-    limit = stall_timeout
-    if _GLOO_TIMEOUT in os.environ:
-        limit = min(limit, float(os.environ[_GLOO_TIMEOUT]) - _EARLIER_SECONDS)
-    met = threading.Event()
+    met, limit = threading.Event(), limit_seconds(stall_timeout)
     threading.Thread(target=_watch, args=(met, found, limit), name="meeting", daemon=True).start()
     try:
         yield
     finally:
         met.set()
+
+
+def limit_seconds(stall_timeout: float, environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds after which a rank waits no longer: the timeout or, if that comes first, a little before Gloo's own."""
+    if _GLOO_TIMEOUT not in environment:
+        return stall_timeout
+    return min(stall_timeout, float(environment[_GLOO_TIMEOUT]) - _EARLIER_SECONDS)
 
 
 def _watch(met: threading.Event, found: Launched | None, limit: float) -> None:
