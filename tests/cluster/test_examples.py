@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml  # which Horovod needs
 
-from tfnmt.commands import train
+from tfnmt.commands import train_settings
 from tfnmt.commands.command_line import CommandLine
 from tfnmt.installation import ROOT
 
@@ -20,7 +20,7 @@ def flags_of(text):
 
 @pytest.mark.parametrize("name", ["tfjob.yaml", "slurm.sh"])
 def test_flags_exist(name):
-    known = {field for cls in CommandLine(train.REQUESTS).classes for field in cls.__dataclass_fields__}
+    known = {field for cls in CommandLine(train_settings.REQUESTS).classes for field in cls.__dataclass_fields__}
     found = flags_of((EXAMPLES / name).read_text()) - {"flagfile"}
     assert found
     assert found <= known

@@ -19,6 +19,7 @@ from tfnmt.cluster.ranks import RankSettings
 from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor, Task
 from tfnmt.commands import application, train
 from tfnmt.commands.application import LOST
+from tfnmt.commands.train_settings import REQUESTS, Settings
 from tfnmt.engines.registry import ENGINES
 from tfnmt.errors import UserError
 from tfnmt.run_directory import RunDirectory
@@ -27,11 +28,11 @@ from tfnmt.settings import flagfile_text
 
 def main() -> None:
     """The console script."""
-    application.run(_main, SupervisionSettings, *train.REQUESTS)
+    application.run(_main, SupervisionSettings, *REQUESTS)
 
 
 def _main(supervision: SupervisionSettings, *all_settings) -> int:
-    settings = train.Settings(*all_settings)
+    settings = Settings(*all_settings)
     engine = settings.engine
     if not isinstance(engine, ClusterSettings | RankSettings):
         raise UserError(f"--engine={settings.run.engine}: is one process; use tfnmt-train.")
@@ -55,7 +56,7 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
         return Supervisor(lambda: _tasks(engine, logs, command), supervision, (LOST,)).run()
 
 
-def _write_flagfile(logs: Path, settings: train.Settings) -> Path:
+def _write_flagfile(logs: Path, settings: Settings) -> Path:
     """What all tasks read, those too that are started again later."""
     flagfile = logs / "launch.flags"
     logs.mkdir(parents=True, exist_ok=True)

@@ -14,24 +14,23 @@ import numpy as np
 from absl import logging
 from absl.logging import ERROR, INFO
 
-from tfnmt.checkpoints import CheckpointSettings, CheckpointStore
+from tfnmt.checkpoints import CheckpointStore
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.tasks import serve
 from tfnmt.commands import application, logs
+from tfnmt.commands.train_settings import REQUESTS, Settings, unseen_faults
 from tfnmt.data.corpus import Corpus, find_corpus
 from tfnmt.data.pipeline import training_batches
 from tfnmt.data.settings import DataSettings
 from tfnmt.data.survey import Survey, survey
 from tfnmt.data.vocabulary import Vocabulary, load_vocabularies
-from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.registry import (
     ENGINES,
-    EngineSettings,
     Place,
     build_engine,
     find_place,
@@ -40,76 +39,16 @@ from tfnmt.engines.registry import (
 from tfnmt.errors import refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
-from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
-from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.models.registry import build_model
 from tfnmt.run_directory import RunDirectory
-from tfnmt.settings import setting
-from tfnmt.strategies import DELTA, STRATEGIES, RowSettings, StrategySettings, phases
-from tfnmt.training.monitoring import Monitor, MonitoringSettings
-from tfnmt.training.stopping import StoppingSettings, describe_limits
-from tfnmt.training.trainer import SavingSettings, Trainer
-from tfnmt.training.validation import Validation, ValidationSettings
+from tfnmt.strategies import DELTA, phases
+from tfnmt.training.monitoring import Monitor
+from tfnmt.training.stopping import describe_limits
+from tfnmt.training.trainer import Trainer
+from tfnmt.training.validation import Validation
 
 if TYPE_CHECKING:
     from tfnmt.engines.horovod import HorovodEngine
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """Where the run lives and what runs it."""
-
-    run_directory: str = setting(
-        "",
-        "Directory of the run; training goes on from its newest checkpoint.",
-        required=True,
-        may_change=True,
-        is_path=True,
-    )
-    vocabulary: str = setting(
-        "",
-        "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
-        is_path=True,
-    )
-    engine: str = setting(
-        "auto",
-        "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; horovod, "
-        "ranks that reduce among themselves; simulated, virtual workers under a virtual clock; auto, ranks where a "
-        "launcher has started some, a cluster otherwise, unless one worker needs none.",
-        choices=tuple(ENGINES),
-        may_change=True,
-    )
-    threads: int = setting(
-        0,
-        "Cores for each process to compute on; 0 for all, or an equal share where workers or ranks have one machine.",
-        minimum=0,
-        may_change=True,
-    )
-    dry_run: bool = setting(
-        False,
-        "Check and build everything, print what would be trained, and exit.",
-        may_change=True,
-    )
-
-
-class Settings(NamedTuple):
-    """All settings of a training run, in the order in which the command line asks for them."""
-
-    run: RunSettings
-    data: DataSettings
-    choice: ModelChoice
-    model: ModelSettings
-    engine: EngineSettings
-    strategy: StrategySettings
-    row: RowSettings
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    validation: ValidationSettings
-    decoding: DecodingSettings
-    stopping: StoppingSettings
-    saving: SavingSettings
-    checkpoints: CheckpointSettings
-    monitoring: MonitoringSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,26 +73,6 @@ class _Opened(NamedTuple):
 
     facts: dict[str, str]
     run: RunDirectory | None
-
-
-REQUESTS = (
-    RunSettings,
-    DataSettings,
-    ModelChoice,
-    application.Choice("model", SETTINGS),
-    application.Choice("engine", ENGINES),
-    StrategySettings,
-    application.Choice("strategy", STRATEGIES),
-    OptimizerSettings,
-    ScheduleSettings,
-    ValidationSettings,
-    DecodingSettings,
-    StoppingSettings,
-    SavingSettings,
-    CheckpointSettings,
-    MonitoringSettings,
-)
-"""What the command line asks for; the order is that of `Settings`."""
 
 
 def main() -> None:
@@ -243,7 +162,7 @@ def _find_parts(settings: Settings, place: Place) -> _Parts:
     vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
     sizes = [vocabulary.size for vocabulary in vocabularies]
     model = build_model(settings.choice.model, settings.model, *sizes)
-    refuse([*_sharing_faults(settings.model, *vocabularies), *_unseen_faults(settings, corpus)])
+    refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
     corpus.inspect()
     layout = Layout(model.parameters, place.servers)
     return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
@@ -257,20 +176,6 @@ def _sharing_faults(model: ModelSettings, source: Vocabulary, target: Vocabulary
         "--tied_embeddings=all: needs one joint vocabulary, and there is one for each language; take "
         "--tied_embeddings=target, or train a joint vocabulary."
     ]
-
-
-def _unseen_faults(settings: Settings, corpus: Corpus) -> list[str]:
-    """What waits for evaluations that never come."""
-    if corpus.validation and settings.validation.evaluate_every_updates:
-        return []
-    stopping = settings.stopping
-    waiting = {
-        f"--early_stopping_patience={stopping.early_stopping_patience}": stopping.early_stopping_patience > 0,
-        f"--early_stopping_target={stopping.early_stopping_target}": stopping.early_stopping_target is not None,
-        "--schedule=plateau": settings.schedule.schedule == "plateau",
-    }
-    lacking = "--evaluate_every_updates=0" if corpus.validation else "no validation files (--validation_source)"
-    return [f"{flag}: needs evaluations, and there are none: {lacking}." for flag, waits in waiting.items() if waits]
 
 
 @contextlib.contextmanager

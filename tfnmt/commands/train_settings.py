@@ -1,0 +1,111 @@
+"""What the command line of tfnmt-train asks for, which tfnmt-launch hands on."""
+
+import dataclasses
+from typing import NamedTuple
+
+from tfnmt.checkpoints import CheckpointSettings
+from tfnmt.commands import application
+from tfnmt.data.settings import DataSettings
+from tfnmt.decoding.settings import DecodingSettings
+from tfnmt.engines.registry import ENGINES, EngineSettings
+from tfnmt.models.base import ModelSettings
+from tfnmt.models.registry import SETTINGS, ModelChoice
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.settings import setting
+from tfnmt.strategies import STRATEGIES, RowSettings, StrategySettings
+from tfnmt.training.monitoring import MonitoringSettings
+from tfnmt.training.stopping import StoppingSettings
+from tfnmt.training.trainer import SavingSettings
+from tfnmt.training.validation import ValidationSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Where the run lives and what runs it."""
+
+    run_directory: str = setting(
+        "",
+        "Directory of the run; training goes on from its newest checkpoint.",
+        required=True,
+        may_change=True,
+        is_path=True,
+    )
+    vocabulary: str = setting(
+        "",
+        "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
+        is_path=True,
+    )
+    engine: str = setting(
+        "auto",
+        "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; horovod, "
+        "ranks that reduce among themselves; simulated, virtual workers under a virtual clock; auto, ranks where a "
+        "launcher has started some, a cluster otherwise, unless one worker needs none.",
+        choices=tuple(ENGINES),
+        may_change=True,
+    )
+    threads: int = setting(
+        0,
+        "Cores for each process to compute on; 0 for all, or an equal share where workers or ranks have one machine.",
+        minimum=0,
+        may_change=True,
+    )
+    dry_run: bool = setting(
+        False,
+        "Check and build everything, print what would be trained, and exit.",
+        may_change=True,
+    )
+
+
+class Settings(NamedTuple):
+    """All settings of a training run, in the order in which the command line asks for them."""
+
+    run: RunSettings
+    data: DataSettings
+    choice: ModelChoice
+    model: ModelSettings
+    engine: EngineSettings
+    strategy: StrategySettings
+    row: RowSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    validation: ValidationSettings
+    decoding: DecodingSettings
+    stopping: StoppingSettings
+    saving: SavingSettings
+    checkpoints: CheckpointSettings
+    monitoring: MonitoringSettings
+
+
+REQUESTS = (
+    RunSettings,
+    DataSettings,
+    ModelChoice,
+    application.Choice("model", SETTINGS),
+    application.Choice("engine", ENGINES),
+    StrategySettings,
+    application.Choice("strategy", STRATEGIES),
+    OptimizerSettings,
+    ScheduleSettings,
+    ValidationSettings,
+    DecodingSettings,
+    StoppingSettings,
+    SavingSettings,
+    CheckpointSettings,
+    MonitoringSettings,
+)
+"""What the command line asks for; the order is that of `Settings`."""
+
+
+def unseen_faults(settings: Settings, has_validation: bool) -> list[str]:
+    """What waits for evaluations that never come."""
+    if has_validation and settings.validation.evaluate_every_updates:
+        return []
+    stopping = settings.stopping
+    waiting = {
+        f"--early_stopping_patience={stopping.early_stopping_patience}": stopping.early_stopping_patience > 0,
+        f"--early_stopping_target={stopping.early_stopping_target}": stopping.early_stopping_target is not None,
+        "--schedule=plateau": settings.schedule.schedule == "plateau",
+    }
+    lacking = "--evaluate_every_updates=0" if has_validation else "no validation files (--validation_source)"
+    return [f"{flag}: needs evaluations, and there are none: {lacking}." for flag, waits in waiting.items() if waits]
