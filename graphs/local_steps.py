@@ -1,6 +1,6 @@
 """The loop of local steps in a worker's block: gradients gathered, or a local optimizer that moves the replica."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -31,13 +31,13 @@ class LocalUpdate(NamedTuple):
 
     Attributes:
       optimizer: by which equation.
-      learning_rate: (steps so far, target tokens of this one) -> scalar.
+      learning_rate: of this step, a scalar.
       clip_norm: largest norm of the mean gradient; 0 for no clipping.
       steps: steps of the worker after which it moves its replica no more; None for never.
     """
 
     optimizer: Optimizer
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    learning_rate: tf.Tensor
     clip_norm: float
     steps: int | None
 
@@ -67,7 +67,7 @@ def move_replica(
     def apply() -> tf.Tensor:
         mean = gradient_sum * (clip_factor(norm, local.clip_norm) / tokens)
         slots, updates = {name: slot.handle for name, slot in replica.slots.items()}, replica.updates.read_value()
-        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate(step, tokens), updates)
+        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate, updates)
         replica.updates.assign(updates + 1)
         return tf.constant(True)
 

@@ -50,7 +50,7 @@ class Strategy:
       payload: GRADIENT, summed since the last push, which travels with its target tokens and is divided by them once;
         or DELTA, parameters now minus parameters as pulled, of weight one.
       local_update: how the worker moves its own replica at each step; None for not at all.
-      local_update_steps: steps of a worker after which it stops doing so; None for never.
+      local_update_steps: steps of a worker in this row after which it stops doing so; None for never.
       local_rate: what multiplies the learning rate of the local update.
       local_slots: what becomes of the local update's slots with each pull: KEEP; RESET, it begins anew; or AVERAGE,
         they travel behind a delta, and all workers go on from their mean.
@@ -101,7 +101,7 @@ class Strategy:
 
     @property
     def law_factor(self) -> int:
-        """How many batches the laws of the learning rate take one update for: it is averaged over as many."""
+        """Batches over which one update is averaged, where each step reads one: the laws scale by it."""
         return self.quorum if self.payload == DELTA else self.steps_per_update
 
     def describe(self) -> str:
@@ -165,7 +165,7 @@ class ModelAverage:
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """The columns for as many workers."""
         return Strategy(
-            self._server_update(workers),
+            self._server_update(workers, optimizer),
             pull_every=self.local_steps,
             push_every=self.local_steps,
             push_after_seconds=self.sync_every_seconds,
@@ -175,7 +175,7 @@ class ModelAverage:
             quorum=workers,
         )
 
-    def _server_update(self, workers: int) -> Optimizer:
+    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
         return AddMean()
 
 
@@ -185,13 +185,30 @@ class Bmuf(ModelAverage):
 
     block_learning_rate: float = setting(1.0, "Block learning rate ζ.", minimum=0)
     block_momentum: float | None = setting(
-        None, "Block momentum rate η; empty for 1 - 1/N with N workers.", minimum=0, maximum=1
+        None,
+        "Block momentum rate η; empty for 1 - 1/N with N workers or, where the workers' optimizer adapts its steps, "
+        "for 0, 0.2, 0.5 and 0.6 from 1, 4, 8 and 16 workers on.",
+        minimum=0,
+        below=1,
     )
     block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
 
-    def _server_update(self, workers: int) -> Optimizer:
-        momentum = 1 - 1 / workers if self.block_momentum is None else self.block_momentum
+    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+        momentum = self.block_momentum
+        if momentum is None:
+            momentum = default_block_momentum(workers, optimizer.optimizer)
         return BlockMomentum(self.block_learning_rate, momentum, self.block_nesterov)
+
+
+def default_block_momentum(workers: int, optimizer: str) -> float:
+    """The block momentum η that suits so many workers with local optimizers of that name.
+
+    1 - 1/N keeps the size of a step of plain SGD (Chen & Huo, 2016). Adaptive optimizers take steps whose size does not
+    fall with the number of workers; the values of SlowMo with Adam on WMT are for them (Wang et al., 2019).
+    """
+    if optimizer in ("sgd", "momentum", "nesterov"):
+        return 1 - 1 / workers
+    return next(momentum for least, momentum in ((16, 0.6), (8, 0.5), (4, 0.2), (1, 0.0)) if workers >= least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +252,11 @@ class DelayedAsync(Async):
     """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer."""
 
     delay: int = setting(2, "Steps for each push, τ.", minimum=1)
-    local_optimizer_steps: int = setting(
-        3000, "Steps for which each worker also moves its replica by a local Adam; 0 for none.", minimum=0
+    local_optimizer_batches: int = setting(
+        3000,
+        "Batches of all workers, behind a warm start, for which each also moves its replica by a local Adam; 0 for "
+        "none.",
+        minimum=0,
     )
     local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, below=1)
     local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, below=1)
@@ -253,8 +273,8 @@ class DelayedAsync(Async):
             super().row(workers, optimizer),
             push_every=self.delay,
             pull_every=self.delay,
-            local_update=_local_optimizer(local) if self.local_optimizer_steps else None,
-            local_update_steps=self.local_optimizer_steps,
+            local_update=_local_optimizer(local) if self.local_optimizer_batches else None,
+            local_update_steps=-(-self.local_optimizer_batches // workers),
         )
 
 
@@ -304,6 +324,12 @@ class StrategySettings:
         "the root, or with the update's target tokens over --law_tokens.",
         choices=("none", "linear", "sqrt", "words"),
     )
+    warm_start_law: str = setting(
+        "same",
+        "How the learning rate grows with the batches of an update in the warm start: as --learning_rate_law says, or "
+        "by a law of its own.",
+        choices=("same", "none", "linear", "sqrt", "words"),
+    )
     law_tokens: int = setting(
         1920,
         "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.",
@@ -319,7 +345,8 @@ class StrategySettings:
     average_rate: float = setting(
         0.0,
         "Weight of the newest parameters in the exponential moving average that is evaluated and saved, 1e-4 or more, "
-        "for each update or, where replicas are averaged, each local step; 0 for no average.",
+        "for each step of all workers: an update to which a single one of N workers has brought a step counts as an "
+        "N-th of that; 0 for no average.",
         minimum=0,
         maximum=1,
     )
@@ -332,15 +359,25 @@ class StrategySettings:
 
 
 class Phase(NamedTuple):
-    """A strategy, and the update from which it trains."""
+    """A strategy, and when it trains.
+
+    Attributes:
+      first_update: the update from which it trains.
+      strategy: the row.
+      law: how the learning rate grows with the batches of an update.
+    """
 
     first_update: int
     strategy: Strategy
+    law: str
 
 
 def phases(
     settings: StrategySettings, row: RowSettings, workers: int, optimizer: OptimizerSettings
 ) -> tuple[Phase, ...]:
     """What trains when: the row, behind a warm start where one is wanted."""
-    warm_start = [Phase(0, Sync().row(workers, optimizer))] if settings.warm_start_updates else []
-    return (*warm_start, Phase(settings.warm_start_updates, row.row(workers, optimizer)))
+    law, warm_start = settings.learning_rate_law, []
+    if settings.warm_start_updates:
+        warm_law = law if settings.warm_start_law == "same" else settings.warm_start_law
+        warm_start = [Phase(0, Sync().row(workers, optimizer), warm_law)]
+    return (*warm_start, Phase(settings.warm_start_updates, row.row(workers, optimizer), law))

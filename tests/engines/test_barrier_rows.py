@@ -195,7 +195,7 @@ class TestModelAverage:
     def test_slots_count_their_own_updates(self):
         """Behind a warm start, behind a reset and with a worker that was replaced: Adam's corrections read this."""
         fault = Fault(worker=1, block=6, kind=PUSHED)
-        for slots, ages in (("keep", [9, 6]), ("reset", [3, 3]), ("average", [9, 9])):
+        for slots, ages in (("keep", [13, 6]), ("reset", [3, 3]), ("average", [13, 13])):
             row = ModelAverage(local_steps=3, local_slots=slots)
             engine = simulated(
                 row, BATCHES, workers=2, optimizer="adam", warm_start_updates=4, faults=[fault], dtype=tf.float32

@@ -128,7 +128,7 @@ class TestDelayedAsync:
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_one_worker_equals_the_joined_batch(self, optimizer):
         """I30: τ gradients at one place are the gradient of τ batches."""
-        delayed = simulated(DelayedAsync(delay=3, local_optimizer_steps=0), BATCHES, workers=1, optimizer=optimizer)
+        delayed = simulated(DelayedAsync(delay=3, local_optimizer_batches=0), BATCHES, workers=1, optimizer=optimizer)
         alone = local(rounds(BATCHES, 3), optimizer=optimizer)
         run(delayed, 4), run(alone, 4)
         assert distance(delayed, alone) < EXACT
@@ -137,9 +137,9 @@ class TestDelayedAsync:
         """I32: the plain delay is Downpour that pulls and pushes as often."""
         results = []
         for row in (
-            DelayedAsync(delay=3, local_optimizer_steps=0),
+            DelayedAsync(delay=3, local_optimizer_batches=0),
             Downpour(push_every=3, pull_every=3),
-            DelayedAsync(delay=3, local_optimizer_steps=100),  # the negative control
+            DelayedAsync(delay=3, local_optimizer_batches=100),  # the negative control
         ):
             engine = simulated(row, BATCHES, workers=3, optimizer="adam", costs=CostSettings())
             run(engine, 6)
@@ -153,8 +153,8 @@ class TestDelayedAsync:
         for row in (
             Async(),
             Downpour(push_every=1, pull_every=1),
-            DelayedAsync(delay=1, local_optimizer_steps=0),
-            DelayedAsync(delay=1, local_optimizer_steps=100),
+            DelayedAsync(delay=1, local_optimizer_batches=0),
+            DelayedAsync(delay=1, local_optimizer_batches=100),
         ):
             engine = simulated(row, BATCHES, workers=3, optimizer="adam", costs=CostSettings())
             run(engine, 10)
@@ -165,7 +165,7 @@ class TestDelayedAsync:
     def test_local_optimizer_changes_something_when_there_is_a_delay(self):
         """The negative control of I33."""
         with_, without = (
-            simulated(DelayedAsync(delay=2, local_optimizer_steps=steps), BATCHES, workers=2, optimizer="adam")
+            simulated(DelayedAsync(delay=2, local_optimizer_batches=steps), BATCHES, workers=2, optimizer="adam")
             for steps in (100, 0)
         )
         run(with_, 6), run(without, 6)
@@ -181,7 +181,7 @@ class TestDelayedAsync:
 
     def test_local_optimizer_ends(self):
         """I35: once its steps are over, its slots stand still and matter no more."""
-        engine = simulated(DelayedAsync(delay=2, local_optimizer_steps=4), BATCHES, workers=1, optimizer="adam")
+        engine = simulated(DelayedAsync(delay=2, local_optimizer_batches=4), BATCHES, workers=1, optimizer="adam")
         run(engine, 2)
         before = {name: vector for name, vector in engine.state().vectors.items() if name.startswith("worker")}
         run(engine, 3)
@@ -250,6 +250,6 @@ class TestSummedAsync:
     def test_of_one_worker_is_a_delay(self):
         """I41: nothing moves inside a group, so a pull for each step brings nothing new."""
         summed = simulated(SummedAsync(summed_pushes=3), BATCHES, workers=1, optimizer="adam")
-        delayed = simulated(DelayedAsync(delay=3, local_optimizer_steps=0), BATCHES, workers=1, optimizer="adam")
+        delayed = simulated(DelayedAsync(delay=3, local_optimizer_batches=0), BATCHES, workers=1, optimizer="adam")
         run(summed, 4), run(delayed, 4)
         assert distance(summed, delayed) < EXACT

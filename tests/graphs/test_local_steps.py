@@ -20,7 +20,7 @@ def move(gradients, first_step, updates=0.0, steps=None):
 
     @tf.function
     def step(gradient_sum, number):
-        local = LocalUpdate(adam, lambda at, _: tf.gather(tf.constant(RATES, tf.float64), at % 4), 0.0, steps)
+        local = LocalUpdate(adam, tf.gather(tf.constant(RATES, tf.float64), number % 4), 0.0, steps)
         return move_replica(local, replica, gradient_sum, tf.constant(2.0, tf.float64), number)
 
     for number, gradient in enumerate(gradients, start=first_step):

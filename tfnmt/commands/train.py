@@ -293,7 +293,8 @@ def _train(
 def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
-    row = phases(strategy, settings.row, place.workers, settings.optimizer)[-1].strategy
+    phase = phases(strategy, settings.row, place.workers, settings.optimizer)[-1]
+    row = phase.strategy
     payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
@@ -301,7 +302,7 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
     megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or place.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // place.workers
-    law = LearningRates(schedule, strategy, row).describe()
+    law = LearningRates(schedule, strategy, phase).describe()
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
         "Memory": f"{of_servers * megabytes:,.0f} MB for what servers hold, "

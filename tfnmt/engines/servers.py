@@ -15,13 +15,24 @@ from absl import logging
 
 from graphs.broadcast import pull
 from graphs.forward_backward import Pack
-from graphs.reduce_average import Server, Update, receive, update_from, update_from_received
+from graphs.reduce_average import Server, Update, goes_on, receive, update_from, update_from_received
 from tfnmt.batch import START
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, PushReport
-from tfnmt.engines.worker import NO_SUMS, Outbox, Progress, Push, Sums, Worker, WorkerGraph, packed
+from tfnmt.engines.worker import (
+    NO_SUMS,
+    WORKER_VECTOR,
+    Outbox,
+    Progress,
+    Push,
+    Sums,
+    Worker,
+    WorkerGraph,
+    packed,
+    slot_name,
+)
 from tfnmt.strategies import DELTA, Strategy
 
 _COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
@@ -45,6 +56,7 @@ class Servers:
       phase: its number; it grows when a warm start ends.
       plateau_scale: what the plateau schedule has come to.
       version: server updates so far.
+      steps: local steps of each worker in the updates so far, the mean.
       progress: how far each worker has come.
     """
 
@@ -69,8 +81,9 @@ class Servers:
         initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
         self.server = Server(initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0)
         self.plateau_scale = 1.0
-        self.version = 0
+        self.version, self.steps = 0, 0.0
         self.progress = [Progress() for _ in range(workers)]
+        self._given: dict[str, np.ndarray] = {}  # slots with which workers begin that have not pushed yet
         self.phase = -1
         self._enter(0)
         self._arrived = 0  # payloads since the last update
@@ -92,13 +105,20 @@ class Servers:
 
     def worker_graph(self, pack: Pack | None = None) -> WorkerGraph:
         """The graph of the blocks of the row that trains now; for `pack` see `forward_backward`."""
-        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, pack)
+        first = self._phase_began
+        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, first, pack)
 
     def new_worker(self, graph: WorkerGraph, number: int, outbox: Outbox) -> Worker:
-        """A worker that has come as far as the servers know, on the device of the caller."""
+        """A worker that has come as far as the servers know, on the device of the caller.
+
+        Before its first push its slots are those of the checkpoint from which training went on, or of the servers'
+        optimizer behind a warm start; once it has pushed these are outdated, and it begins with fresh ones.
+        """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        return Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker.restore(self._given)
+        return worker
 
     def new_outbox(self) -> list[tf.Variable]:
         """Variables for one worker's payloads, a part of each vector on each server."""
@@ -120,17 +140,15 @@ class Servers:
             return None
         weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
         if self.strategy.quorum == 1 and not self._arrived:
-            average = self._average_weight(self.progress[push.worker].step, push.work.sums.steps)
-            done = _local_updates(push.work.sums)
-            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average, done)))
+            numbers = self._scalars(push.work.sums)
+            update = Update(*_numbers(self._update_from(push.payload, weight, *numbers)))
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
             update = None
             taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
         if update is None and self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
-            average, done = self._round_s_average_weight(), _local_updates(self._sums)
-            update = Update(*_numbers(self._update_from_received(self._plateau(), average, done)))
+            update = Update(*_numbers(self._update_from_received(*self._scalars(self._sums))))
         return None if update is None else self._report(update, push.work.position[0])
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -144,16 +162,18 @@ class Servers:
         for each in arrivals:
             self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
         weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
-        average, done = self._round_s_average_weight(), _local_updates(self._sums)
-        update = Update(*_numbers(self._update_from(payload, weight, self._plateau(), average, done)))
+        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._sums))))
         return self._report(update, arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
-        """Everything of the servers."""
-        vectors, weight, local_updates = self._read()
+        """Everything of the servers, and what the workers begin with that have not pushed yet."""
+        vectors, weight, local_updates, updates = self._read()
         counters = {
             "evaluated": self.server.evaluated,
             "version": self.version,
+            "steps": self.steps,
+            "updates": int(updates.numpy()),
+            "phase_began": self._phase_began,
             "plateau_scale": self.plateau_scale,
             "weight": float(weight.numpy()),
             "local_updates": float(local_updates.numpy()),
@@ -161,14 +181,20 @@ class Servers:
             "sums": self._sums,
             "workers": [worker._asdict() for worker in self.progress],
         }
-        return EngineState({name: vector.numpy() for name, vector in vectors.items()}, counters)
+        held = {name: vector.numpy() for name, vector in vectors.items()}
+        return EngineState({**held, **self._given}, counters)
 
     def restore(self, state: EngineState) -> None:
         """Takes up a state of as many workers or fewer or more."""
         vectors, counters = state.vectors, state.counters
         self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
         phase = max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version)
+        self.progress = _progress_of(counters["workers"], self._workers)
         self._enter(phase, summed=counters["arrived"] > 0)
+        # Checkpoints of version 0.1 lack some numbers; there, slots were taken to have seen all updates.
+        self.steps = counters.get("steps", float(max(each.step for each in self.progress)))
+        self._phase_began = counters.get("phase_began", self._recipe.phases[phase].first_update)
+        self._given = {name: vector for name, vector in vectors.items() if name.startswith(WORKER_VECTOR)}
         for name, shards in self.server.vectors().items():
             if name.startswith("received") and name not in vectors:
                 continue  # saved where every push was an update
@@ -177,52 +203,81 @@ class Servers:
         self.server.version.assign(self.version)
         self.server.weight.assign(counters["weight"])
         self.server.local_updates.assign(counters.get("local_updates", 0.0))  # once there were none
+        self.server.updates.assign(counters.get("updates", self.version))
+        self.server.steps.assign(self.steps)
         self._arrived, self._sums = counters["arrived"], Sums(*counters["sums"])
-        self.progress = _progress_of(counters["workers"], self._workers)
 
     def _enter(self, phase: int, summed: bool = False) -> None:
         """Begins a phase: its slots, and graphs that know them; `summed` where payloads are there already."""
         self.phase = phase
+        self._phase_began = max(each.step for each in self.progress)
         strategy = self.strategy
+        slots = self._slots_for_workers()
         self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots)
-        self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
+        self._hand_over(slots)
+        self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
         clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
 
-        def rate_at(plateau_scale):
-            return lambda version, tokens: self.rates.of_server(version, tokens, plateau_scale)
+        def rate_at(batches, plateau_scale):
+            return lambda version, tokens: self.rates.of_server(version, tokens, batches, plateau_scale)
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
         self._read = tf.function(self._reading).get_concrete_function()
         self._receive = tf.function(lambda payload, weight: packed(receive(self.server, payload, weight)))
         self._update_from = tf.function(
-            lambda payload, weight, plateau, average, done: packed(
-                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average, done)
+            lambda payload, weight, batches, plateau, *numbers: packed(
+                update_from(self.server, payload, weight, rate_at(batches, plateau), clip_norm, *numbers)
             )
         )
         self._update_from_received = tf.function(
-            lambda plateau, average, done: packed(
-                update_from_received(self.server, rate_at(plateau), clip_norm, average, done)
+            lambda batches, plateau, *numbers: packed(
+                update_from_received(self.server, rate_at(batches, plateau), clip_norm, *numbers)
             )
         )
+
+    def _slots_for_workers(self) -> dict[str, np.ndarray]:
+        """What local optimizers can go on from: the slots and the age of the servers' optimizer, if it is the same.
+
+        Gradients were pushed so far, so that nobody else has such slots; behind this they would be lost.
+        """
+        local = self.strategy.local_update
+        if local is None or self.strategy.payload != DELTA or not goes_on(self.server.update, local):
+            return {}
+        slots = {name: [shard.slots[name].numpy() for shard in self.server.shards] for name in local.slots}
+        return {
+            **{name: np.concatenate(parts) for name, parts in slots.items()},
+            "updates": self.server.updates.numpy(),
+        }
+
+    def _hand_over(self, slots: Mapping[str, np.ndarray]) -> None:
+        """Lets the workers' optimizers begin with these slots: each with a copy or, averaged, with what they pull."""
+        workers = range(self._workers)
+        self._given = {slot_name(worker, name): value for name, value in slots.items() for worker in workers}
+        if not slots or not self.strategy.averaged_slots:
+            return
+        self.server.local_updates.assign(slots["updates"])
+        for name in self.strategy.averaged_slots:
+            for shard, piece in zip(self.server.shards, np.split(slots[name], len(self.server.shards))):
+                shard.local_slots[name].assign(piece)
 
     def weight_of(self, sums: Sums) -> float:
         """Target tokens of a gradient sum; one for a delta, unless not one step of it could be done."""
         return float(sums.steps > sums.refused) if self.strategy.payload == DELTA else sums.target_tokens
 
-    def _round_s_average_weight(self) -> tf.Tensor:
-        """`_average_weight` of the update of all payloads since the last one, which have been counted."""
-        steps = self._sums.steps / self._arrived
-        return self._average_weight(sum(each.step for each in self.progress) / self._workers - steps, steps)
+    def _scalars(self, sums: Sums) -> list[tf.Tensor]:
+        """What an update of payloads that were made of `sums` needs to know.
 
-    def _average_weight(self, steps_before: float, steps: float) -> tf.Tensor:
-        """The weight of the parameters behind the next update in their moving average.
-
-        Time is counted in updates of an optimizer: the servers' or, where deltas are pushed, the workers' own. So one
-        rate means the same memory whatever H is.
+        The moving average counts time in steps of all workers, so that one rate means one memory in tokens, however
+        many steps and workers an update takes in.
         """
-        if self.strategy.payload != DELTA:
-            steps_before, steps = self.version, 1
-        return tf.constant(average_weight(self._settings.average_rate, steps_before, steps), tf.float64)
+        steps = sums.steps / self._workers
+        average = average_weight(self._settings.average_rate, self.steps, steps)
+        numbers = (average, sums.steps - sums.refused, steps)
+        return [
+            tf.constant(sums.batches, tf.float64),
+            self._plateau(),
+            *(tf.constant(number, tf.float64) for number in numbers),
+        ]
 
     def _count(
         self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, ring_bytes: int | None = None
@@ -230,6 +285,8 @@ class Servers:
         """Remembers what came, and whether it counts."""
         self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
         self._arrived += 1
+        for name in [name for name in self._given if name.startswith(slot_name(push.worker, ""))]:
+            del self._given[name]
         self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
         self._note(push, wait_seconds, None if taken else self._reason(push, nonfinite_at), ring_bytes)
 
@@ -263,6 +320,7 @@ class Servers:
         """The report of an update that has been tried, behind which the next one begins."""
         applied = bool(update.applied)
         self.version += applied
+        self.steps += self._sums.steps / self._workers if applied else 0
         now, sums, refusals = self._clock(), self._sums, [push.refused for push in self._pushes if push.refused]
         report = BlockReport(
             update=self.version,
@@ -287,17 +345,19 @@ class Servers:
     def _workers_rate(self) -> float:
         """The learning rate of the workers' own updates, behind which they are now."""
         plateau = self._plateau()
-        step = tf.constant(max(each.step for each in self.progress) - 1, tf.int64)
-        tokens = tf.constant(self._sums.target_tokens / max(self._sums.steps, 1), plateau.dtype)
-        return float(self.rates.of_worker(step, tokens, plateau))
+        tokens, batches = (
+            number / max(self._sums.steps, 1) for number in (self._sums.target_tokens, self._sums.batches)
+        )
+        clock = tf.constant(self.steps - 1, tf.float64)
+        return float(self.rates.of_worker(clock, tf.constant(tokens, plateau.dtype), tf.constant(batches), plateau))
 
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
 
-    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Every vector [size], the weight of what was received, and the age of the workers' averaged slots."""
-        vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
-        return vectors, self.server.weight.read_value(), self.server.local_updates.read_value()
+    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Every vector [size], the weight of what was received, and the ages of the averaged and of the own slots."""
+        server, vectors = self.server, {name: pull(shards) for name, shards in self.server.vectors().items()}
+        return vectors, server.weight.read_value(), server.local_updates.read_value(), server.updates.read_value()
 
 
 def average_weight(rate: float, updates_before: float, updates: float) -> float:
@@ -307,11 +367,6 @@ def average_weight(rate: float, updates_before: float, updates: float) -> float:
     """
     newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
     return 1 - (1 - newest) ** updates
-
-
-def _local_updates(sums: Sums) -> tf.Tensor:
-    """How often workers that push deltas have moved their replicas."""
-    return tf.constant(sums.steps - sums.refused, tf.float64)
 
 
 def _numbers(packed: tf.Tensor) -> list[float]:

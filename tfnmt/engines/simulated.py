@@ -112,8 +112,6 @@ class SimulatedEngine(Driven):
         self._servers.restore(state)
         self._servers.restart_clock()
         self._begin_phase()
-        for worker in self.crew:
-            worker.restore(state.vectors)
 
     def _clock(self) -> float:
         return self._now

@@ -37,6 +37,7 @@ class Sums(NamedTuple):
     data_wait_seconds: tf.Tensor | float
     steps: tf.Tensor | float
     refused: tf.Tensor | float  # local updates whose gradient was not finite
+    batches: tf.Tensor | float = 0.0  # read; a step reads several to have its share of --global_batch_tokens
 
 
 NO_SUMS = Sums(*[0.0] * len(Sums._fields))
@@ -48,6 +49,7 @@ class Work(NamedTuple):
     sums: Sums
     nonfinite_at: tf.Tensor | int  # first bad element of a refused local update, -1 for none
     version: tf.Tensor | int  # of the servers before the first of them
+    clock: tf.Tensor | float  # what the schedule of local updates reads at the first of them
     position: tf.Tensor | tuple[int, ...]  # int64 [3] of the last batch
 
 
@@ -61,6 +63,7 @@ class WorkerGraph:
         strategy: Strategy,
         rates: LearningRates,
         workers: int,
+        first_step: int = 0,
         pack: Pack | None = None,
     ):
         """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`.
@@ -71,6 +74,7 @@ class WorkerGraph:
           strategy: the row.
           rates: of the local update.
           workers: how many.
+          first_step: steps that each worker had done when the row began.
           pack: see `forward_backward`.
         """
         self._loss, self._pack = in_streams(recipe.model.loss, recipe.streams), pack
@@ -79,6 +83,8 @@ class WorkerGraph:
         self._functions: dict[Block, Any] = {}
         self.read: Any = tf.function(self._reading)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
+        steps = strategy.local_update_steps
+        self._last_local_step = None if steps is None else first_step + steps
 
     def new_replica(self) -> Replica:
         """A replica with fresh slots, on the device of the caller; the first pull fills it."""
@@ -95,7 +101,8 @@ class WorkerGraph:
         """The graph function of one block; `unpack_work` reads what it returns.
 
         Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
-        scalars; and what the plateau schedule has come to, a scalar.
+        scalars; the clock of its local updates, a float64 scalar, which a pull sets; and what the plateau schedule has
+        come to, a scalar.
         """
         if block not in self._functions:
             self._functions[block] = tf.function(functools.partial(self._block, block))
@@ -103,10 +110,11 @@ class WorkerGraph:
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
-        whole, scalar = tf.TensorSpec([], tf.int64), tf.TensorSpec([], self._recipe.dtype)
+        whole, clock = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float64)
+        scalar = tf.TensorSpec([], self._recipe.dtype)
         replica = self.new_replica()
         for block in set(self.strategy.cycle()):
-            traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, scalar)
+            traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, clock, scalar)
             self._functions[block] = traced
         self.read = self.read.get_concrete_function(replica)
 
@@ -126,16 +134,18 @@ class WorkerGraph:
         batches: Iterator[Batch],
         worker: tf.Tensor,
         step: tf.Tensor,
+        clock: tf.Tensor,
         plateau_scale: tf.Tensor,
     ) -> tf.Tensor:
-        version = self._server.version.read_value()
+        version, steps = self._server.version.read_value(), self._server.steps.read_value()
         if block.pull:
-            with tf.control_dependencies([version]):
+            clock = steps if self.strategy.payload == DELTA else tf.cast(version, tf.float64)
+            with tf.control_dependencies([version, steps]):
                 self._pull(replica)
-        work = self._steps(replica, batches, worker, step, plateau_scale, block) if block.steps else _no_work()
+        work = self._steps(replica, batches, worker, step, clock, plateau_scale, block) if block.steps else _no_work()
         if block.push:
             self._push(replica, outbox)
-        return packed([*work.sums, work.nonfinite_at, version, *tf.unstack(work.position)])
+        return packed([*work.sums, work.nonfinite_at, version, clock, *tf.unstack(work.position)])
 
     def _pull(self, replica: Replica) -> None:
         pulled = pull([shard.parameters for shard in self._server.shards])
@@ -160,10 +170,10 @@ class WorkerGraph:
         for variable, piece in zip(outbox, pieces):
             variable.assign(piece)
 
-    def _steps(self, replica, batches, worker, step, plateau_scale, block) -> Work:
+    def _steps(self, replica, batches, worker, step, clock, plateau_scale, block) -> Work:
         """As many steps as the block has or, with a limit of time, as many as fit, but one at least."""
         if block.steps == 1:
-            return self._step(replica, batches, worker, step, plateau_scale, first=block.begins)
+            return self._step(replica, batches, worker, step, clock, plateau_scale, first=block.begins)
         if block.begins and self.strategy.payload != DELTA:
             replica.gathered.assign(tf.zeros_like(replica.gathered))
         started = tf.timestamp()
@@ -176,13 +186,15 @@ class WorkerGraph:
 
         def one_more(work: Work, _: tf.Tensor) -> tuple[Work, tf.Tensor]:
             done = tf.cast(work.sums.steps, tf.int64)
-            work = _add(work, self._step(replica, batches, worker, step + done, plateau_scale, first=False))
+            # Gradients of one payload are taken at one version; replicas that are averaged live on by themselves.
+            now = clock + work.sums.steps if self.strategy.payload == DELTA else clock
+            work = _add(work, self._step(replica, batches, worker, step + done, now, plateau_scale, first=False))
             with tf.control_dependencies([work.position]):
                 return work, tf.timestamp()
 
         return tf.while_loop(more, one_more, (_no_work(), started))[0]
 
-    def _step(self, replica, batches, worker, step, plateau_scale, first: bool) -> Work:
+    def _step(self, replica, batches, worker, step, clock, plateau_scale, first: bool) -> Work:
         """One local step: its gradient is gathered, or moves the replica, or both."""
         gradient_sum, work = self._gradient(replica.parameters.read_value(), batches, worker, step)
         if self.strategy.payload != DELTA:
@@ -192,12 +204,9 @@ class WorkerGraph:
                 replica.gathered.assign_add(gradient_sum)
         if self.strategy.local_update is None:
             return work
-        local = LocalUpdate(
-            self.strategy.local_update,
-            lambda step, tokens: self._rates.of_worker(step, tokens, plateau_scale),
-            self._settings.clip_norm,
-            self.strategy.local_update_steps,
-        )
+        tokens = tf.cast(work.sums.target_tokens, self._recipe.dtype)
+        rate = self._rates.of_worker(clock, tokens, work.sums.batches, plateau_scale)
+        local = LocalUpdate(self.strategy.local_update, rate, self._settings.clip_norm, self._last_local_step)
         refused, nonfinite_at = move_replica(local, replica, gradient_sum, work.sums.target_tokens, step)
         return work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at)
 
@@ -233,6 +242,7 @@ class WorkerGraph:
             data_wait_seconds=waited,
             steps=tf.constant(1),
             refused=tf.constant(0),
+            batches=tf.constant(1),
         )
         counted = Sums(*(tf.cast(number, tf.float64) for number in counted))
         return gradient_sum, _no_work()._replace(sums=counted, position=batch.position)
@@ -283,6 +293,7 @@ class Worker:
         self._program = itertools.cycle(graph.strategy.cycle())
         self._work: Work | None = None
         self._version = self._pulls = 0
+        self._clock = 0.0  # of the local updates
 
     def next_block(self) -> Block:
         """What the program says to do next."""
@@ -297,10 +308,12 @@ class Worker:
             self._batches,
             tf.constant(self.number, tf.int64),
             tf.constant(self.step, tf.int64),
+            tf.constant(self._clock, tf.float64),
             tf.constant(plateau_scale, dtype),
         )
         work = unpack_work(packed)
         self.step += int(work.sums.steps)
+        self._clock = work.clock + (work.sums.steps if self._graph.strategy.payload == DELTA else 0)
         if block.pull:
             self._version, self._pulls = work.version, self._pulls + 1
         self._work = work if self._work is None else _gathered(self._work, work)
@@ -313,31 +326,33 @@ class Worker:
     def vectors(self) -> dict[str, np.ndarray]:
         """The state of the local update by name, for a checkpoint."""
         values = self._graph.read(self.replica) if self._graph.kept(self.replica) else {}
-        return {self._name(name): value.numpy() for name, value in values.items()}
+        return {slot_name(self.number, name): value.numpy() for name, value in values.items()}
 
     def restore(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Takes up what `vectors` returned, as far as it is there.
 
         Slots that were saved without their age are taken to be as old as the worker.
         """
-        saved = {self._name(name): variable for name, variable in self._graph.kept(self.replica).items()}
+        kept = self._graph.kept(self.replica)
+        saved = {slot_name(self.number, name): variable for name, variable in kept.items()}
         found = {name: vectors[name] for name in saved if name in vectors}
         if found:
             self.replica.updates.assign(self.step)
         for name, value in found.items():
             saved[name].assign(value)
 
-    def _name(self, slot: str) -> str:
-        """A slot's in a checkpoint."""
-        return f"{WORKER_VECTOR}{self.number}_{slot}"
+
+def slot_name(worker: int, slot: str) -> str:
+    """The name of a worker's slot in a checkpoint."""
+    return f"{WORKER_VECTOR}{worker}_{slot}"
 
 
 def unpack_work(packed: tf.Tensor) -> Work:
     """What a function of `WorkerGraph` returned, as Python numbers."""
     numbers = packed.numpy().tolist()
     count = len(Sums._fields)
-    nonfinite_at, version, *position = (int(number) for number in numbers[count:])
-    return Work(Sums(*numbers[:count]), nonfinite_at, version, tuple(position))
+    nonfinite_at, version, clock, *position = numbers[count:]
+    return Work(Sums(*numbers[:count]), int(nonfinite_at), int(version), clock, tuple(map(int, position)))
 
 
 def packed(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
@@ -357,6 +372,7 @@ def _no_work() -> Work:
         Sums(*(tf.zeros([], tf.float64) for _ in Sums._fields)),
         tf.constant(-1, tf.int64),
         tf.constant(0, tf.int64),
+        tf.zeros([], tf.float64),
         tf.fill([3], tf.constant(-1, tf.int64)),
     )
 
@@ -364,14 +380,14 @@ def _no_work() -> Work:
 def _add(work: Work, more: Work) -> Work:
     """Both together; in the graph."""
     sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
-    return Work(sums, tf.maximum(work.nonfinite_at, more.nonfinite_at), work.version, more.position)
+    return Work(sums, tf.maximum(work.nonfinite_at, more.nonfinite_at), work.version, work.clock, more.position)
 
 
 def _gathered(work: Work, more: Work) -> Work:
     """Both together, in Python."""
     sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
     position = more.position if more.sums.steps else work.position
-    return Work(sums, max(work.nonfinite_at, more.nonfinite_at), work.version, position)
+    return Work(sums, max(work.nonfinite_at, more.nonfinite_at), work.version, work.clock, position)
 
 
 def _next_batch(batches: Iterator[Batch]) -> tuple[Batch, tf.Tensor]:
