@@ -166,7 +166,7 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
 
 def update_from_received(
     server: Server,
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
     local_updates: tf.Tensor | float = 0.0,
@@ -188,7 +188,7 @@ def update_from(
     server: Server,
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float = 0.0,
     average_weight: tf.Tensor | float = 0.0,
     local_updates: tf.Tensor | float = 0.0,
@@ -203,7 +203,7 @@ def update_from(
       server: what is moved, in place.
       payload: variables, each on the device of its shard: a gradient sum or a delta; behind it, sums of slots.
       weight: the target tokens of the sum, or one for a delta; a float64 scalar.
-      learning_rate: (version, weight) -> scalar.
+      learning_rate: version -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
       average_weight: of the newest parameters in the moving average, a scalar.
       local_updates: that the workers have done for the payload, in all, a float64 scalar.
@@ -230,7 +230,7 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, lo
     version, updates_each = server.version.read_value(), local_updates / tf.maximum(weight, 1)
     weight = tf.cast(weight, pieces[0].dtype)
     norm = _norm(server, own) / tf.maximum(weight, 1)
-    rate = learning_rate(version, weight)
+    rate = learning_rate(version)
     applied = tf.math.is_finite(norm) & (weight > 0)
     if slots_of_workers:
         applied &= tf.math.is_finite(_norm(server, slots_of_workers))

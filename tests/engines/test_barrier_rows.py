@@ -26,7 +26,6 @@ from tests.engines.building import (
 from tfnmt.engines.simulated import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
-from tfnmt.optimizers.block_momentum import BlockMomentum
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (
@@ -34,6 +33,7 @@ from tfnmt.strategies import (
     ModelAverage,
     Sync,
 )
+from tfnmt.strategies.averaging import BlockMomentum
 
 BATCHES = toy.make_batches(48)
 

@@ -16,12 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
+from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
-from tfnmt.engines.worker import NO_SUMS, WORKER_VECTOR, Push, Sums, Work, Worker
+from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 
 _OWN = "own_"

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfnmt.optimizers.schedules import ScheduleSettings, learning_rate
-from tfnmt.strategies import DELTA, Phase, StrategySettings
+from tfnmt.strategies import Phase, StrategySettings
 
 
 class LearningRates:
@@ -27,7 +27,7 @@ class LearningRates:
 
         Where replicas are averaged, every worker's update is one of as many, whose mean moves the servers.
         """
-        averaged = self._strategy.quorum if self._strategy.payload == DELTA else 1
+        averaged = self._strategy.quorum if self._strategy.exchange.trains_replicas else 1
         rate = learning_rate(self._schedule, clock, plateau_scale) * self._strategy.local_rate
         return rate * self._law(averaged * target_tokens, averaged * batches)
 
