@@ -33,12 +33,14 @@ EXACT_SUM = {
     "schedule": ScheduleSettings(learning_rate=RATE, schedule="constant", warmup_updates=0),
 }
 """Plain SGD of one rate for every token: the servers hold the sum of all gradients."""
+EXACT_STEPS = {"schedule": EXACT_SUM["schedule"]}
+"""Plain SGD of one rate for every step."""
 ROWS = {
     "sync": (Sync(), ADAM),
     # A local optimizer's state that outlives a block is lost with its worker: here none does.
     "model_average": (ModelAverage(local_steps=3, local_slots="reset"), ADAM),
     "bmuf": (Bmuf(local_steps=2, block_momentum=0.5), {}),
-    "downpour": (Downpour(push_every=2, pull_every=4, local_rate=1.0), EXACT_SUM),
+    "downpour": (Downpour(push_every=2, pull_every=4), EXACT_STEPS),
     "async": (Async(), EXACT_SUM),
     "delayed_async": (DelayedAsync(delay=2, local_optimizer_batches=4), EXACT_SUM),
     "summed_async": (SummedAsync(summed_pushes=3), EXACT_SUM),
@@ -48,21 +50,23 @@ ROWS = {
 class CountingModel(toy.ToyModel):
     """The toy, beside as many numbers as there are batches: that of a batch has a gradient of one there, always.
 
-    So with `EXACT_SUM` the parameters tell how often each batch has been taken. The last step of a block of worker 1
+    It is the sum over the batch that is one or, for rows that push sums of means, the mean. So with `EXACT_SUM` or
+    `EXACT_STEPS` the parameters tell how often each batch has been taken. The last step of a block of worker 1
     lasts as long as there is a file for it, and leaves another.
     """
 
     parameters = (*toy.ToyModel.parameters, Parameter("counts", (PLACES,), lambda shape, seed: tf.zeros(shape)))
 
-    def __init__(self, directory="", steps=1):
+    def __init__(self, directory="", steps=1, of_mean=False):
         super().__init__()
-        self._directory, self._steps = directory, steps
+        self._directory, self._steps, self._of_mean = directory, steps, of_mean
 
     def loss(self, views, batch, seed=None):
         place = batch.position[2]
         with tf.control_dependencies(self._wait(place)):
             sums = super().loss(views, batch, seed)
-        return sums._replace(loss=sums.loss + views["counts"][place])
+        count = sums.target_tokens if self._of_mean else 1
+        return sums._replace(loss=sums.loss + count * views["counts"][place])
 
     def _wait(self, place):
         worker, step = place % WORKERS, place // WORKERS
@@ -155,7 +159,8 @@ def _save(engine, connection):
 
 def _train(cluster, connection, directory, row, options):
     steps = getattr(row, "local_steps", getattr(row, "push_every", getattr(row, "delay", 1)))
-    options = {"workers": WORKERS, "servers": SERVERS, "model": CountingModel(directory, steps), **options}
+    model = CountingModel(directory, steps, of_mean=isinstance(row, Downpour))
+    options = {"workers": WORKERS, "servers": SERVERS, "model": model, **options}
     engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
     reports = _killed(engine, connection, is_free=isinstance(row, Async))
     state = engine.state()

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from tests.engines.rows import WITH_BARRIER, columns
 from tfnmt.cluster.rank_launch import rank_tasks
 
 SECONDS = 300  # a hang must not hold up the suite
 EXACT = 1e-12
 DIFFERENT = 1e-6
-ROWS = ("ring_allreduce", "model_average", "bmuf", "averaged_slots")
+RESUMED = ["bmuf", "averaged_slots", "elastic_barrier"]
 
 
 def start(size, logs, *scenarios):
@@ -37,7 +38,7 @@ def train(size, logs, *scenarios):
 
 @pytest.fixture(name="two", scope="module")
 def _two(tmp_path_factory):
-    scenarios = [*(f"compare:{row}" for row in ROWS), "resume:bmuf", "resume:averaged_slots"]
+    scenarios = [*(f"compare:{row}" for row in WITH_BARRIER), *(f"resume:{row}" for row in RESUMED)]
     scenarios += ["exchange:model_average", "exchange:averaged_slots", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
@@ -59,7 +60,7 @@ def test_batches_of_one_step_are_added_up(two):
     assert on_ranks == simulated and min(on_ranks) >= 150
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", WITH_BARRIER)
 def test_two_ranks_equal_the_simulation(two, row):
     found = two[f"compare:{row}"]
     assert found["names"] and found["progress"]
@@ -84,7 +85,7 @@ def test_ring_allreduce_equals_plain_training_on_the_joined_batch(two, four):
     assert four["compare:ring_allreduce"]["from_plain"] < EXACT
 
 
-@pytest.mark.parametrize("row", ["model_average", "bmuf", "averaged_slots"])
+@pytest.mark.parametrize("row", [row for row in WITH_BARRIER if columns(row).exchange.trains_replicas])
 def test_averaged_replicas_do_not(two, row):
     """The negative control; and training moves the parameters by far more than the equalities allow."""
     assert two[f"compare:{row}"]["from_plain"] > DIFFERENT
@@ -101,7 +102,7 @@ def test_bytes_of_the_ring(two, four):
     assert averaged["bytes_pushed"] == [2 * 3 * averaged["model_bytes"] * (2 - 1) // 2]
 
 
-@pytest.mark.parametrize("row", ["bmuf", "averaged_slots"])
+@pytest.mark.parametrize("row", RESUMED)
 def test_resume_is_exact(two, row):
     """N + N updates equal 2 N bit for bit, local optimizers and readers included."""
     found = two[f"resume:{row}"]

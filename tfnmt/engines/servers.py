@@ -101,7 +101,7 @@ class Servers:
         """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches, self._ledger.steps)
         worker.restore(self._given)
         return worker
 

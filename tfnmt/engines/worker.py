@@ -183,8 +183,9 @@ class Worker:
         replica: Replica,
         outbox: Outbox,
         batches: Iterator[Batch],
+        clock: float = 0.0,
     ):
-        """A worker that has come as far as `progress`; everything that it owns is given."""
+        """A worker that has come as far as `progress`, at that clock; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
         self._outbox, self._batches = outbox, batches
@@ -192,7 +193,7 @@ class Worker:
         self._holds_nothing = True
         self._work: Work | None = None
         self._version = self._pulls = 0
-        self._clock = 0.0  # of the local updates
+        self._clock = clock  # of the local updates
 
     def next_block(self) -> Block:
         """What the program says to do next."""
@@ -218,6 +219,8 @@ class Worker:
         self._clock = work.clock
         if work.version >= 0:
             self._version = work.version
+            if self._work and self._graph.strategy.exchange.trains_replicas:  # steps of the block's earlier parts
+                self._clock += self._work.sums.steps
         self._pulls += sum(action in (BEGIN, PULL) for action in block)
         self._work = work if self._work is None else gathered_work(self._work, work)
         if PUSH not in block:
