@@ -41,6 +41,12 @@ class RunSettings:
     max_updates: int = setting(100, "Updates.", may_change=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    optimizer: str = setting("adam", "Optimizer.")
+    beta: float = setting(0.9, "Decay.", only_with={"optimizer": ("adam",)})
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "runs" / "first"
@@ -142,6 +148,14 @@ def test_a_path_means_the_same_place_from_every_directory_and_however_it_is_spel
         assert RunDirectory(path).settings(RunSettings) == recorded
     with pytest.raises(UserError, match="was made with other settings"):
         RunDirectory.create_or_check(path, RunSettings(files=("a", "-")))
+
+
+def test_what_does_nothing_may_differ(path):
+    """A version that refused no such flags recorded what they said."""
+    RunDirectory.create_or_check(path, UpdateSettings("sgd", beta=0.5))
+    RunDirectory.create_or_check(path, UpdateSettings("sgd"))
+    with pytest.raises(UserError, match="--optimizer: sgd in the run directory, adam now"):
+        RunDirectory.create_or_check(path, UpdateSettings("adam"))
 
 
 def test_files_may_have_been_moved(path, tmp_path):

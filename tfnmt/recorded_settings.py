@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import tfnmt
 from tfnmt import durable_files
 from tfnmt.errors import UserError, refuse
-from tfnmt.settings import absolute, expanded, flagfile_text, value_text
+from tfnmt.settings import absolute, expanded, flagfile_text, idle_fault, value_text
 
 FORMAT = 1
 SETTINGS, FLAGS = "settings.json", "flags.txt"
@@ -111,6 +111,7 @@ def differences(directory: Path, settings: Sequence[Any], free: Collection[type]
         if (name not in values or before[name] != values[name])
         and not _may_change(fields.get(name))
         and not _has_moved(fields.get(name), before[name], values.get(name))
+        and not (name in fields and idle_fault(name, settings))  # It did nothing before either, or its cause is told.
     ]
     heading = (
         f"--run_directory={directory} was made with other settings. Go on with the old ones by "

@@ -77,6 +77,7 @@ class DataSettings(TextSettings):
         "Smoothing of subword sampling; the lower, the more even. With --subword_nbest=-1 low values cut words so "
         "finely that small corpora are learned badly.",
         minimum=0,
+        only_with={"subword_nbest": None},
     )
 
     def faults(self) -> list[str]:
