@@ -70,6 +70,16 @@ def test_new_parameters_and_lengths_do_not_trace_again(trained, translator):
     assert translator.graph(1, False).experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("results", [4, 8])
+def test_no_two_translations_of_a_line_have_the_same_text(trained, results):
+    translator = trained.translator(dataclasses.replace(SETTINGS, beam_size=8, nbest=results))
+    indifferent = trained.vectors[0] * 0.0  # All pieces are alike, the bare space too.
+    for line, hypotheses in zip(SOURCES, translator.translate([indifferent], SOURCES)):
+        if line.strip():
+            assert len({each.text.strip() for each in hypotheses}) == len(hypotheses) == results
+            assert [each.score for each in hypotheses] == sorted((each.score for each in hypotheses), reverse=True)
+
+
 def _forced(trained, source, tokens):
     """The log-probability of `tokens`, END_ID included, as translation of `source`."""
     views = trained.layouts[0].unpack(tf.constant(trained.vectors[0]))
