@@ -110,7 +110,7 @@ def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
     first, *_ = build(tmp_path / "b", scores=scores[:2], max_updates=8, **options)
     first.train()
     second, parts, *_ = build(tmp_path / "b", scores=scores[2:], max_updates=16, **options)
-    assert second.resume()
+    assert second.resume(workers=1)
     second.train()
     one, other = saved(whole), saved(parts)
     assert one.progress == other.progress
@@ -136,7 +136,7 @@ def test_a_signal_at_an_evaluation_puts_it_off(tmp_path, caplog):
     ended.record = record
     assert first.train() == 128 + signal.SIGTERM
     second, parts, resumed, _ = build(tmp_path / "b", scores=scores[1:], every=4, schedule=schedule, max_updates=16)
-    second.resume()
+    second.resume(workers=1)
     second.train()
     assert ended.evaluations + resumed.evaluations == heard.evaluations
     assert [update for update, _ in resumed.evaluations] == [8, 12, 16]
@@ -153,9 +153,19 @@ def test_a_run_that_starts_afresh_would_differ(tmp_path):
     assert not np.array_equal(saved(whole).parameters["bias"], saved(part).parameters["bias"])
 
 
+@pytest.mark.parametrize(("workers", "breaks_off"), [(1, False), (2, True)])
+def test_another_number_of_workers_breaks_the_epoch_off(tmp_path, workers, breaks_off):
+    first, *_ = build(tmp_path, max_updates=3)
+    first.train()
+    again, store, *_ = build(tmp_path, max_updates=5)
+    again.resume(workers=workers)
+    again.train()
+    assert saved(store).progress["trainer"]["meter"]["breaks_off"] == breaks_off
+
+
 def test_nothing_to_resume(tmp_path):
     trainer, *_ = build(tmp_path, max_updates=1)
-    assert not trainer.resume()
+    assert not trainer.resume(workers=1)
 
 
 def test_averaged_parameters_cannot_be_trained_on(tmp_path):
@@ -164,7 +174,7 @@ def test_averaged_parameters_cannot_be_trained_on(tmp_path):
     store.save(Checkpoint(3, store.load().parameters, {}, {"averaged_updates": [1, 2]}))
     again, *_ = build(tmp_path, max_updates=2)
     with pytest.raises(UserError, match="tfnmt-average"):
-        again.resume()
+        again.resume(workers=1)
 
 
 def test_what_was_evaluated_is_what_was_saved(tmp_path):
@@ -199,7 +209,7 @@ def test_the_target_ends_the_run_and_those_that_resume_it(tmp_path):
     trainer.train()
     assert monitor.evaluations == [(2, 3.0), (4, 5.0)]
     again, _, monitor, _ = build(tmp_path, **limits)
-    again.resume()
+    again.resume(workers=1)
     assert again.train() == 0
     assert monitor.updates == []
 
@@ -214,7 +224,7 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     trainer, *_ = build(tmp_path, scores=[1.0], every=2, max_updates=2)
     trainer.train()
     again, _, monitor, _ = build(tmp_path, every=2, max_updates=2)
-    again.resume()
+    again.resume(workers=1)
     assert again.train() == 0
     assert monitor.updates == [] and monitor.evaluations == []
 

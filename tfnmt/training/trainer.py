@@ -83,10 +83,11 @@ class Trainer:
         self._evaluated_update: int | None = None
         self._saved_at = time.monotonic()
 
-    def resume(self, live: EngineState | None = None) -> bool:
+    def resume(self, workers: int, live: EngineState | None = None) -> bool:
         """Takes up the newest checkpoint that verifies; False when there is none.
 
         Args:
+          workers: how many there are now.
           live: a state of the engine that is newer, which follows from the checkpoint by its reports.
 
         Raises:
@@ -95,7 +96,7 @@ class Trainer:
         self._store.remove_leftovers()
         if not self._store.updates():
             if live is not None:
-                self._go_on_from(live)
+                self._go_on_from(live, workers)
             return live is not None
         checkpoint = self._store.load()
         if "engine" not in checkpoint.progress:
@@ -109,14 +110,16 @@ class Trainer:
         counters = checkpoint.progress["engine"]
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
-        self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters))
+        self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters), workers)
         return True
 
-    def _go_on_from(self, state: EngineState) -> None:
+    def _go_on_from(self, state: EngineState, workers: int) -> None:
         self._engine.restore(state)
         for report in state.reports:
             if report.update > self.update:
                 self._state = self._state.after(report)
+        if len(state.counters["workers"]) != workers:
+            self._state = self._state.with_other_workers()
 
     def train(self) -> int:
         """Runs to the end and saves; the process's exit code: 0, or 128 + the signal that ended it.
