@@ -17,7 +17,7 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -34,6 +34,7 @@ def setting(
     is_path: bool = False,
     may_change: bool = False,
     only_with: Mapping[str, Sequence[Any] | None] | None = None,
+    formerly: str = "",
 ) -> Any:
     """One field of a settings dataclass.
 
@@ -51,6 +52,7 @@ def setting(
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
       only_with: flag -> its values with which this field counts, None for all but zero and empty. One flag of several
         is enough. Without any flag, in a subclass, the field never counts, and its help says what does instead.
+      formerly: the name that it had once; command lines, flagfiles and recorded settings may still have it.
     """
     metadata = {
         "help": help,
@@ -63,8 +65,14 @@ def setting(
         "is_path": is_path,
         "may_change": may_change,
         "only_with": only_with,
+        "formerly": formerly,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def present_names(fields: Iterable[dataclasses.Field]) -> dict[str, str]:
+    """The name that a field had once -> the one that it has now."""
+    return {former: field.name for field in fields if (former := field.metadata.get("formerly"))}
 
 
 def expanded(field: dataclasses.Field, value: Any) -> Any:

@@ -66,6 +66,7 @@ class UpdateSettings:
     cooldown_beta: float = setting(0.92, "Decay from then on.", only_with={"cooldown": None})
     split: str = setting("test", "Split.", only_with={"reference": ("",)})
     reference: str = setting("", "File.")
+    micro_steps: int = setting(1, "Steps.", minimum=1, formerly="micro_batches")
     elsewhere: int = setting(1, "Number.", only_with={"flag_of_another_command": ("yes",)})
 
 
@@ -228,6 +229,16 @@ def test_a_flagfile_of_all_settings_may_hold_the_defaults_of_flags_that_do_nothi
     (directory / "flags.txt").write_text("--optimizer=sgd\n--cooldown=7\n")
     with pytest.raises(UserError, match=r"flags\.txt:2: --cooldown does nothing with --optimizer=sgd; leave it out"):
         CommandLine([LocalSettings]).parse(["--flagfile=flags.txt"])
+
+
+def test_a_flag_goes_by_its_former_name_too(directory):
+    (directory / "old.flags").write_text("--micro_batches=2\n")
+    command_line = CommandLine([UpdateSettings])
+    assert command_line.parse(["--flagfile=old.flags"])[0].micro_steps == 2
+    assert command_line.parse(["--flagfile=old.flags", "--micro_steps=3"])[0].micro_steps == 3
+    with pytest.raises(UserError, match=r"^--micro_steps=0: must be at least 1"):
+        command_line.parse(["--micro_batches=0"])
+    assert "(a whole number, at least 1, formerly --micro_batches)" in help_text("tfnmt-act", "Acts.", command_line)
 
 
 def test_help_says_when_a_flag_counts_and_is_silent_about_those_that_never_do():

@@ -62,6 +62,12 @@ def test_what_does_something_is_not(words):
     assert _parse(*words.split())
 
 
+def test_the_former_names_of_batch_sizes_are_understood():
+    old = _parse("--batch_tokens=512", "--source_batch_tokens=600", "--decoding_batch_tokens=700")
+    assert old == _parse("--batch_positions=512", "--source_batch_positions=600", "--decoding_batch_positions=700")
+    assert (old.data.batch_positions, old.data.source_batch_positions) == (512, 600)
+
+
 def test_conditions_name_flags_and_values_that_exist():
     fields = {field.name: field for cls in CommandLine(REQUESTS).classes for field in dataclasses.fields(cls)}
     for field in fields.values():

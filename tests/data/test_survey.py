@@ -13,12 +13,12 @@ from tfnmt.data.survey import survey
 from tfnmt.errors import UserError
 
 BAD = [("", "de"), ("ba " * 60, "ab"), ("ba", "ab ab ab ab ab ab ab ab"), ("", "")]
-SETTINGS = DataSettings(batch_tokens=200, max_length=40, max_length_ratio=3.0, pool_pairs=100)
+SETTINGS = DataSettings(batch_positions=200, max_length=40, max_length_ratio=3.0, pool_pairs=100)
 
 
 def test_counts_are_those_of_the_batches(tmp_path, vocabulary):
     files = [write_pair(tmp_path, "train", generated_pairs(250))]
-    settings = DataSettings(batch_tokens=200, pool_pairs=100)
+    settings = DataSettings(batch_positions=200, pool_pairs=100)
     found = survey(files, vocabulary, vocabulary, settings)
     batches = [each.batch for each in pair_batches(files, vocabulary, vocabulary, settings).as_numpy_iterator()]
     assert found.verdicts == {"kept": 250, "empty": 0, "too long": 0, "length ratio": 0}
@@ -36,7 +36,9 @@ def test_counts_are_those_of_the_batches(tmp_path, vocabulary):
 
 def test_what_is_left_out_is_counted_by_reason(tmp_path, vocabulary):
     files = [write_pair(tmp_path, "train", [*generated_pairs(20), *BAD])]
-    found = survey(files, vocabulary, vocabulary, DataSettings(batch_tokens=200, max_length=60, max_length_ratio=4.0))
+    found = survey(
+        files, vocabulary, vocabulary, DataSettings(batch_positions=200, max_length=60, max_length_ratio=4.0)
+    )
     assert found.verdicts == {"kept": 20, "empty": 2, "too long": 1, "length ratio": 1}
     assert "20 of all 24 pairs kept; left out of these: 2 empty, 1 too long, 1 length ratio" in found.describe()
 

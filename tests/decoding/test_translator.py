@@ -48,7 +48,7 @@ def test_same_hypotheses_at_any_batch_size(trained, monkeypatch):
     lines = [line + " and so on" * repeats for repeats in range(4) for line in SOURCES]
     translator, runs = trained.translator(SETTINGS), []
     for sentences, tokens in ((1, 4096), (3, 4096), (64, 4096), (64, 40)):
-        settings = dataclasses.replace(SETTINGS, decoding_batch_sentences=sentences, decoding_batch_tokens=tokens)
+        settings = dataclasses.replace(SETTINGS, decoding_batch_sentences=sentences, decoding_batch_positions=tokens)
         monkeypatch.setattr(translator, "settings", settings)  # the graph, which is the same, is traced once
         runs.append(translator.translate(trained.vectors, lines))
     for other in runs[1:]:
@@ -96,7 +96,7 @@ def test_scores_are_forced_scores(trained, translator):
 
 
 def test_forced_scoring_of_lines(trained):
-    scorer = Scorer(*trained[1:3], *trained[4:], batch_sentences=3, batch_tokens=40)
+    scorer = Scorer(*trained[1:3], *trained[4:], batch_sentences=3, batch_positions=40)
     scores = scorer.score(trained.vectors, SOURCES, TARGETS)
     for score, source, target in zip(scores, SOURCES, TARGETS):
         tokens = trained.target_vocabulary.tokenize(tf.constant([target]))[0].numpy()

@@ -12,7 +12,7 @@ from absl import flags
 
 from tfnmt.commands.flagfiles import Argument, expand
 from tfnmt.errors import refuse
-from tfnmt.settings import expanded, fault_of, faults_of, flag_text, idle_fault
+from tfnmt.settings import expanded, fault_of, faults_of, flag_text, idle_fault, present_names
 
 KINDS: dict[Any, tuple[Callable[..., Any], str]] = {
     str: (flags.DEFINE_string, "a text"),
@@ -76,6 +76,7 @@ class CommandLine:
             for field, type_ in _typed_fields(cls):
                 self._define(field, type_)
         self._flags.append_flag_values(flags.FLAGS)
+        self._present = present_names(field for cls in self.classes for field in dataclasses.fields(cls))
 
     def parse(self, words: Sequence[str]) -> list[Any]:
         """Turns the words behind the program's name into one settings instance for each request.
@@ -109,7 +110,7 @@ class CommandLine:
         Returns:
           What is wrong with it, if anything is.
         """
-        name, value = argument.name, argument.value
+        name, value = self._present.get(argument.name, argument.name), argument.value
         if not argument.is_flag:
             return f"{argument.text!r} is not a flag; write --name=value."
         if name in ("h", "help", "helpshort", "helpfull"):

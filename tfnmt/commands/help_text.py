@@ -77,6 +77,8 @@ def _domain(field: dataclasses.Field, type_: object) -> str:
     words += ["empty for none"] if without_none(type_) is not type_ else []
     if only_with := field.metadata.get("only_with"):
         words.append(f"only with {' or '.join(_conditions(only_with))}")
+    if former := field.metadata.get("formerly"):
+        words.append(f"formerly --{former}")
     return ", ".join(words)
 
 

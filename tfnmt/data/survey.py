@@ -49,7 +49,7 @@ class Survey:
       batches: how many the kept pairs make on one worker.
       source: sums of the source side.
       target: sums of the target side.
-      batch_tokens: the budget of target positions.
+      batch_positions: the budget of target positions.
     """
 
     pairs: int
@@ -57,7 +57,7 @@ class Survey:
     batches: int
     source: Side
     target: Side
-    batch_tokens: int
+    batch_positions: int
 
     @property
     def pairs_read(self) -> int:
@@ -82,7 +82,7 @@ class Survey:
     @property
     def fill(self) -> float:
         """Target positions of a batch on average, as a share of the budget."""
-        return self.target.positions / (self.batches * self.batch_tokens)
+        return self.target.positions / (self.batches * self.batch_positions)
 
     @property
     def target_tokens_per_batch(self) -> float:
@@ -106,7 +106,7 @@ class Survey:
         return (
             f"{self.batches_per_epoch:,} batches an epoch on one worker, each with {pairs:.0f} pairs and "
             f"{self.target_tokens_per_batch:,.0f} target tokens on average; {self.padding_share:.1%} padding, "
-            f"{self.fill:.1%} of --batch_tokens used"
+            f"{self.fill:.1%} of --batch_positions used"
         )
 
 
@@ -144,7 +144,7 @@ def survey(
     read = sum(verdicts.values())
     pairs = read if read < limit else count_pairs(files)
     source, target = (_side(verdicts["kept"], sums) for sums in (counts.source, counts.target))
-    return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_tokens)
+    return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_positions)
 
 
 def _read(files: Sequence[TextPair], builder: PoolBuilder, shards: int, limit: int) -> tuple["_Counts", np.ndarray]:
@@ -206,7 +206,7 @@ def _too_few(
     if not verdicts["kept"]:
         return (
             f"{names}: no pair is left after filtering ({reasons}); the limits are --max_length={settings.max_length}, "
-            f"--batch_tokens={settings.batch_tokens} and --max_length_ratio={settings.max_length_ratio:g}."
+            f"--batch_positions={settings.batch_positions} and --max_length_ratio={settings.max_length_ratio:g}."
         )
     remedy = "use fewer workers or more text"
     if verdicts["kept"] < shards:

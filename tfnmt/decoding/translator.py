@@ -124,7 +124,7 @@ class Translator:
         """The places of the sentences in each batch; sentences without tokens are in none."""
         places = [place for place, ids in enumerate(sentences) if len(ids)]
         lengths = [len(sentences[place]) for place in places]
-        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_tokens)
+        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_positions)
         return [[places[index] for index in batch] for batch in cut_batches(lengths, *most)]
 
     def graph(self, members: int, with_attention: bool = False) -> Any:
