@@ -5,6 +5,7 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -57,6 +58,7 @@ class Trainer:
         schedule: ScheduleSettings,
         saving: SavingSettings,
         evaluate_every_updates: int,
+        clock: Callable[[], float] = time.monotonic,
     ):
         """Brings the parts together.
 
@@ -70,6 +72,7 @@ class Trainer:
           schedule: told about evaluations without improvement when it is a plateau.
           saving: when to save.
           evaluate_every_updates: 0 for no evaluation.
+          clock: seconds, by which the run is saved between evaluations.
         """
         self._engine, self._layout, self._store = engine, layout, store
         self._monitor, self._validation = (
@@ -81,7 +84,7 @@ class Trainer:
         self._state = RunState.beginning()
         self._saved_update: int | None = None
         self._evaluated_update: int | None = None
-        self._saved_at = time.monotonic()
+        self._clock, self._saved_at = clock, clock()
 
     def resume(self, workers: int, live: EngineState | None = None) -> bool:
         """Takes up the newest checkpoint that verifies; False when there is none.
@@ -184,7 +187,7 @@ class Trainer:
             self._evaluate(self._validation, scheduled=True)
             found = self._state.early_stopping
             return found.target_reached(self._stopping) or found.patience_ended(self._stopping)
-        if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
+        if self._clock() - self._saved_at >= 60 * self._saving.save_every_minutes:
             self._save()
         return None
 
@@ -232,7 +235,7 @@ class Trainer:
                 "trainer": self._state.to_json(),
             },
         )
-        self._saved_at = time.monotonic()
+        self._saved_at = self._clock()
         try:
             self._store.save(checkpoint, metric)
             self._saved_update = self.update
