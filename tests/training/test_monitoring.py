@@ -161,6 +161,22 @@ def test_evaluations_samples_and_pictures(run):
     assert picture.shape[:2] == (int(height), int(width))
 
 
+def test_signatures_are_told_once_a_session_and_when_they_change(run, lines):
+    monitor, scores = Monitor(run, EVERY_TWO, NO_LIMIT), evaluation().scores
+    for update, signature in [(1, "of BLEU, 13a"), (2, "of BLEU, 13a"), (3, "of BLEU, zh")]:
+        found = evaluation()._replace(scores=scores._replace(bleu_signature=signature))
+        monitor.evaluated(found, Totals(updates=update), EarlyStopping())
+    monitor.close()
+    told = [line for line in lines if "signature" in line]
+    once = ["  chrF signature: of chrF", "  TER signature: of TER"]
+    assert told == ["  BLEU signature: of BLEU, 13a", *once, "  BLEU signature: of BLEU, zh", *once]
+    texts = _events(run).Tensors("signatures")
+    assert [event.step for event in texts] == [1, 3]
+    html = _html(make_ndarray(texts[1].tensor_proto).reshape(-1)[0].decode())
+    assert "<td>BLEU</td>\n<td>of BLEU, zh</td>" in html and "<td>of TER</td>" in html
+    assert [record["bleu_signature"] for record in run.read_metrics()] == ["of BLEU, 13a"] * 2 + ["of BLEU, zh"]
+
+
 def test_how_the_run_was_made(run):
     _train(run, [report(1)])
     found = _events(run)

@@ -210,7 +210,7 @@ def _lead(
         logs.divert_tensorflow(run.logs)
         application.end_at_once()
     with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-        return _train(settings, run, parts, facts, make_engine(), live)
+        return _train(settings, run, parts, facts, make_engine(), place.workers, live)
 
 
 def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:
@@ -255,6 +255,7 @@ def _train(
     parts: _Parts,
     facts: dict[str, str],
     engine: Engine,
+    workers: int,
     live: EngineState | None,
 ) -> int:
     """Builds everything around the engine, and trains to the end; the exit code."""
@@ -284,7 +285,7 @@ def _train(
         saving=settings.saving,
         evaluate_every_updates=settings.validation.evaluate_every_updates,
     )
-    if trainer.resume(live):
+    if trainer.resume(workers, live):
         logging.info("Going on from update %s of %s.", f"{trainer.update:,}", run.path)
     monitor.describe(settings, facts)
     return trainer.train()

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from tfnmt.checkpoints import CheckpointSettings
 from tfnmt.commands import application
 from tfnmt.data.settings import DataSettings
-from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.engines.registry import ENGINES, EngineSettings
 from tfnmt.models.base import ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice
@@ -17,7 +16,7 @@ from tfnmt.strategies import STRATEGIES, RowSettings, StrategySettings
 from tfnmt.training.monitoring import MonitoringSettings
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings
-from tfnmt.training.validation import ValidationSettings
+from tfnmt.training.validation import ValidationDecodingSettings, ValidationSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Settings(NamedTuple):
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     validation: ValidationSettings
-    decoding: DecodingSettings
+    decoding: ValidationDecodingSettings
     stopping: StoppingSettings
     saving: SavingSettings
     checkpoints: CheckpointSettings
@@ -88,7 +87,7 @@ REQUESTS = (
     OptimizerSettings,
     ScheduleSettings,
     ValidationSettings,
-    DecodingSettings,
+    ValidationDecodingSettings,
     StoppingSettings,
     SavingSettings,
     CheckpointSettings,

@@ -74,7 +74,7 @@ class PoolBuilder:
         rows = tf.gather(kept, order)
         source_ids, target_ids = tf.gather(source_ids, rows), tf.gather(target_ids, rows)
         borders = batching.cut(
-            _lengths(source_ids), _lengths(target_ids), self.settings.source_budget, self.settings.batch_tokens
+            _lengths(source_ids), _lengths(target_ids), self.settings.source_budget, self.settings.batch_positions
         )
         return Pool(place, source_ids, target_ids, rows, borders, verdicts)
 

@@ -46,6 +46,14 @@ class ValidationSettings:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidationDecodingSettings(DecodingSettings):
+    """How validation sentences are translated."""
+
+    beam_size: int = setting(5, "Training translates with --validation_beam_size.", only_with={}, may_change=True)
+    nbest: int = setting(1, "Training takes the best translation.", only_with={}, may_change=True)
+
+
 class Sample(NamedTuple):
     """One validation sentence with its translation."""
 
