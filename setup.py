@@ -25,6 +25,7 @@ setup(
         "absl-py>=2.3",
         "matplotlib>=3.10",
         "numpy>=2.1",
+        "packaging>=24.0",
         "polib>=1.2",
         "sacrebleu>=2.5",
         "safetensors>=0.5",
