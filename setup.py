@@ -23,10 +23,12 @@ setup(
     packages=find_packages(include=["tfnmt", "tfnmt.*", "graphs", "graphs.*"]),
     install_requires=[
         "absl-py>=2.3",
+        "langcodes>=3.5",
         "matplotlib>=3.10",
         "numpy>=2.1",
         "packaging>=24.0",
         "polib>=1.2",
+        "regex>=2024.4",
         "sacrebleu>=2.5",
         "safetensors>=0.5",
         "sentencepiece>=0.2",
