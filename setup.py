@@ -21,6 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["tfnmt", "tfnmt.*", "graphs", "graphs.*"]),
+    package_data={"tfnmt.corpora": ["software.txt"]},
     install_requires=[
         "absl-py>=2.3",
         "langcodes>=3.5",

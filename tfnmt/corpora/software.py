@@ -79,7 +79,7 @@ def _facts(source: Source, wheel: Path, messages: int, translated: int) -> dict[
     return {
         "name": source.name,
         "version": source.version,
-        "file": source.filename,
+        "file": wheel.name,
         "sha256": source.sha256,
         "licence": licence_of(wheel),
         "messages": messages,
