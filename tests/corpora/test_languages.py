@@ -27,6 +27,10 @@ from tfnmt.errors import UserError
         ("he", ["iw", "yi"], "iw"),
         ("pt_BR", ["pt"], None),
         ("pt", ["pt_BR"], "pt_BR"),
+        ("ar_EG", ["ar", "ar_EG"], "ar_EG"),
+        ("pt_PT", ["pt", "pt_PT"], "pt_PT"),
+        ("de_DE", ["de"], "de"),
+        ("de_nolanguageatall", ["de"], None),
         ("pt", ["pt_BR", "pt"], "pt"),
         ("en_GB", ["en_AU", "en"], None),
         ("sr", ["sr_Latn"], None),
@@ -49,7 +53,10 @@ def test_other_pairs_are_refused(languages):
 
 
 def test_the_listing_names_each_language_once():
-    assert listing([["de_DE", "zh-Hans", "en"], ["de", "zh_CN", "pt_BR", "no code"]]) == "de, en, pt_BR, zh"
+    assert (
+        listing([["de_DE", "zh-Hans", "en"], ["de", "zh_CN", "pt_BR", "zh_TW", "no code"]])
+        == "de, en, pt_BR, zh, zh_Hant"
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,14 @@ def find_code(wanted: str, codes: Collection[str]) -> str | None:
     """
     goal = _language(wanted)
     others = {code: other for code in codes if _comparable(goal, other := _language(code))}
-    # Of several that are as near, a code without a region says best what it holds.
-    ranking = sorted((tag_distance(goal, other), bool(other.territory), code) for code, other in others.items())
-    limit = _SAME if Language.get(wanted).territory else _REGIONAL
-    near = [(distance, code) for distance, _, code in ranking if distance <= limit]
+    # Of several that are as near, the very code is best, and one without a region says more surely what it holds.
+    keys = {
+        code: (tag_distance(goal, other), other != goal, bool(other.territory), abs(len(code) - len(wanted)))
+        for code, other in others.items()
+    }
+    ranking = sorted((*key, code) for code, key in keys.items())
+    limit = _REGIONAL if wanted.isalpha() else _SAME
+    near = [(distance, code) for distance, *_, code in ranking if distance <= limit]
     return near[0][1] if near and (near[0][0] <= _SAME or len(near) == 1) else None
 
 
@@ -73,11 +77,13 @@ def listing(catalogues: Iterable[Collection[str]]) -> str:
 
 
 def _listed(code: str) -> str:
-    """The code that stands for `code` in a listing: "de" for "de_DE", "zh" for "zh-Hans", "zh_Hant" for "zh-hant"."""
+    """The code that stands for `code` in a listing: "de" for "de_DE", "zh" for "zh-Hans", "zh_Hant" for "zh_TW"."""
     language = _language(code)
     name = str(language.language)
-    is_plain = _comparable(_language(name), language) and tag_distance(_language(name), language) == 0
-    return name if is_plain else language.to_tag().replace("-", "_")
+    if not _comparable(_language(name), language):
+        name = f"{name}_{language.maximize().script}"
+    is_same = _comparable(_language(name), language) and tag_distance(_language(name), language) == 0
+    return name if is_same else language.to_tag().replace("-", "_")
 
 
 # The scripts of a language that is written in several at once, as regular expressions name them.
