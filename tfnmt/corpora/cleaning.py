@@ -35,12 +35,7 @@ class CleaningSettings:
 
 
 def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings) -> tuple[list[Pair], Step]:
-    """The pairs worth training on, each once.
-
-    Args:
-      pairs: as they were read.
-      languages: codes of source and target.
-      settings: the limits.
+    """The pairs worth training on, each once; `languages` are the codes of source and target.
 
     Returns:
       The pairs kept, in order, in normal form; and the counts.

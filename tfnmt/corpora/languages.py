@@ -30,12 +30,7 @@ def parse_pair(languages: str) -> tuple[str, str]:
 
 
 def find_code(wanted: str, codes: Collection[str]) -> str | None:
-    """The one of `codes` that holds the language `wanted`, None when none does.
-
-    Args:
-      wanted: a code in any spelling.
-      codes: codes as a catalogue writes them.
-    """
+    """The one of a catalogue's `codes` that holds the language `wanted`, None when none does; in any spelling."""
     goal = _language(wanted)
     others = {code: other for code in codes if _comparable(goal, other := _language(code))}
     # Of several that are as near, the very code is best, and one without a region says more surely what it holds.
@@ -65,11 +60,7 @@ def _comparable(wanted: Language, other: Language) -> bool:
 
 
 def listing(catalogues: Iterable[Collection[str]]) -> str:
-    """The languages that most catalogues have, in the spelling that --languages takes.
-
-    Args:
-      catalogues: for each catalogue, the codes as it writes them.
-    """
+    """The languages that most of the catalogues, each given by its codes, have, in the spelling of --languages."""
     counts = collections.Counter(code for codes in catalogues for code in {*map(_listed, codes)} - {_NO_LANGUAGE})
     common = sorted(code for code, _ in counts.most_common(_LISTED))
     rarer = len(counts) - len(common)

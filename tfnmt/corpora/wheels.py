@@ -34,9 +34,7 @@ class WheelSettings:
 def fetch(sources: Sequence[Source], directory: pathlib.Path) -> list[pathlib.Path]:
     """The wheels of `sources` as files whose hashes were verified.
 
-    Args:
-      sources: what is wanted.
-      directory: where wheels are kept; what it lacks, or holds damaged, is downloaded into it.
+    What `directory`, where wheels are kept, lacks or holds damaged is downloaded into it.
 
     Raises:
       UserError: a wheel cannot be downloaded.
