@@ -90,12 +90,8 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
 def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
     """Every setting that is not the recorded one and may not change, under a heading with the remedy.
 
-    Paths where nothing is any more may change into some where something is: the files have been moved.
-
-    Args:
-      directory: the run directory.
-      settings: those of now.
-      free: classes all of whose settings may change, or be absent.
+    Paths where nothing is any more may change into some where something is: the files have been moved. All settings
+    of the classes `free` may change, or be absent.
     """
     settings = [_located(each) for each in settings if type(each) not in free]
     names = {cls.__name__ for cls in free}
