@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
@@ -28,7 +28,7 @@ _OWN = "own_"
 _SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
 
 
-class HorovodEngine(Driven):
+class HorovodEngine(Engine):
     """Runs the rows that have a barrier. Rank 0 drives it by the methods of an engine; the others `follow`."""
 
     def __init__(
