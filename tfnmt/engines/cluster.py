@@ -27,7 +27,7 @@ from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
@@ -38,7 +38,7 @@ from tfnmt.errors import LostError
 _LOOK_SECONDS = 0.5
 
 
-class ClusterEngine(Driven):
+class ClusterEngine(Engine):
     """Runs every row but those of a ring."""
 
     def __init__(self, recipe: Recipe, *, cluster: Cluster):

@@ -7,17 +7,20 @@ same seed gives the same trace of events and the same parameters, bit for bit.
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from graphs.block import Steps
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.engines.session import Job, Session, counted, start_streams
+from tfnmt.engines.virtual_time import RING, STAR, Costs, CostSettings
 from tfnmt.engines.worker import Worker
+from tfnmt.settings import setting
+from tfnmt.strategies import Strategy, StrategySettings
 
 PULLED, STEPPED, PUSHED, ABSORBED = "pulled", "stepped", "pushed", "absorbed"
 
@@ -47,7 +50,7 @@ class Fault(NamedTuple):
     seconds: float = 1.0
 
 
-class SimulatedEngine(Driven):
+class SimulatedEngine(Engine):
     """Runs every row.
 
     Attributes:
@@ -227,3 +230,41 @@ class SimulatedEngine(Driven):
 
         self._lives[worker] = reborn()
         self._go_on(worker)
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSettings(CostSettings):
+    """Virtual workers in one process, under a virtual clock: real gradients, pretended machines."""
+
+    workers: int = setting(2, "Virtual workers.", minimum=1)
+    parameter_servers: int = setting(1, "Virtual parameter servers.", minimum=1)
+
+    def faults(self) -> list[str]:
+        """Stragglers that are none of the workers."""
+        return super().faults() or [
+            f"--stragglers={text}: --workers={self.workers} are numbered from 0 to {self.workers - 1}."
+            for text in self.stragglers
+            if int(text.split(":")[0]) >= self.workers
+        ]
+
+
+class SimulatedSession(Session):
+    """Virtual workers and parameter servers in this process."""
+
+    def __init__(self, settings: SimulationSettings, threads: int | None, environment: Mapping[str, str]):
+        self._costs, self.workers, self.servers = settings, settings.workers, settings.parameter_servers
+        self.streams = start_streams(threads, environment)
+
+    def describe(self) -> str:
+        """The processes in words."""
+        return f"{counted(self.workers, 'virtual worker')}, {counted(self.servers, 'parameter server')}"
+
+    def faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """Rows that make no ring."""
+        fault = f"--network={RING}: --strategy={shared.strategy} has no barrier; use --network={STAR}."
+        return super().faults(shared, strategy) + [fault] * (self._costs.network == RING and not strategy.has_barrier)
+
+    def run(self, job: Job) -> int:
+        """Trains in this process; the exit code."""
+        workers, costs = self.workers, self._costs
+        return self.lead(job, lambda recipe, work: work(SimulatedEngine(recipe, workers=workers, costs=costs)))
