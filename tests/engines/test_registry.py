@@ -116,7 +116,11 @@ def test_ranks_need_somebody_who_starts_them():
 
 @pytest.mark.parametrize(
     "settings, row",
-    [(SimulationSettings(workers=1), Single()), (SimulationSettings(workers=2, network="ring"), Sync())],
+    [
+        (SimulationSettings(workers=1), Single()),
+        (SimulationSettings(workers=2, network="ring"), Sync()),
+        (SimulationSettings(workers=2), Async()),
+    ],
 )
 def test_rows_that_can_run_are_not(settings, row):
     """The negative control."""
