@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tests.engines.building import run, simulated
+from tests.engines.building import EQUAL_SPEED, run, simulated
 from tfnmt.engines.simulated import ABSORBED
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
@@ -185,3 +185,8 @@ class TestFreeRows:
             since = max((n for n in range(number) if pushes[n].worker == push.worker), default=-1)
             assert push.staleness == number - since - 1
         assert {push.staleness for push in pushes[3:]} != {2}
+
+
+def test_no_time_of_the_real_machine_is_in_a_report():
+    reports = run(simulated(Sync(), BATCHES, workers=2, costs=EQUAL_SPEED), 3)
+    assert all(report.is_virtual and report.data_wait_seconds == 0 for report in reports)

@@ -276,6 +276,7 @@ class Servers:
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
             momentum_norm=float(update.momentum_norm) if self.strategy.server_update.momentum else None,
             pushes=tuple(self._pushes),
+            is_virtual=False,
             **{name: int(getattr(sums, name)) for name in _COUNTED},
         )
         self._arrived, self._sums, self._pushes, self._reported_at = 0, NO_SUMS, [], now

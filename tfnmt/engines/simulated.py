@@ -2,7 +2,7 @@
 
 Workers take turns at the points where a cluster's would meet: a pull reads the servers when its transfer begins, a push
 reaches them when its transfer ends. What happens in between is decided by the cost model or, in tests, by a script. The
-same seed gives the same trace of events and the same parameters, bit for bit.
+same seed gives the same trace of events and the same parameters, bit for bit; no time of the real machine is in either.
 """
 
 import dataclasses
@@ -183,15 +183,15 @@ class SimulatedEngine(Driven):
         for each in self._pace.arrive(push):
             report = self._servers.absorb(each, self._waited[each.worker])
             self._waited[each.worker] = 0.0
-            self._reports += [self._on_network(report)] if report else []
+            self._reports += [self._virtual(report)] if report else []
 
-    def _on_network(self, report: BlockReport) -> BlockReport:
-        """The report of an update with the bytes that have travelled."""
+    def _virtual(self, report: BlockReport) -> BlockReport:
+        """The report of an update under this clock, which knows no reader, and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
             ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.payload_vectors))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
-        return report._replace(pushes=pushes)
+        return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
 
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""
