@@ -255,6 +255,14 @@ def test_the_log_line():
     assert training_values(window, totals, reports[0])["train/loss"] == pytest.approx(2.913)
 
 
+def test_the_log_line_under_a_virtual_clock():
+    """It says so beside every time, and nothing of the reader, whose waits are real."""
+    (virtual,) = reports = [report(7, is_virtual=True, data_wait_seconds=0.0)]
+    line = training_line(totals_of(reports), totals_of(reports), virtual, left=720.0)
+    assert "50 tokens/s (virtual)" in line and "left 12 min (virtual)" in line
+    assert "wait" not in line
+
+
 def test_log_lines_of_a_run(run, lines):
     _train(run, [report(1), report(2, skipped="step 2: bias"), report(2)], evaluate_at=(2,))
     assert lines[0].startswith("update 1  epoch 1  loss 3.000  ppl 7.39  lr 0.001  50 tokens/s  wait 25.0%")

@@ -15,12 +15,12 @@ from absl import logging
 
 from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.evaluation import Scores
-from tfnmt.progress import Progress, format_number
+from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
 from tfnmt.training.events import EventFile
 from tfnmt.training.exchange import exchange_values
-from tfnmt.training.log_points import METRICS, training_line, training_values, validation_line
+from tfnmt.training.log_points import METRICS, speed_text, training_line, training_values, validation_line
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
@@ -189,11 +189,12 @@ class Monitor:
         facts = (
             f"loss {window.loss_per_token:.3f}",
             self._scores,
-            f"{format_number((totals - self._began).target_tokens_per_second)} tokens/s",
+            speed_text(totals - self._began, report),
             f"update {totals.updates:,}",
         )
         share = share_done(self._stopping, totals) or 0.0
-        progress.show(share, ", ".join(filter(None, facts)), self._seconds_left(totals))
+        left = None if report.is_virtual else self._seconds_left(totals)  # the bar's own clock is the wall's
+        progress.show(share, ", ".join(filter(None, facts)), left)
 
     def _seconds_left(self, totals: Totals) -> float | None:
         return seconds_left(self._stopping, totals, self._built or totals)
