@@ -20,7 +20,7 @@ def test_counts_are_those_of_the_batches(tmp_path, vocabulary):
     files = [write_pair(tmp_path, "train", generated_pairs(250))]
     settings = DataSettings(batch_positions=200, pool_pairs=100)
     found = survey(files, vocabulary, vocabulary, settings)
-    batches = [each.batch for each in pair_batches(files, vocabulary, vocabulary, settings).as_numpy_iterator()]
+    batches = list(pair_batches(files, vocabulary, vocabulary, settings).as_numpy_iterator())
     assert found.verdicts == {"kept": 250, "empty": 0, "too long": 0, "length ratio": 0}
     assert found.share_read == 1 and found.pairs == 250
     for side, ids in ((found.source, [b.source_ids for b in batches]), (found.target, [b.target_ids for b in batches])):

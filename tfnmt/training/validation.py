@@ -107,7 +107,7 @@ class Validation:
         """
         self._loss, self._layout, self._settings = in_streams(model.loss, runtime.streams()), layout, settings
         self._vocabularies, self._target_language = vocabularies, target_language
-        self._batches = pair_batches(files, *vocabularies, data).map(lambda indexed: indexed.batch)
+        self._batches = pair_batches(files, *vocabularies, data)
         pairs = [pair for file in files for pair in read_pairs(file)][: settings.validation_sentences or None]
         self._sources, self._references = ([pair[side] for pair in pairs] for side in range(2))
         search = dataclasses.replace(decoding, beam_size=settings.validation_beam_size, nbest=1)
