@@ -6,6 +6,7 @@ python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW...
 import contextlib
 import json
 import sys
+import time
 
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 
@@ -84,6 +85,35 @@ def fall(team: Team, row: str) -> dict:
         if report.update == team.updates + 2:
             engine.stop()
     return {"ages": ages, "saved_while_down": [name for name in down if name.startswith("worker_1_")]}
+
+
+def wait(team: Team, row: str) -> dict:
+    """No push is absorbed until every worker has two that wait: what the servers make of them, and a state behind."""
+    engine, first = team.engine(row), 2 * len(team.cluster.workers)
+    servers = engine._servers
+    absorb, deadline = servers.absorb, time.monotonic() + 60
+
+    def absorb_late(*arguments):
+        while sum(map(engine._pace.pushed, range(first // 2))) < first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return absorb(*arguments)
+
+    servers.absorb = absorb_late
+    staleness, contained = [], []
+    for report in engine.blocks():
+        staleness += [push.staleness for push in report.pushes]
+        if not contained:
+            state = engine.state()
+            contained = [worker["block"] for worker in state.counters["workers"]]
+            staleness += [push.staleness for report in state.reports for push in report.pushes]
+            engine.stop()
+    last = engine.state()
+    return {
+        "staleness": staleness[:first],
+        "contained": contained,
+        "delivered": [engine._pace.pushed(worker) for worker in range(first // 2)],
+        "contained_at_the_end": [worker["block"] for worker in last.counters["workers"]],
+    }
 
 
 def _difference(state: EngineState, other: EngineState) -> dict:

@@ -28,6 +28,7 @@ from tfnmt.data.survey import Survey, survey
 from tfnmt.data.vocabulary import Vocabulary, load_vocabularies
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
+from tfnmt.engines.pace import payloads_at_once
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.registry import (
     ENGINES,
@@ -294,7 +295,8 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
     row = phases(strategy, settings.row, place.workers, settings.optimizer)[-1].strategy
-    payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
+    on_their_way = place.workers * payloads_at_once(place.workers, row.slack) if place.cluster else place.workers
+    payloads = (1 if place.ranks else on_their_way) + (row.quorum > 1)  # and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
     of_worker = 2 + (len(row.local_update.slots) if row.local_update else 0)

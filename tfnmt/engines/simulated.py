@@ -176,6 +176,7 @@ class SimulatedEngine(Driven):
             self._now += self._costs.reduction_seconds(self._servers.strategy.payload_vectors)
         for each in ready:
             report = self._servers.absorb(each, waited if each is push else 0.0)
+            self._pace.absorb(each)
             self._reports += [report] if report else []
 
     def _go_on(self, worker: int) -> None:

@@ -265,6 +265,7 @@ class Worker:
       number: from 0.
       step: steps so far.
       replica: its variables.
+      outbox: where its next payload goes.
     """
 
     def __init__(
@@ -279,7 +280,7 @@ class Worker:
         """A worker that has come as far as `progress` and pulls first; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
-        self._outbox, self._batches = outbox, batches
+        self.outbox, self._batches = outbox, batches
         self._program = itertools.cycle(graph.strategy.cycle())
         self._work: Work | None = None
         self._version = self._pulls = 0
@@ -293,7 +294,7 @@ class Worker:
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
             self.replica,
-            self._outbox,
+            self.outbox,
             self._batches,
             tf.constant(self.number, tf.int64),
             tf.constant(self.step, tf.int64),
@@ -308,7 +309,7 @@ class Worker:
             return work, None
         self._block += 1
         gathered, self._work, pulls, self._pulls = self._work, None, self._pulls, 0
-        return work, Push(self.number, self._block, self.step, self._version, pulls, self._outbox, gathered)
+        return work, Push(self.number, self._block, self.step, self._version, pulls, self.outbox, gathered)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """The state of the local update by name, for a checkpoint."""
