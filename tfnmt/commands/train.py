@@ -16,7 +16,7 @@ from absl.logging import ERROR, INFO
 
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.cluster.addresses import CHIEF
-from tfnmt.cluster.chief import tasks_of
+from tfnmt.cluster.chief import End, tasks_of
 from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.tasks import serve
 from tfnmt.commands import application, logs
@@ -210,8 +210,9 @@ def _lead(
     if place.cluster or place.ranks:
         logs.divert_tensorflow(run.logs)
         application.end_at_once()
-    with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-        return _train(settings, run, parts, facts, make_engine(), live)
+    with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext(End()) as end:
+        end.code = _train(settings, run, parts, facts, make_engine(), live)
+    return end.code
 
 
 def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:

@@ -52,9 +52,6 @@ class ClusterEngine(Driven):
           cluster: who is where.
         """
         self._recipe, self._cluster, self._workers = recipe, cluster, len(cluster.workers)
-        self._coordinator = connect(cluster)
-        devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
-        self._servers = Servers(recipe, self._workers, devices=devices)
         self._updates = ThreadPoolExecutor(1, "updates")  # whatever the chief does with other tasks' variables
         self._unfinished = 0  # pushes that have been handed to it
         self._failure: Exception | None = None  # of one of them
@@ -72,6 +69,10 @@ class ClusterEngine(Driven):
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[_Lane] = []
         self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
+        devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
+        with self._stall_watch, self._watched():
+            self._coordinator = connect(cluster)
+            self._servers = Servers(recipe, self._workers, devices=devices)
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
