@@ -15,7 +15,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,7 +35,7 @@ from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
+from tfnmt.engines.worker import Push, Worker
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
@@ -65,7 +65,6 @@ class ClusterEngine(Driven):
             lambda worker: culprit(cluster, worker),
             lambda: StallGuard(cluster),
         )
-        self._restored: dict[int, Mapping[str, np.ndarray]] = {}  # lane -> its slots, until it has pushed
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[_Lane] = []
         self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
@@ -103,8 +102,8 @@ class ClusterEngine(Driven):
     def _read(self) -> EngineState:
         state = self._servers.state()
         with self._condition:
-            kept, crew = list(self._restored.values()), [worker for _, worker in self._crew.values()]
-        slots = {name: vector for vectors in kept for name, vector in vectors.items()}
+            crew = [worker for _, worker in self._crew.values()]
+        slots: dict[str, np.ndarray] = {}
         for worker in crew:
             with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
                 slots |= worker.vectors()
@@ -116,9 +115,6 @@ class ClusterEngine(Driven):
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
         self._alone(self._servers.restore, state)
-        for lane in range(self._workers):
-            prefix = f"{WORKER_VECTOR}{lane}_"
-            self._restored[lane] = {name: each for name, each in state.vectors.items() if name.startswith(prefix)}
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now: its graph, and every worker's payload variables on every server."""
@@ -170,7 +166,6 @@ class ClusterEngine(Driven):
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
         with self._condition:
             if push:
-                self._restored.pop(lane, None)  # outdated: a lane that begins anew elsewhere has fresh slots
                 for ready in self._pace.arrive(push):
                     self._unfinished += 1
                     self._updates.submit(self._absorb, ready, self._lanes[ready.worker].waited())
@@ -182,7 +177,6 @@ class ClusterEngine(Driven):
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
             worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane][0])
-            worker.restore(self._restored.get(lane, {}))
             with self._condition:
                 self._crew[lane] = (index, worker)
         return worker
@@ -242,7 +236,6 @@ class ClusterEngine(Driven):
             if not self._paused:
                 return
         if self._phase != self._servers.phase:
-            self._restored = {}
             self._alone(self._begin_phase)
         self._servers.restart_clock()
         with self._condition:
