@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 
@@ -93,6 +94,35 @@ def fall(team: Team, row: str) -> dict:
 
 def _of_servers(state: EngineState) -> dict:
     return {name: vector for name, vector in state.vectors.items() if not name.startswith(WORKER_VECTOR)}
+
+
+def wait(team: Team, row: str) -> dict:
+    """No push is absorbed until every worker has two that wait: what the servers make of them, and a state behind."""
+    engine, first = team.engine(row), 2 * len(team.cluster.workers)
+    servers = engine._servers
+    absorb, deadline = servers.absorb, time.monotonic() + 60
+
+    def absorb_late(*arguments):
+        while sum(map(engine._pace.pushed, range(first // 2))) < first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return absorb(*arguments)
+
+    servers.absorb = absorb_late
+    staleness, contained = [], []
+    for report in engine.blocks():
+        staleness += [push.staleness for push in report.pushes]
+        if not contained:
+            state = engine.state()
+            contained = [worker["block"] for worker in state.counters["workers"]]
+            staleness += [push.staleness for report in state.reports for push in report.pushes]
+            engine.stop()
+    last = engine.state()
+    return {
+        "staleness": staleness[:first],
+        "contained": contained,
+        "delivered": [engine._pace.pushed(worker) for worker in range(first // 2)],
+        "contained_at_the_end": [worker["block"] for worker in last.counters["workers"]],
+    }
 
 
 def _difference(state: EngineState, other: EngineState) -> dict:

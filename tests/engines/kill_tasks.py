@@ -1,6 +1,7 @@
 """The tasks of the cluster whose workers `kill_child` kills: processes that are forked once TensorFlow is there."""
 
 import os
+import sys
 import time
 
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
@@ -17,6 +18,7 @@ from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.tasks import serve
 from tfnmt.engines.cluster import ClusterEngine
 from tfnmt.engines.servers import Servers
+from tfnmt.errors import LostError
 from tfnmt.layout import Layout, Parameter
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
@@ -134,27 +136,38 @@ def lead(cluster, connection, directory, names):
     os._exit(0)
 
 
-def save(cluster, connection, is_last):
-    """Is the chief: reads the whole state between two updates, or behind the last, once it is told to."""
+def save(cluster, connection, when):
+    """Is the chief: trains, and says "ready" at one moment, at which it waits for a word before it goes on.
+
+    The moments: "connecting", before it speaks to tasks that are there; "between" two updates and "behind" the last,
+    before it reads the whole state.
+    """
     runtime.prepare(threads=1)
     options = {"workers": WORKERS, "model": CountingModel(), **ADAM}
-    with tasks_of(cluster):
-        row = ModelAverage(local_steps=2)  # whose workers have slots to save
-        engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
-        for report in engine.blocks():
-            if report.update == 2 and not is_last:
-                _save(engine, connection)
-            if report.update == 2:
-                engine.stop()
-        _save(engine, connection)
+
+    def reach(moment):
+        if when == moment:
+            connection.send("ready")
+            connection.recv()
+
+    try:
+        with tasks_of(cluster):
+            reach("connecting")
+            row = ModelAverage(local_steps=2)  # whose workers have slots to save
+            engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
+            for report in engine.blocks():
+                if report.update == 2:
+                    engine.state()
+                    reach("between")
+                    engine.state()
+                if report.update == 4:
+                    engine.stop()
+            reach("behind")
+            engine.state()
+    except LostError as error:
+        print("error:", error, file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
     os._exit(0)
-
-
-def _save(engine, connection):
-    engine.state()
-    connection.send("ready")
-    connection.recv()
-    engine.state()
 
 
 def _train(cluster, connection, directory, row, options):

@@ -28,7 +28,8 @@ def _one_worker():
 
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
-    return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *(f"resume:{row}" for row in RESUMED), "fall:model_average")
+    others = [*(f"resume:{row}" for row in RESUMED), "fall:model_average", "wait:async"]
+    return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *others)
 
 
 @pytest.mark.parametrize("row", ON_SERVERS)
@@ -69,6 +70,14 @@ def test_free_rows_make_an_update_of_every_push(two_workers, row):
     found = two_workers[row]
     assert found["updates"] == [1, 2, 3, 4]
     assert found["pushes"] == 4
+
+
+def test_workers_of_a_free_row_compute_while_their_pushes_wait(two_workers):
+    """Staleness counts the updates until a push is absorbed, and a state holds every push that has come before."""
+    found = two_workers["wait:async"]
+    assert found["staleness"] == [0, 1, 2, 3]
+    assert min(found["contained"]) >= 2
+    assert found["contained_at_the_end"] == found["delivered"]
 
 
 def test_nobody_from_elsewhere_can_come_in(two_workers):

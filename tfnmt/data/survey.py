@@ -153,7 +153,7 @@ def _read(files: Sequence[TextPair], builder: PoolBuilder, shards: int, limit: i
 
     def counted(source_lines: tf.Tensor, target_lines: tf.Tensor) -> tuple[_Counts, tf.Tensor]:
         pool = builder.for_training(no_place, source_lines, target_lines, no_seed)
-        return _count(pool), pool.rows
+        return _count(pool), tf.where(pool.verdicts == filters.KEPT)[:, 0]
 
     lines = line_pairs(files)
     parts = (part.batch(builder.settings.pool_pairs).map(counted) for part in (lines.take(limit), lines.skip(limit)))

@@ -11,6 +11,7 @@ from tfnmt.cluster.tasks import serve
 from tfnmt.engines.base import Engine
 from tfnmt.engines.cluster import ClusterEngine
 from tfnmt.engines.local import LocalEngine
+from tfnmt.engines.pace import payloads_at_once
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.session import CLUSTER, HOROVOD, Job, Session, counted
 from tfnmt.errors import UserError
@@ -74,6 +75,10 @@ class ClusterSession(Session):
         )
         return super().faults(shared, strategy) + [ring] * strategy.ring
 
+    def payloads(self, strategy: Strategy) -> int:
+        """How many are on their way at once: without a barrier a worker computes while its last push waits."""
+        return self.workers * payloads_at_once(self.workers, strategy.slack)
+
     def run(self, job: Job) -> int:
         """The chief's part, or that of a task which serves it; the exit code."""
         cluster = self._cluster
@@ -85,8 +90,9 @@ class ClusterSession(Session):
         return self.lead(job, self._drive)
 
     def _drive(self, recipe: Recipe, work: Callable[[Engine], int]) -> int:
-        with tasks_of(self._cluster):
-            return work(ClusterEngine(recipe, cluster=self._cluster))
+        with tasks_of(self._cluster) as end:
+            end.code = work(ClusterEngine(recipe, cluster=self._cluster))
+        return end.code
 
 
 def _prepare_task(cluster: Cluster, threads: int | None) -> int:

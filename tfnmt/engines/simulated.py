@@ -185,6 +185,7 @@ class SimulatedEngine(Engine):
         """Hands the servers what they may take now that this push is there."""
         for each in self._pace.arrive(push):
             report = self._servers.absorb(each, self._waited[each.worker])
+            self._pace.absorb(each)
             self._waited[each.worker] = 0.0
             self._reports += [self._virtual(report)] if report else []
 

@@ -173,6 +173,7 @@ class Worker:
       number: from 0.
       step: steps so far.
       replica: its variables.
+      outbox: where its next payload goes.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Worker:
         """A worker that has come as far as `progress`, at that clock; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
-        self._outbox, self._batches = outbox, batches
+        self.outbox, self._batches = outbox, batches
         self._program = itertools.cycle(graph.strategy.program())
         self._holds_nothing = True
         self._work: Work | None = None
@@ -207,7 +208,7 @@ class Worker:
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
             self.replica,
-            self._outbox,
+            self.outbox,
             self._batches,
             tf.constant(self.number, tf.int64),
             tf.constant(self.step, tf.int64),
@@ -227,7 +228,7 @@ class Worker:
             return work, None
         self._block += 1
         gathered, self._work, pulls, self._pulls = self._work, None, self._pulls, 0
-        return work, Push(self.number, self._block, self.step, self._version, pulls, self._outbox, gathered)
+        return work, Push(self.number, self._block, self.step, self._version, pulls, self.outbox, gathered)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""

@@ -18,9 +18,9 @@ from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.settings import setting
+from tfnmt.signals import StopSignals
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.run_state import RunState
-from tfnmt.training.signals import StopSignals
 from tfnmt.training.stopping import (
     HIGHER_IS_BETTER,
     EarlyStopping,
@@ -28,6 +28,8 @@ from tfnmt.training.stopping import (
     limit_reached,
 )
 from tfnmt.training.validation import Validation
+
+_ANSWER = "training saves after this update and ends; once more ends it unsaved."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Trainer:
         """
         reached = self._state.early_stopping.target_reached(self._stopping)
         reason = reached or limit_reached(self._stopping, self._state.totals)
-        with self._monitor, StopSignals() as signals:
+        with self._monitor, StopSignals(_ANSWER) as signals:
             if self._evaluation_is_due:  # a signal came before it
                 reason = self._between_updates() or reason
             if reason is None:
