@@ -1,29 +1,38 @@
 """The loop of local steps in a worker's block: gradients gathered, or a local optimizer that moves the replica."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from graphs.reduce_average import clip_factor, first_nonfinite
 from tfnmt.optimizers.optimizers import Optimizer
 
+REPLICA = "replica"
+
 
 class Replica(NamedTuple):
-    """What one worker keeps from step to step, on its own device.
+    """What one worker holds from step to step, on its own device.
 
     Attributes:
-      parameters: variable [size]: the server parameters as pulled, moved since by the local update if there is one.
-      gathered: variable [size]: the gradients summed since the last push or, where a delta is pushed, the parameters as
-        they were pulled.
+      vectors: variables [size] by name: the replica of the parameters, under `REPLICA`, and what an exchange keeps.
       slots: variables [size] by name, of the local update.
       updates: local updates since the slots began, a float64 scalar.
     """
 
-    parameters: tf.Variable
-    gathered: tf.Variable
+    vectors: Mapping[str, tf.Variable]
     slots: Mapping[str, tf.Variable]
     updates: tf.Variable
+
+    @property
+    def parameters(self) -> tf.Variable:
+        """The server parameters [size] as pulled, moved since by the local update if there is one."""
+        return self.vectors[REPLICA]
+
+    def assign(self, changed: Mapping[str, Any]) -> None:
+        """Gives the vectors of these names new values."""
+        for name, value in changed.items():
+            self.vectors[name].assign(value)
 
 
 class LocalUpdate(NamedTuple):
@@ -31,15 +40,26 @@ class LocalUpdate(NamedTuple):
 
     Attributes:
       optimizer: by which equation.
-      learning_rate: (steps so far, target tokens of this one) -> scalar.
+      learning_rate: of this step, a scalar.
       clip_norm: largest norm of the mean gradient; 0 for no clipping.
       steps: steps of the worker after which it moves its replica no more; None for never.
     """
 
     optimizer: Optimizer
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    learning_rate: tf.Tensor
     clip_norm: float
     steps: int | None
+
+
+def mean_norm(gradient_sum: tf.Tensor, target_tokens: tf.Tensor) -> tf.Tensor:
+    """The norm of g / T; of no tokens it is that of g."""
+    return tf.sqrt(2 * tf.nn.l2_loss(gradient_sum)) / tf.maximum(target_tokens, 1)
+
+
+def clipped_mean(gradient_sum: tf.Tensor, target_tokens: tf.Tensor, clip_norm: float) -> tf.Tensor:
+    """The mean gradient g / T [size], no longer than `clip_norm`."""
+    factor = clip_factor(mean_norm(gradient_sum, target_tokens), clip_norm)
+    return gradient_sum * (factor / tf.maximum(target_tokens, 1))
 
 
 def move_replica(
@@ -60,14 +80,14 @@ def move_replica(
       Whether the gradient was refused, and its first element that is not finite: -1 when all are.
     """
     tokens = tf.cast(target_tokens, gradient_sum.dtype)
-    norm = tf.sqrt(2 * tf.nn.l2_loss(gradient_sum)) / tf.maximum(tokens, 1)
+    norm = mean_norm(gradient_sum, tokens)
     wanted = tokens > 0 if local.steps is None else (tokens > 0) & (step < local.steps)
     finite = tf.math.is_finite(norm)
 
     def apply() -> tf.Tensor:
         mean = gradient_sum * (clip_factor(norm, local.clip_norm) / tokens)
         slots, updates = {name: slot.handle for name, slot in replica.slots.items()}, replica.updates.read_value()
-        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate(step, tokens), updates)
+        local.optimizer.apply(replica.parameters.handle, slots, mean, local.learning_rate, updates)
         replica.updates.assign(updates + 1)
         return tf.constant(True)
 

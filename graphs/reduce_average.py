@@ -36,7 +36,7 @@ class Shard:
         self.received: dict[str, tf.Variable] = {}
 
     def begin(self, slots: Mapping[str, float | None], local_slots: Mapping[str, float | None], summed: bool) -> None:
-        """Makes new slots, each with its first value; one without starts as the parameters."""
+        """Makes new vectors, each with its first value; one without starts as the parameters."""
         self.slots, self.local_slots = self._new(slots), self._new(local_slots)
         parts = ("received", *(f"received_{name}" for name in local_slots))
         self.received = self._new(dict.fromkeys(parts, 0.0)) if summed else {}
@@ -64,6 +64,8 @@ class Server:
       shards: one on each server.
       update: how the parameters move.
       version: updates applied so far, int64, on the first server.
+      updates: of those, the updates that the slots have seen, int64, on the first server.
+      steps: local steps that each worker has done for the updates so far, the mean, float64, on the first server.
       weight: of the payloads received since the last update, float64, on the first server.
       local_updates: behind the means of the workers' own slots, a mean itself, float64, on the first server.
     """
@@ -75,22 +77,32 @@ class Server:
         self.update: Optimizer | None = None
         with tf.device(devices[0]):
             self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")
+            self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
+            self.steps = tf.Variable(0, dtype=tf.float64, trainable=False, name="steps")
             self.weight = tf.Variable(0, dtype=tf.float64, trainable=False, name="weight")
             self.local_updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="local_updates")
 
     def begin(self, update: Optimizer, summed: bool, local_slots: Mapping[str, float | None] | None = None) -> None:
         """From now on the parameters move by `update`.
 
+        An optimizer that goes on keeps its slots and counts on: a warm start's moments are worth as much behind it.
+
         Args:
           update: how they move.
           summed: whether payloads may be received for a later update.
           local_slots: names and first values of the workers' own slots that payloads bring behind their first vector.
         """
+        kept = [shard.slots for shard in self.shards] if goes_on(self.update, update) else None
         self.update = update
         self.weight.assign(0)
         self.local_updates.assign(0)
         for shard in self.shards:
-            shard.begin(update.slots, local_slots or {}, summed)
+            shard.begin({} if kept else update.slots, local_slots or {}, summed)
+        if kept is None:
+            self.updates.assign(0)
+        else:
+            for shard, slots in zip(self.shards, kept):
+                shard.slots = slots
 
     @property
     def evaluated(self) -> str:
@@ -111,6 +123,11 @@ class Server:
         """The shards of each vector by its name: what a checkpoint holds of the servers beside the numbers."""
         per_shard = [shard.vectors() for shard in self.shards]
         return {name: [vectors[name] for vectors in per_shard] for name in per_shard[0]}
+
+
+def goes_on(before: Optimizer | None, after: Optimizer | None) -> bool:
+    """Whether the slots of one optimizer are what the other would have come to: both are of one kind."""
+    return before is not None and type(before) is type(after) and before.slots == after.slots
 
 
 class Update(NamedTuple):
@@ -149,14 +166,16 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
 
 def update_from_received(
     server: Server,
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
     local_updates: tf.Tensor | float = 0.0,
+    steps: tf.Tensor | float = 1.0,
 ) -> Update:
     """One server update of all the payloads received, of which none are left; see `update_from`."""
     received, weight = server.received(), server.weight.read_value()
-    update = _update(server, _read(server, received), weight, learning_rate, clip_norm, average_weight, local_updates)
+    numbers = (clip_norm, average_weight, local_updates, steps)
+    update = _update(server, _read(server, received), weight, learning_rate, *numbers)
     with tf.control_dependencies(update):
         for variable in received:
             with tf.device(variable.device):
@@ -169,10 +188,11 @@ def update_from(
     server: Server,
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
-    learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float = 0.0,
     average_weight: tf.Tensor | float = 0.0,
     local_updates: tf.Tensor | float = 0.0,
+    steps: tf.Tensor | float = 1.0,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -183,12 +203,14 @@ def update_from(
       server: what is moved, in place.
       payload: variables, each on the device of its shard: a gradient sum or a delta; behind it, sums of slots.
       weight: the target tokens of the sum, or one for a delta; a float64 scalar.
-      learning_rate: (version, weight) -> scalar.
+      learning_rate: version -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
       average_weight: of the newest parameters in the moving average, a scalar.
       local_updates: that the workers have done for the payload, in all, a float64 scalar.
+      steps: that the workers have done for the payload, the mean over all of them, a float64 scalar.
     """
-    return _update(server, _read(server, payload), weight, learning_rate, clip_norm, average_weight, local_updates)
+    numbers = (clip_norm, average_weight, local_updates, steps)
+    return _update(server, _read(server, payload), weight, learning_rate, *numbers)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -202,31 +224,35 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(broken), tf.argmax(broken, output_type=tf.int64), tf.constant(-1, tf.int64))
 
 
-def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates) -> Update:
+def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps) -> Update:
     assert server.update is not None
     own, slots_of_workers = pieces[: len(server.shards)], pieces[len(server.shards) :]
     version, updates_each = server.version.read_value(), local_updates / tf.maximum(weight, 1)
     weight = tf.cast(weight, pieces[0].dtype)
     norm = _norm(server, own) / tf.maximum(weight, 1)
-    rate = learning_rate(version, weight)
+    rate = learning_rate(version)
     applied = tf.math.is_finite(norm) & (weight > 0)
     if slots_of_workers:
         applied &= tf.math.is_finite(_norm(server, slots_of_workers))
 
     def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.
-        factor = clip_factor(norm, clip_norm) / weight
+        factor, updates = clip_factor(norm, clip_norm) / weight, server.updates.read_value()
         for shard, piece in zip(server.shards, own):
             with tf.device(shard.device):
                 slots = {name: slot.handle for name, slot in shard.slots.items()}
-                server.update.apply(shard.parameters.handle, slots, piece * factor, rate, version)
+                server.update.apply(shard.parameters.handle, slots, piece * factor, rate, updates)
                 _move_average(shard, server.update.evaluated, average_weight)
         for mean, piece in zip(server.local_slots(), slots_of_workers):
             with tf.device(mean.device):
                 mean.assign(piece / weight)
         if slots_of_workers:
             server.local_updates.assign_add(updates_each)
-        server.version.assign_add(1)
+        # Nothing else orders these: a worker that pulls meanwhile must not see a version whose parameters are to come.
+        with tf.control_dependencies(_read(server, [shard.parameters for shard in server.shards])):
+            server.updates.assign_add(1)
+            server.steps.assign_add(tf.cast(steps, tf.float64))
+            server.version.assign_add(1)
         return tf.constant(-1, tf.int64), _momentum_norm(server, norm.dtype)
 
     def refuse() -> tuple[tf.Tensor, tf.Tensor]:

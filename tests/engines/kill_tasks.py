@@ -40,7 +40,7 @@ ROWS = {
     "bmuf": (Bmuf(local_steps=2, block_momentum=0.5), {}),
     "downpour": (Downpour(push_every=2, pull_every=4, local_rate=1.0), EXACT_SUM),
     "async": (Async(), EXACT_SUM),
-    "delayed_async": (DelayedAsync(delay=2, local_optimizer_steps=4), EXACT_SUM),
+    "delayed_async": (DelayedAsync(delay=2, local_optimizer_batches=4), EXACT_SUM),
     "summed_async": (SummedAsync(summed_pushes=3), EXACT_SUM),
 }
 

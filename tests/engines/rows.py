@@ -11,7 +11,7 @@ ROWS = {
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
     "downpour": Downpour(push_every=2, pull_every=4, local_rate=1.0),
     "async": Async(),
-    "delayed_async": DelayedAsync(delay=2, local_optimizer_steps=4),
+    "delayed_async": DelayedAsync(delay=2, local_optimizer_batches=4),
     "summed_async": SummedAsync(summed_pushes=3),
     "bounded": Async(slack=1),
 }

@@ -26,7 +26,6 @@ from tests.engines.building import (
 from tfnmt.engines.simulated import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
-from tfnmt.optimizers.block_momentum import BlockMomentum
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (
@@ -34,6 +33,7 @@ from tfnmt.strategies import (
     ModelAverage,
     Sync,
 )
+from tfnmt.strategies.averaging import BlockMomentum
 
 BATCHES = toy.make_batches(48)
 
@@ -195,7 +195,7 @@ class TestModelAverage:
     def test_slots_count_their_own_updates(self):
         """Behind a warm start, behind a reset and with a worker that was replaced: Adam's corrections read this."""
         fault = Fault(worker=1, block=6, kind=PUSHED)
-        for slots, ages in (("keep", [9, 6]), ("reset", [3, 3]), ("average", [9, 9])):
+        for slots, ages in (("keep", [13, 6]), ("reset", [3, 3]), ("average", [13, 13])):
             row = ModelAverage(local_steps=3, local_slots=slots)
             engine = simulated(
                 row, BATCHES, workers=2, optimizer="adam", warm_start_updates=4, faults=[fault], dtype=tf.float32

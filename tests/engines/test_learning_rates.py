@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import ModelAverage, StrategySettings, Sync
+from tfnmt.strategies import ModelAverage, StrategySettings, Sync, phases
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from tfnmt.strategies import ModelAverage, StrategySettings, Sync
         (Sync(), "linear", 4.0, "times 4 by the linear law, for 4 batches an update"),
         (Sync(), "sqrt", 2.0, "times 2 by the square-root law, for 4 batches an update"),
         (Sync(), "words", 1.5, "times target tokens over 2,000"),
+        (ModelAverage(), "words", 1.5, "times target tokens over 2,000"),
         (ModelAverage(), "sqrt", 2.0, "times 2 by the square-root law, for 4 batches an update"),
     ],
 )
@@ -23,8 +24,10 @@ def test_the_law_is_what_is_said(row, law, factor, said):
     """The size of an update changes the rate by the named law alone, of the servers or of the workers that move."""
     settings = StrategySettings(learning_rate_law=law, law_tokens=2000)
     schedule = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
-    rates = LearningRates(schedule, settings, row.row(4, OptimizerSettings()))
+    rates = LearningRates(schedule, settings, phases(settings, row, 4, OptimizerSettings())[-1])
     rate = rates.of_worker if isinstance(row, ModelAverage) else rates.of_server
-    found = rate(tf.constant(5, tf.int64), tf.constant(3000.0), tf.constant(1.0))
+    averaged = 4 if isinstance(row, ModelAverage) else 1
+    tokens, batches = tf.constant(3000.0 / averaged), tf.constant(4.0 / averaged)
+    found = rate(tf.constant(5, tf.int64), tokens, batches, tf.constant(1.0))
     assert float(found) == pytest.approx(0.1 * factor)
     assert rates.describe() == said

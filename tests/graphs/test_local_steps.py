@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.local_steps import LocalUpdate, Replica, move_replica
+from graphs.local_steps import REPLICA, LocalUpdate, Replica, move_replica
 from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
 
 RATES = (0.1, 0.2, 0.3, 0.4)
@@ -15,12 +15,12 @@ def move(gradients, first_step, updates=0.0, steps=None):
     """The replica behind local updates on sums over two tokens each; the worker has done `first_step` steps before."""
     zeros = np.zeros(gradients.shape[1])
     slots = {"m": tf.Variable(zeros), "v": tf.Variable(zeros)}
-    replica = Replica(tf.Variable(zeros), tf.Variable(zeros), slots, tf.Variable(updates, dtype=tf.float64))
+    replica = Replica({REPLICA: tf.Variable(zeros)}, slots, tf.Variable(updates, dtype=tf.float64))
     adam = build_optimizer(OptimizerSettings(adam_epsilon=1e-3))
 
     @tf.function
     def step(gradient_sum, number):
-        local = LocalUpdate(adam, lambda at, _: tf.gather(tf.constant(RATES, tf.float64), at % 4), 0.0, steps)
+        local = LocalUpdate(adam, tf.gather(tf.constant(RATES, tf.float64), number % 4), 0.0, steps)
         return move_replica(local, replica, gradient_sum, tf.constant(2.0, tf.float64), number)
 
     for number, gradient in enumerate(gradients, start=first_step):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from graphs.reduce_average import Server, receive, update_from, update_from_received
-from tfnmt.optimizers.block_momentum import AddMean
+from tfnmt.strategies.averaging import AddMean
 
 DELTAS, SLOTS = ([1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 0.0]), ([0.5, 1.0, 2.0, 4.0], [1.5, 1.0, 0.0, 8.0])
 RATE = tf.constant(0.0, tf.float64)

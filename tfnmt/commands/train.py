@@ -41,7 +41,7 @@ from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import build_model
 from tfnmt.run_directory import RunDirectory
-from tfnmt.strategies import DELTA, phases
+from tfnmt.strategies import phases
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.stopping import describe_limits
 from tfnmt.training.trainer import Trainer
@@ -293,15 +293,16 @@ def _train(
 def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
-    row = phases(strategy, settings.row, place.workers, settings.optimizer)[-1].strategy
+    phase = phases(strategy, settings.row, place.workers, settings.optimizer)[-1]
+    row = phase.strategy
     payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
-    of_worker = 2 + (len(row.local_update.slots) if row.local_update else 0)
+    of_worker = 1 + len(row.exchange.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or place.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // place.workers
-    law = LearningRates(schedule, strategy, row).describe()
+    law = LearningRates(schedule, strategy, phase).describe()
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
         "Memory": f"{of_servers * megabytes:,.0f} MB for what servers hold, "
@@ -310,7 +311,7 @@ def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found
         "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {place.describe()}",
         "Update": f"about {tokens:,} target tokens: {row.describe()}",
         "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} "
-        f"{'local steps' if row.payload == DELTA else 'updates'} of warm-up; {law}",
+        f"{'local steps' if row.exchange.trains_replicas else 'updates'} of warm-up; {law}",
     }
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +32,7 @@ from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
+from tfnmt.engines.worker import Push, Worker
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
@@ -62,7 +62,6 @@ class ClusterEngine(Driven):
             lambda worker: culprit(cluster, worker),
             lambda: StallGuard(cluster),
         )
-        self._restored: dict[int, Mapping[str, np.ndarray]] = {}  # lane -> its slots, until it has pushed
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[_Lane] = []
         self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
@@ -94,7 +93,7 @@ class ClusterEngine(Driven):
         """Everything that a resume needs, as it is between two pushes."""
         with self._with_servers(), self._watched():
             state = self._servers.state()
-            slots = {name: vector for kept in self._restored.values() for name, vector in kept.items()}
+            slots: dict[str, np.ndarray] = {}
             for _, worker in self._crew.values():
                 with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
                     slots |= worker.vectors()
@@ -107,9 +106,6 @@ class ClusterEngine(Driven):
         """Takes up the state of any engine; call it before `blocks`."""
         with self._watched():
             self._servers.restore(state)
-        for lane in range(self._workers):
-            prefix = f"{WORKER_VECTOR}{lane}_"
-            self._restored[lane] = {name: each for name, each in state.vectors.items() if name.startswith(prefix)}
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now: its graph, and a payload variable for every worker on every server."""
@@ -156,7 +152,6 @@ class ClusterEngine(Driven):
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
         with self._condition:
             if push:
-                self._restored.pop(lane, None)  # outdated: a lane that begins anew elsewhere has fresh slots
                 self._arrive(push)
             self._lanes[lane].end()
             self._condition.notify_all()
@@ -166,7 +161,6 @@ class ClusterEngine(Driven):
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
             worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane])
-            worker.restore(self._restored.get(lane, {}))
             with self._condition:
                 self._crew[lane] = (index, worker)
         return worker
@@ -216,7 +210,6 @@ class ClusterEngine(Driven):
             if not self._paused:
                 return
             if self._phase != self._servers.phase:
-                self._restored = {}
                 with self._watched():
                     self._begin_phase()
             self._servers.restart_clock()

@@ -16,12 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
+from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
-from tfnmt.engines.worker import NO_SUMS, WORKER_VECTOR, Push, Sums, Work, Worker
+from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 
 _OWN = "own_"
@@ -47,7 +48,6 @@ class HorovodEngine(Driven):
         self._servers = Servers(recipe, ranks.size)
         self._begin_phase()
         self._shared = False
-        self._restored: Mapping[str, np.ndarray] = {}  # what has not been shared yet
         self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed
         self._reports: list[BlockReport] = []  # behind the newest checkpoint
         self._missed: list[BlockReport] = []  # which others had, and this rank's driver has not heard of
@@ -97,7 +97,6 @@ class HorovodEngine(Driven):
         """Takes up the state of any engine, before `blocks` and `follow`: on rank 0, or on all what was `live`."""
         self._servers.restore(state)
         own = {name: vector for name, vector in state.vectors.items() if name.startswith(_OWN)}
-        self._restored = {name: vector for name, vector in state.vectors.items() if name not in own}
         self._own = {self._prefix + name.removeprefix(_OWN): vector for name, vector in own.items()}
         self._reports = list(state.reports)
 
@@ -161,14 +160,13 @@ class HorovodEngine(Driven):
         versions = self._ranks.gather(self._servers.version)
         root = versions.index(max(versions))
         state = self._servers.state()
-        vectors = self._ranks.share_vectors({**self._restored, **state.vectors}, root)
+        vectors = self._ranks.share_vectors(state.vectors, root)
         counters, reports = self._ranks.share_object((dict(state.counters), self._reports), root)
         self._missed = [report for report in reports if report.update > self._servers.version]
         self._reports = reports
-        self._servers.restore(EngineState(vectors, counters))
+        self._servers.restore(EngineState({**vectors, **self._own}, counters))
         self._begin_phase()
-        self._worker.restore({**vectors, **self._restored, **self._own})
-        self._shared, self._restored, self._own = True, {}, {}
+        self._shared, self._own = True, {}
 
     def _regroup(self) -> NoReturn:
         raise RegroupError
@@ -252,6 +250,6 @@ def _arrival(rank: int, own: Push, weight: float, nonfinite_at: float, *numbers:
     """A push out of its row."""
     block, step, wait_seconds, local_nonfinite_at, *rest = numbers
     sums, position = rest[: len(NO_SUMS)], rest[len(NO_SUMS) :]
-    work = Work(Sums(*sums), int(local_nonfinite_at), own.version, tuple(map(int, position)))
+    work = Work(Sums(*sums), int(local_nonfinite_at), own.version, own.work.clock, tuple(map(int, position)))
     push = own._replace(worker=rank, block=int(block), step=int(step), work=work)
     return Arrival(push, wait_seconds, weight, int(nonfinite_at))

@@ -37,7 +37,6 @@ class LocalEngine(Driven):
         """Takes up the state of any engine; call it before `blocks`."""
         self._servers.restore(state)
         self._worker = self._new_worker()
-        self._worker.restore(state.vectors)
 
     def _new_worker(self) -> Worker:
         return self._servers.new_worker(self._servers.worker_graph(), 0, self._servers.new_outbox())

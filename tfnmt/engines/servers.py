@@ -4,27 +4,25 @@ Every engine hands its pushes to `absorb`, one at a time and in the order that i
 book-keeping of a strategy are the same in one process, under a virtual clock and on a cluster; only the devices differ.
 """
 
-import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
+from graphs.block import Outbox
 from graphs.broadcast import pull
 from graphs.forward_backward import Pack
-from graphs.reduce_average import Server, Update, receive, update_from, update_from_received
-from tfnmt.batch import START
+from graphs.reduce_average import Server, Update, goes_on, receive, update_from, update_from_received
+from graphs.work import Sums, pack_scalars
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
+from tfnmt.engines.ledger import Ledger
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.report import BlockReport, PushReport
-from tfnmt.engines.worker import NO_SUMS, Outbox, Progress, Push, Sums, Worker, WorkerGraph, packed
-from tfnmt.strategies import DELTA, Strategy
-
-_COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
+from tfnmt.strategies import Strategy
 
 
 class Arrival(NamedTuple):
@@ -44,8 +42,6 @@ class Servers:
       strategy: the row that trains now.
       phase: its number; it grows when a warm start ends.
       plateau_scale: what the plateau schedule has come to.
-      version: server updates so far.
-      progress: how far each worker has come.
     """
 
     def __init__(
@@ -64,41 +60,50 @@ class Servers:
           devices: one for each shard of the layout; None for wherever the caller is.
           clock: seconds.
         """
-        self._recipe, self._settings = recipe, recipe.settings
-        self._workers, self._clock = workers, clock
+        self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
         initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
         self.server = Server(initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0)
         self.plateau_scale = 1.0
-        self.version = 0
-        self.progress = [Progress() for _ in range(workers)]
+        self._ledger = Ledger(workers, clock)
+        self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet
         self.phase = -1
         self._enter(0)
-        self._arrived = 0  # payloads since the last update
-        self._sums = NO_SUMS  # of those payloads
-        self._pushes: list[PushReport] = []  # since the last report
-        self._pushed_at = [clock()] * workers
-        self._reported_at = clock()
 
     @property
     def strategy(self) -> Strategy:
         """The row that trains now."""
         return self._recipe.phases[self.phase].strategy
 
+    @property
+    def version(self) -> int:
+        """Server updates so far."""
+        return self._ledger.version
+
+    @property
+    def progress(self) -> Sequence[Progress]:
+        """How far each worker has come."""
+        return self._ledger.progress
+
     def restart_clock(self) -> None:
         """Forgets the time since the last report: it was not spent on training."""
-        paused = self._clock() - self._reported_at
-        self._reported_at += paused
-        self._pushed_at = [at + paused for at in self._pushed_at]
+        self._ledger.restart_clock()
 
     def worker_graph(self, pack: Pack | None = None) -> WorkerGraph:
         """The graph of the blocks of the row that trains now; for `pack` see `forward_backward`."""
-        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, pack)
+        first_step = self._ledger.phase_began
+        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, first_step, pack)
 
     def new_worker(self, graph: WorkerGraph, number: int, outbox: Outbox) -> Worker:
-        """A worker that has come as far as the servers know, on the device of the caller."""
+        """A worker that has come as far as the servers know, on the device of the caller.
+
+        Before its first push it holds what the checkpoint held from which training went on, or the slots of the
+        servers' optimizer behind a warm start. Once it has pushed these are outdated, and it begins with fresh ones.
+        """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        return Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker.restore(self._given)
+        return worker
 
     def new_outbox(self) -> list[tf.Variable]:
         """Variables for one worker's payloads, a part of each vector on each server."""
@@ -115,22 +120,20 @@ class Servers:
           push: the payload and what it is made of.
           wait_seconds: how long the worker stood still for others since its last push.
         """
-        if push.block <= self.progress[push.worker].block:
-            self._note(push, wait_seconds, "it was a duplicate")
+        ledger, quorum, moved_bytes = self._ledger, self.strategy.quorum, self._moved_bytes(push)
+        if ledger.is_duplicate(push):
+            ledger.note(push, wait_seconds, "it was a duplicate", moved_bytes)
             return None
-        weight = tf.constant(self.weight_of(push.work.sums), tf.float64)
-        if self.strategy.quorum == 1 and not self._arrived:
-            average = self._average_weight(self.progress[push.worker].step, push.work.sums.steps)
-            done = _local_updates(push.work.sums)
-            update = Update(*_numbers(self._update_from(push.payload, weight, self._plateau(), average, done)))
+        weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
+        if quorum == 1 and not ledger.arrived:
+            scalars = self._scalars(push.work.sums)
+            update = Update(*_numbers(self._update_from(push.payload, weight, *scalars)))
             taken, nonfinite_at = update.applied, update.nonfinite_at
         else:
-            update = None
             taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
-        self._count(push, wait_seconds, bool(taken), int(nonfinite_at))
-        if update is None and self.strategy.quorum <= self._arrived:  # more than the quorum: resumed with a smaller one
-            average, done = self._round_s_average_weight(), _local_updates(self._sums)
-            update = Update(*_numbers(self._update_from_received(self._plateau(), average, done)))
+        self._count(push, wait_seconds, bool(taken), int(nonfinite_at), moved_bytes)
+        if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
+            update = Update(*_numbers(self._update_from_received(*self._scalars(ledger.sums))))
         return None if update is None else self._report(update, push.work.position[0])
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -141,97 +144,132 @@ class Servers:
           payload: the sum, of which every worker has a copy.
           ring_bytes: that each worker has sent.
         """
-        for each in arrivals:
-            self._count(each.push, each.wait_seconds, each.nonfinite_at < 0, each.nonfinite_at, ring_bytes)
-        weight = tf.constant(sum(each.weight for each in arrivals), tf.float64)
-        average, done = self._round_s_average_weight(), _local_updates(self._sums)
-        update = Update(*_numbers(self._update_from(payload, weight, self._plateau(), average, done)))
+        for arrival in arrivals:
+            taken = arrival.nonfinite_at < 0
+            self._count(arrival.push, arrival.wait_seconds, taken, arrival.nonfinite_at, (0, ring_bytes))
+        weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
+        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
         return self._report(update, arrivals[-1].push.work.position[0])
 
     def state(self) -> EngineState:
-        """Everything of the servers."""
-        vectors, weight, local_updates = self._read()
+        """Everything of the servers, and what the workers begin with that have not pushed yet."""
+        vectors, weight, local_updates, updates = self._read()
         counters = {
+            **self._ledger.counters(),
             "evaluated": self.server.evaluated,
-            "version": self.version,
             "plateau_scale": self.plateau_scale,
             "weight": float(weight.numpy()),
             "local_updates": float(local_updates.numpy()),
-            "arrived": self._arrived,
-            "sums": self._sums,
-            "workers": [worker._asdict() for worker in self.progress],
+            "updates": int(updates.numpy()),
         }
-        return EngineState({name: vector.numpy() for name, vector in vectors.items()}, counters)
+        held = {name: vector.numpy() for name, vector in vectors.items()}
+        return EngineState({**held, **self._given}, counters)
 
     def restore(self, state: EngineState) -> None:
         """Takes up a state of as many workers or fewer or more."""
-        vectors, counters = state.vectors, state.counters
-        self.version, self.plateau_scale = counters["version"], counters["plateau_scale"]
-        phase = max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= self.version)
-        self._enter(phase, summed=counters["arrived"] > 0)
-        for name, shards in self.server.vectors().items():
+        vectors, counters, server = state.vectors, state.counters, self.server
+        version, self.plateau_scale = counters["version"], counters["plateau_scale"]
+        number = max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= version)
+        self._enter(number, summed=counters["arrived"] > 0)
+        self._ledger.restore(counters, self._recipe.phases[number].first_update)
+        self._given = {name: vector for name, vector in vectors.items() if name.startswith(WORKER_VECTOR)}
+        for name, shards in server.vectors().items():
             if name.startswith("received") and name not in vectors:
                 continue  # saved where every push was an update
             for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
                 shard.assign(piece)
-        self.server.version.assign(self.version)
-        self.server.weight.assign(counters["weight"])
-        self.server.local_updates.assign(counters.get("local_updates", 0.0))  # once there were none
-        self._arrived, self._sums = counters["arrived"], Sums(*counters["sums"])
-        self.progress = _progress_of(counters["workers"], self._workers)
+        server.version.assign(version)
+        server.steps.assign(self._ledger.steps)
+        server.weight.assign(counters["weight"])
+        # Version 0.1 wrote no ages: there were no averaged slots at first, and slots had seen all updates.
+        server.local_updates.assign(counters.get("local_updates", 0.0))
+        server.updates.assign(counters.get("updates", version))
+
+    def weight_of(self, sums: Sums) -> float:
+        """What a payload counts that was made of `sums`."""
+        return float(self.strategy.exchange.weight(sums))
 
     def _enter(self, phase: int, summed: bool = False) -> None:
         """Begins a phase: its slots, and graphs that know them; `summed` where payloads are there already."""
         self.phase = phase
+        self._ledger.begin_phase()
         strategy = self.strategy
+        slots = self._slots_for_workers()
         self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots)
-        self.rates = LearningRates(self._recipe.schedule, self._settings, strategy)
-        clip_norm = 0.0 if strategy.payload == DELTA else self._settings.clip_norm
+        self._hand_over(slots)
+        self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
+        clip_norm = self._settings.clip_norm if strategy.exchange.clips_at_servers else 0.0
 
-        def rate_at(plateau_scale):
-            return lambda version, tokens: self.rates.of_server(version, tokens, plateau_scale)
+        def rate_at(tokens, batches, plateau_scale):
+            return lambda version: self.rates.of_server(version, tokens, batches, plateau_scale)
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
         self._read = tf.function(self._reading).get_concrete_function()
-        self._receive = tf.function(lambda payload, weight: packed(receive(self.server, payload, weight)))
+        self._receive = tf.function(lambda payload, weight: pack_scalars(receive(self.server, payload, weight)))
         self._update_from = tf.function(
-            lambda payload, weight, plateau, average, done: packed(
-                update_from(self.server, payload, weight, rate_at(plateau), clip_norm, average, done)
+            lambda payload, weight, tokens, batches, plateau, *numbers: pack_scalars(
+                update_from(self.server, payload, weight, rate_at(tokens, batches, plateau), clip_norm, *numbers)
             )
         )
         self._update_from_received = tf.function(
-            lambda plateau, average, done: packed(
-                update_from_received(self.server, rate_at(plateau), clip_norm, average, done)
+            lambda tokens, batches, plateau, *numbers: pack_scalars(
+                update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
             )
         )
 
-    def weight_of(self, sums: Sums) -> float:
-        """Target tokens of a gradient sum; one for a delta, unless not one step of it could be done."""
-        return float(sums.steps > sums.refused) if self.strategy.payload == DELTA else sums.target_tokens
+    def _slots_for_workers(self) -> dict[str, np.ndarray]:
+        """What local optimizers can go on from: the slots and the age of the servers' optimizer, if it is the same.
 
-    def _round_s_average_weight(self) -> tf.Tensor:
-        """`_average_weight` of the update of all payloads since the last one, which have been counted."""
-        steps = self._sums.steps / self._arrived
-        return self._average_weight(sum(each.step for each in self.progress) / self._workers - steps, steps)
-
-    def _average_weight(self, steps_before: float, steps: float) -> tf.Tensor:
-        """The weight of the parameters behind the next update in their moving average.
-
-        Time is counted in updates of an optimizer: the servers' or, where deltas are pushed, the workers' own. So one
-        rate means the same memory whatever H is.
+        Gradients were pushed so far, so that nobody else has such slots; behind this they would be lost.
         """
-        if self.strategy.payload != DELTA:
-            steps_before, steps = self.version, 1
-        return tf.constant(average_weight(self._settings.average_rate, steps_before, steps), tf.float64)
+        local = self.strategy.local_update
+        if local is None or not self.strategy.exchange.trains_replicas or not goes_on(self.server.update, local):
+            return {}
+        slots = {name: [shard.slots[name].numpy() for shard in self.server.shards] for name in local.slots}
+        return {
+            **{name: np.concatenate(parts) for name, parts in slots.items()},
+            "updates": self.server.updates.numpy(),
+        }
+
+    def _hand_over(self, slots: Mapping[str, np.ndarray]) -> None:
+        """Lets the workers' optimizers begin with these slots: each with a copy or, averaged, with what they pull."""
+        workers = range(self._workers)
+        self._given = {worker_vector(worker, name): value for name, value in slots.items() for worker in workers}
+        if not slots or not self.strategy.averaged_slots:
+            return
+        self.server.local_updates.assign(slots["updates"])
+        for name in self.strategy.averaged_slots:
+            for shard, piece in zip(self.server.shards, np.split(slots[name], len(self.server.shards))):
+                shard.local_slots[name].assign(piece)
+
+    def _scalars(self, sums: Sums) -> list[tf.Tensor]:
+        """What an update of payloads that were made of `sums` needs to know.
+
+        The moving average counts time in steps of all workers, so that one rate means one memory in tokens, however
+        many steps and workers an update takes in.
+        """
+        steps = sums.steps / self._workers
+        average = average_weight(self._settings.average_rate, self._ledger.steps, steps)
+        tokens, batches = self.strategy.exchange.averaged(sums)
+        plateau = self._plateau()
+        return [
+            tf.constant(tokens, plateau.dtype),
+            tf.constant(batches, tf.float64),
+            plateau,
+            *(tf.constant(number, tf.float64) for number in (average, sums.steps - sums.refused, steps)),
+        ]
 
     def _count(
-        self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, ring_bytes: int | None = None
+        self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]
     ) -> None:
-        """Remembers what came, and whether it counts."""
-        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
-        self._arrived += 1
-        self._sums = Sums(*map(operator.add, self._sums, push.work.sums)) if taken else self._sums
-        self._note(push, wait_seconds, None if taken else self._reason(push, nonfinite_at), ring_bytes)
+        for name in [name for name in self._given if name.startswith(worker_vector(push.worker, ""))]:
+            del self._given[name]
+        self._ledger.count(push, wait_seconds, None if taken else self._reason(push, nonfinite_at), moved_bytes)
+
+    def _moved_bytes(self, push: Push) -> tuple[int, int]:
+        """Bytes that a worker has pulled and pushed for this push."""
+        whole = self._recipe.layout.size * self.strategy.payload_vectors * push.payload[0].dtype.size
+        return push.pulls * whole, whole
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)
@@ -240,64 +278,37 @@ class Servers:
         what = "the gradient's norm" if element < 0 else f"the {kind} of {self._recipe.layout.name_at(place)}"
         return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
-    def _note(self, push: Push, wait_seconds: float, refused: str | None, ring_bytes: int | None = None) -> None:
-        """Remembers a push for the next report."""
-        now = self._clock()
-        whole = self._recipe.layout.size * self.strategy.payload_vectors * push.payload[0].dtype.size
-        self._pushes.append(
-            PushReport(
-                worker=push.worker,
-                staleness=self.version - push.version,
-                target_tokens=int(push.work.sums.target_tokens),
-                seconds=now - self._pushed_at[push.worker],
-                wait_seconds=wait_seconds,
-                bytes_pulled=push.pulls * whole if ring_bytes is None else 0,
-                bytes_pushed=whole if ring_bytes is None else ring_bytes,
-                skipped_steps=int(push.work.sums.refused),
-                refused=refused,
-            )
-        )
-        self._pushed_at[push.worker] = now
-
     def _report(self, update: Update, epoch: int) -> BlockReport:
-        """The report of an update that has been tried, behind which the next one begins."""
-        applied = bool(update.applied)
-        self.version += applied
-        now, sums, refusals = self._clock(), self._sums, [push.refused for push in self._pushes if push.refused]
-        report = BlockReport(
-            update=self.version,
+        """The report of an update that has been tried; the next phase begins behind it, if it is time."""
+        applied, trains_replicas = bool(update.applied), self.strategy.exchange.trains_replicas
+        sums = self._ledger.close(applied)
+        report = self._ledger.report(
+            sums,
+            applied,
             epoch=epoch,
-            loss=sums.loss,
-            cross_entropy=sums.cross_entropy,
             gradient_norm=float(update.norm),
-            learning_rate=float(update.learning_rate) if self.strategy.payload != DELTA else self._workers_rate(),
-            seconds=now - self._reported_at,
-            data_wait_seconds=min(sums.data_wait_seconds / self._workers, now - self._reported_at),
-            skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
+            learning_rate=self._workers_rate(sums) if trains_replicas else float(update.learning_rate),
             momentum_norm=float(update.momentum_norm) if self.strategy.server_update.momentum else None,
-            pushes=tuple(self._pushes),
-            **{name: int(getattr(sums, name)) for name in _COUNTED},
         )
-        self._arrived, self._sums, self._pushes, self._reported_at = 0, NO_SUMS, [], now
         later = self._recipe.phases[self.phase + 1 :]
         if later and self.version >= later[0].first_update:
             self._enter(self.phase + 1)
         return report
 
-    def _workers_rate(self) -> float:
+    def _workers_rate(self, sums: Sums) -> float:
         """The learning rate of the workers' own updates, behind which they are now."""
         plateau = self._plateau()
-        step = tf.constant(max(each.step for each in self.progress) - 1, tf.int64)
-        tokens = tf.constant(self._sums.target_tokens / max(self._sums.steps, 1), plateau.dtype)
-        return float(self.rates.of_worker(step, tokens, plateau))
+        tokens, batches = (number / max(sums.steps, 1) for number in (sums.target_tokens, sums.batches))
+        clock = tf.constant(self._ledger.steps - 1, tf.float64)
+        return float(self.rates.of_worker(clock, tf.constant(tokens, plateau.dtype), tf.constant(batches), plateau))
 
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
 
-    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Every vector [size], the weight of what was received, and the age of the workers' averaged slots."""
-        vectors = {name: pull(shards) for name, shards in self.server.vectors().items()}
-        return vectors, self.server.weight.read_value(), self.server.local_updates.read_value()
+    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Every vector [size], the weight of what was received, and the ages of the averaged and of the own slots."""
+        server, vectors = self.server, {name: pull(shards) for name, shards in self.server.vectors().items()}
+        return vectors, server.weight.read_value(), server.local_updates.read_value(), server.updates.read_value()
 
 
 def average_weight(rate: float, updates_before: float, updates: float) -> float:
@@ -309,23 +320,5 @@ def average_weight(rate: float, updates_before: float, updates: float) -> float:
     return 1 - (1 - newest) ** updates
 
 
-def _local_updates(sums: Sums) -> tf.Tensor:
-    """How often workers that push deltas have moved their replicas."""
-    return tf.constant(sums.steps - sums.refused, tf.float64)
-
-
 def _numbers(packed: tf.Tensor) -> list[float]:
     return packed.numpy().tolist()
-
-
-def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:
-    """How far each worker has come; other numbers of workers than were saved begin the next epoch together.
-
-    The readers' shards depend on the number of workers, so a position is worth nothing under another number.
-    """
-    found = [Progress(each["block"], each["step"], each["position"] and tuple(each["position"])) for each in saved]
-    if len(found) == workers:
-        return found
-    epoch = max((each.position[0] for each in found if each.position), default=-1) + 1
-    logging.info("Workers before: %d; now: %d. The readers begin epoch %d.", len(found), workers, epoch + 1)
-    return [Progress(0, max(each.step for each in found), (epoch, *START[1:]))] * workers

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from graphs.block import Steps
 from tfnmt.engines.base import Driven, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
@@ -17,7 +18,6 @@ from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.engines.worker import Worker
-from tfnmt.strategies import Block
 
 PULLED, STEPPED, PUSHED, ABSORBED = "pulled", "stepped", "pushed", "absorbed"
 
@@ -112,8 +112,6 @@ class SimulatedEngine(Driven):
         self._servers.restore(state)
         self._servers.restart_clock()
         self._begin_phase()
-        for worker in self.crew:
-            worker.restore(state.vectors)
 
     def _clock(self) -> float:
         return self._now
@@ -141,31 +139,31 @@ class SimulatedEngine(Driven):
         number, waited = worker.number, 0.0
         while True:
             block = worker.next_block()
-            if block.begins and not (self._pace.may_begin(number) and not self._stopping):
+            if not (self._pace.may_begin(number) and not self._stopping):
                 since = self._now
                 yield None
                 waited += self._now - since
-            if block.pull:
-                worker.run(Block(pull=True, steps=0, push=False, begins=False), self._servers.plateau_scale)
-                yield Event(self._transfer_ends("out"), number, PULLED)
-            yield from self._steps(worker, block)
-            if block.push:
-                _, push = worker.run(Block(pull=False, steps=0, push=True, begins=False))
-                yield Event(self._transfer_ends("in"), number, PUSHED)
-                self._arrive(push, waited)
-                waited = 0.0
-                yield Event(self._now, number, ABSORBED)
+            for action in block:
+                if isinstance(action, Steps):
+                    yield from self._steps(worker, action)
+                    continue
+                _, push = worker.run((action,), self._servers.plateau_scale)
+                yield Event(self._transfer_ends("in" if push else "out"), number, PUSHED if push else PULLED)
+                if push:
+                    self._arrive(push, waited)
+                    waited = 0.0
+                    yield Event(self._now, number, ABSORBED)
 
     def _transfer_ends(self, direction: str) -> float:
         return self._costs.transfer_ends(direction, self._now, self._servers.strategy.payload_vectors)
 
-    def _steps(self, worker: Worker, block: Block) -> Iterator[Event]:
-        began, limit = self._now, self._servers.strategy.push_after_seconds
-        for step in range(block.steps):
-            if limit and step and self._now - began >= limit:
+    def _steps(self, worker: Worker, steps: Steps) -> Iterator[Event]:
+        began, limit = self._now, self._servers.strategy.meetings.most_seconds
+        for number in range(steps.count):
+            if limit and number and self._now - began >= limit:
                 return
-            one = Block(pull=False, steps=1, push=False, begins=block.begins and step == 0)
-            work, _ = worker.run(one, self._servers.plateau_scale)
+            one = Steps(1, steps.first and number == 0)
+            work, _ = worker.run((one,), self._servers.plateau_scale)
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
             yield Event(self._now + seconds, worker.number, STEPPED)
 

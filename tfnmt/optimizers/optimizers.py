@@ -187,6 +187,11 @@ def build_optimizer(settings: OptimizerSettings) -> Optimizer:
     return builders[settings.optimizer]()
 
 
+def local_optimizer(settings: OptimizerSettings) -> Optimizer:
+    """A worker's own optimizer, whose updates say nothing about when the servers' momentum cools down."""
+    return build_optimizer(dataclasses.replace(settings, adam_cooldown_updates=0))
+
+
 def _decay(parameters: tf.Tensor, share: tf.Tensor, dtype: tf.DType) -> None:
     value = tf.raw_ops.ReadVariableOp(resource=parameters, dtype=dtype)
     tf.raw_ops.AssignSubVariableOp(resource=parameters, value=share * value)

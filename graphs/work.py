@@ -1,0 +1,80 @@
+"""What local steps come to: counters that are summed in the graph and travel to the engine as one vector."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Sums(NamedTuple):
+    """Sums over local steps: float64 scalars, exact for every count that occurs."""
+
+    loss: tf.Tensor | float
+    cross_entropy: tf.Tensor | float
+    target_tokens: tf.Tensor | float
+    source_tokens: tf.Tensor | float
+    positions: tf.Tensor | float
+    sentences: tf.Tensor | float
+    data_wait_seconds: tf.Tensor | float
+    steps: tf.Tensor | float
+    refused: tf.Tensor | float  # local updates whose gradient was not finite
+    batches: tf.Tensor | float = 0.0  # read; a step reads several to have its share of --global_batch_tokens
+
+
+NO_SUMS = Sums(*[0.0] * len(Sums._fields))
+
+
+class Work(NamedTuple):
+    """What some local steps came to."""
+
+    sums: Sums
+    nonfinite_at: tf.Tensor | int  # first bad element of a refused local update, -1 for none
+    version: tf.Tensor | int  # of the servers at the last pull, -1 without one
+    clock: tf.Tensor | float  # what the schedule of local updates reads next
+    position: tf.Tensor | tuple[int, ...]  # int64 [3] of the last batch
+
+
+def no_work(clock: tf.Tensor | float = 0.0) -> Work:
+    """The work of no step at all, in the graph."""
+    return Work(
+        Sums(*(tf.zeros([], tf.float64) for _ in Sums._fields)),
+        tf.constant(-1, tf.int64),
+        tf.constant(-1, tf.int64),
+        tf.cast(clock, tf.float64),
+        tf.fill([3], tf.constant(-1, tf.int64)),
+    )
+
+
+def add_work(work: Work, more: Work) -> Work:
+    """Both together, in the graph; the clock, the version and the position are those of `more`."""
+    sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
+    return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at))
+
+
+def gathered_work(work: Work, more: Work) -> Work:
+    """Both together, in Python; work without a step or without a pull has no position or version of its own."""
+    return Work(
+        Sums(*(one + other for one, other in zip(work.sums, more.sums))),
+        max(work.nonfinite_at, more.nonfinite_at),
+        more.version if more.version >= 0 else work.version,
+        more.clock,
+        more.position if more.sums.steps else work.position,
+    )
+
+
+def pack_scalars(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
+    """One float64 vector: one transfer, when the device is elsewhere."""
+    return tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars])
+
+
+def pack_work(work: Work) -> tf.Tensor:
+    """The work as one float64 vector, which `unpack_work` reads."""
+    return pack_scalars([*work.sums, work.nonfinite_at, work.version, work.clock, *tf.unstack(work.position)])
+
+
+def unpack_work(packed: tf.Tensor) -> Work:
+    """The work that `pack_work` has packed, as Python numbers."""
+    numbers = packed.numpy().tolist()
+    count = len(Sums._fields)
+    nonfinite_at, version, clock, *position = numbers[count:]
+    return Work(Sums(*numbers[:count]), int(nonfinite_at), int(version), clock, tuple(map(int, position)))

@@ -1,0 +1,170 @@
+"""The ledger: what is known about a run's pushes and updates, in plain Python.
+
+At most once, quorum, progress, counters and clocks are kept here and nowhere else. The servers' variables are somebody
+else's (`tfnmt.engines.servers`), who tells the ledger what became of each push and of each update.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from graphs.work import NO_SUMS, Sums
+from tfnmt.batch import START
+from tfnmt.engines.report import BlockReport, PushReport
+from tfnmt.engines.worker import Progress, Push
+
+_COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
+
+
+class Ledger:
+    """Counts pushes and updates.
+
+    Attributes:
+      version: server updates so far.
+      steps: local steps of each worker in the updates so far, the mean.
+      progress: how far each worker has come.
+      arrived: payloads since the last update.
+      sums: of those payloads.
+      phase_began: steps that each worker had done when the row that trains now began.
+    """
+
+    def __init__(self, workers: int, clock: Callable[[], float]):
+        """Nobody has done anything yet; `clock` tells seconds."""
+        self._workers, self._clock = workers, clock
+        self.version, self.steps = 0, 0.0
+        self.progress = [Progress() for _ in range(workers)]
+        self.arrived, self.sums = 0, NO_SUMS
+        self.phase_began = 0
+        self._pushes: list[PushReport] = []  # since the last report
+        self._pushed_at = [clock()] * workers
+        self._reported_at = clock()
+
+    def begin_phase(self) -> None:
+        """Another row trains from now on."""
+        self.phase_began = max(each.step for each in self.progress)
+
+    def restart_clock(self) -> None:
+        """Forgets the time since the last report: it was not spent on training."""
+        paused = self._clock() - self._reported_at
+        self._reported_at += paused
+        self._pushed_at = [at + paused for at in self._pushed_at]
+
+    def is_duplicate(self, push: Push) -> bool:
+        """Whether the servers have had this push, or a later one of the worker."""
+        return push.block <= self.progress[push.worker].block
+
+    def count(self, push: Push, wait_seconds: float, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+        """Remembers a push that was taken in or, for the reason given, refused; its worker has come that far.
+
+        Args:
+          push: the push.
+          wait_seconds: how long the worker stood still for others since its last push.
+          refused: why it does not count; None for a push that does.
+          moved_bytes: that it has pulled and pushed.
+        """
+        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+        self.arrived += 1
+        if refused is None:
+            self.sums = Sums(*map(operator.add, self.sums, push.work.sums))
+        self.note(push, wait_seconds, refused, moved_bytes)
+
+    def note(self, push: Push, wait_seconds: float, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+        """Remembers a push for the next report, and nothing else of it; the arguments are those of `count`."""
+        now, (pulled, pushed) = self._clock(), moved_bytes
+        self._pushes.append(
+            PushReport(
+                worker=push.worker,
+                staleness=self.version - push.version,
+                target_tokens=int(push.work.sums.target_tokens),
+                seconds=now - self._pushed_at[push.worker],
+                wait_seconds=wait_seconds,
+                bytes_pulled=pulled,
+                bytes_pushed=pushed,
+                skipped_steps=int(push.work.sums.refused),
+                refused=refused,
+            )
+        )
+        self._pushed_at[push.worker] = now
+
+    def mean_steps(self) -> float:
+        """Local steps of each worker in the payloads since the last update, the mean over all workers."""
+        return self.sums.steps / self._workers
+
+    def close(self, applied: bool) -> Sums:
+        """Ends what came since the last update, which has been tried; what that came to.
+
+        Everything is counted before a report is made: its learning rate is that of now.
+        """
+        if applied:
+            self.version += 1
+            self.steps += self.mean_steps()
+        sums, self.arrived, self.sums = self.sums, 0, NO_SUMS
+        return sums
+
+    def report(
+        self,
+        sums: Sums,
+        applied: bool,
+        *,
+        epoch: int,
+        gradient_norm: float,
+        learning_rate: float,
+        momentum_norm: float | None,
+    ) -> BlockReport:
+        """The report of the update that `close` has ended, behind which the next one begins."""
+        now, pushes = self._clock(), self._pushes
+        refusals = [push.refused for push in pushes if push.refused]
+        seconds, self._pushes, self._reported_at = now - self._reported_at, [], now
+        return BlockReport(
+            update=self.version,
+            epoch=epoch,
+            loss=sums.loss,
+            cross_entropy=sums.cross_entropy,
+            gradient_norm=gradient_norm,
+            learning_rate=learning_rate,
+            seconds=seconds,
+            data_wait_seconds=min(sums.data_wait_seconds / self._workers, seconds),
+            skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
+            momentum_norm=momentum_norm,
+            pushes=tuple(pushes),
+            **{name: int(getattr(sums, name)) for name in _COUNTED},
+        )
+
+    def counters(self) -> dict[str, Any]:
+        """Everything that a resume needs, ready for JSON."""
+        return {
+            "version": self.version,
+            "steps": self.steps,
+            "phase_began": self.phase_began,
+            "arrived": self.arrived,
+            "sums": self.sums,
+            "workers": [worker._asdict() for worker in self.progress],
+        }
+
+    def restore(self, counters: Mapping[str, Any], phase_began: int) -> None:
+        """Takes up the counters of as many workers or fewer or more.
+
+        Args:
+          counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began`.
+          phase_began: what the latter is taken to be then.
+        """
+        self.version = counters["version"]
+        self.progress = _progress_of(counters["workers"], self._workers)
+        self.steps = counters.get("steps", float(max(each.step for each in self.progress)))
+        self.phase_began = counters.get("phase_began", phase_began)
+        self.arrived, self.sums = counters["arrived"], Sums(*counters["sums"])
+
+
+def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:
+    """How far each worker has come; other numbers of workers than were saved begin the next epoch together.
+
+    The readers' shards depend on the number of workers, so a position is worth nothing under another number.
+    """
+    found = [Progress(each["block"], each["step"], each["position"] and tuple(each["position"])) for each in saved]
+    if len(found) == workers:
+        return found
+    epoch = max((each.position[0] for each in found if each.position), default=-1) + 1
+    logging.info("Workers before: %d; now: %d. The readers begin epoch %d.", len(found), workers, epoch + 1)
+    return [Progress(0, max(each.step for each in found), (epoch, *START[1:]))] * workers

@@ -1,0 +1,127 @@
+"""Rows whose workers train replicas for H steps: model averaging and blockwise model-update filtering (BMUF).
+
+The server updates below read the mean delta of the workers, G, where an optimizer reads a mean gradient.
+
+Sources: Alibaba's TensorFlow code of 2017 (tensorflow/tensorflow pull request 11581); Chen & Huo, ICASSP 2016. The
+Nesterov form of block momentum equals SGD with Nesterov momentum on the pseudo-gradient -G, which is also the outer
+step of DiLoCo (Douillard et al., 2023).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
+from tfnmt.settings import setting
+from tfnmt.strategies.exchanges import ParameterDelta
+from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
+
+
+class AddMean:
+    """θ ← θ + a G, with G the mean payload: with a = 1 and deltas that is model averaging."""
+
+    slots: Mapping[str, float | None] = {}
+    evaluated = "parameters"
+    momentum: str | None = None
+
+    def __init__(self, factor: float = 1.0):
+        self._factor = factor
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
+        value = gradient if self._factor == 1 else self._factor * gradient
+        tf.raw_ops.AssignAddVariableOp(resource=parameters, value=value)
+
+
+class BlockMomentum:
+    """Blockwise model-update filtering: Δ ← η Δ + ζ G.
+
+    Classical: θ ← θ + Δ. Nesterov: W ← W + Δ; θ ← W + η Δ, where W is evaluated and saved and θ is what workers pull.
+    """
+
+    momentum: str | None = "block_update"
+
+    def __init__(self, rate: float, momentum: float, nesterov: bool):
+        """Takes the block learning rate ζ, the block momentum rate η, and the form."""
+        self.slots: Mapping[str, float | None] = {"block_update": 0.0, **({"filtered": None} if nesterov else {})}
+        self.evaluated = "filtered" if nesterov else "parameters"
+        self._rate, self._momentum = rate, momentum
+
+    def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
+        """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
+        dtype = gradient.dtype
+        update = self._momentum * _read(slots["block_update"], dtype) + self._rate * gradient
+        tf.raw_ops.AssignVariableOp(resource=slots["block_update"], value=update)
+        if "filtered" not in slots:
+            tf.raw_ops.AssignAddVariableOp(resource=parameters, value=update)
+            return
+        filtered = _read(slots["filtered"], dtype) + update
+        tf.raw_ops.AssignVariableOp(resource=slots["filtered"], value=filtered)
+        tf.raw_ops.AssignVariableOp(resource=parameters, value=filtered + self._momentum * update)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelAverage:
+    """Model averaging: every worker trains its replica for H steps, then the replicas are averaged."""
+
+    local_steps: int = setting(100, "Steps between two averagings, H.", minimum=1)
+    sync_every_seconds: float = setting(
+        0.0, "Seconds after which a block ends before it has its --local_steps; 0 for never.", minimum=0
+    )
+    local_slots: str = setting(
+        KEEP,
+        "What becomes of the local optimizers' state at an averaging: each worker keeps its own, all reset theirs, or "
+        "it is averaged too, for which as many more vectors travel, two with Adam.",
+        choices=(KEEP, RESET, AVERAGE),
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The columns for as many workers."""
+        return Strategy(
+            self._server_update(workers, optimizer),
+            exchange=ParameterDelta(),
+            meetings=Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds),
+            local_update=local_optimizer(optimizer),
+            local_slots=self.local_slots,
+            quorum=workers,
+        )
+
+    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+        return AddMean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bmuf(ModelAverage):
+    """Blockwise model-update filtering: model averaging whose servers carry momentum from block to block."""
+
+    block_learning_rate: float = setting(1.0, "Block learning rate ζ.", minimum=0)
+    block_momentum: float | None = setting(
+        None,
+        "Block momentum rate η; empty for 1 - 1/N with N workers or, where the workers' optimizer adapts its steps, "
+        "for 0, 0.2, 0.5 and 0.6 from 1, 4, 8 and 16 workers on.",
+        minimum=0,
+        below=1,
+    )
+    block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
+
+    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+        momentum = self.block_momentum
+        if momentum is None:
+            momentum = default_block_momentum(workers, optimizer.optimizer)
+        return BlockMomentum(self.block_learning_rate, momentum, self.block_nesterov)
+
+
+def default_block_momentum(workers: int, optimizer: str) -> float:
+    """The block momentum η that suits so many workers with local optimizers of that name.
+
+    1 - 1/N keeps the size of a step of plain SGD (Chen & Huo, 2016). Adaptive optimizers take steps whose size does not
+    fall with the number of workers; the values of SlowMo with Adam on WMT are for them (Wang et al., 2019).
+    """
+    if optimizer in ("sgd", "momentum", "nesterov"):
+        return 1 - 1 / workers
+    return next(momentum for least, momentum in ((16, 0.6), (8, 0.5), (4, 0.2), (1, 0.0)) if workers >= least)
+
+
+def _read(handle: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)

@@ -1,0 +1,104 @@
+"""The strategy table, and what all strategies share."""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.settings import setting
+from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedAsync
+from tfnmt.strategies.averaging import Bmuf, ModelAverage
+from tfnmt.strategies.row import Strategy
+from tfnmt.strategies.synchronous import RingAllreduce, Single, Sync
+
+
+class RowSettings(Protocol):
+    """A dataclass of the flags that fill a row's columns."""
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """The row for so many workers, whose servers or replicas move by the optimizer."""
+
+
+STRATEGIES = {
+    "single": Single,
+    "sync": Sync,
+    "ring_allreduce": RingAllreduce,
+    "model_average": ModelAverage,
+    "bmuf": Bmuf,
+    "downpour": Downpour,
+    "async": Async,
+    "delayed_async": DelayedAsync,
+    "summed_async": SummedAsync,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategySettings:
+    """Which strategy trains, and what all of them share."""
+
+    strategy: str = setting("single", "Row of the strategy table.", choices=tuple(STRATEGIES))
+    warm_start_updates: int = setting(
+        0, "Updates of synchronous training before the strategy begins; 0 for none.", minimum=0
+    )
+    learning_rate_law: str = setting(
+        "none",
+        "How the learning rate grows with the batches that are averaged in one update: not at all, in proportion, with "
+        "the root, or with the update's target tokens over --law_tokens.",
+        choices=("none", "linear", "sqrt", "words"),
+    )
+    warm_start_law: str = setting(
+        "same",
+        "How the learning rate grows with the batches of an update in the warm start: as --learning_rate_law says, or "
+        "by a law of its own.",
+        choices=("same", "none", "linear", "sqrt", "words"),
+    )
+    law_tokens: int = setting(
+        1920,
+        "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.",
+        minimum=1,
+    )
+    global_batch_tokens: int = setting(
+        0,
+        "Target tokens of one step of all workers: each accumulates batches until it has its share; 0 for one batch "
+        "a worker and step.",
+        minimum=0,
+    )
+    clip_norm: float = setting(1.0, "Largest norm of the mean gradient; 0 for no clipping.", minimum=0)
+    average_rate: float = setting(
+        0.0,
+        "Weight of the newest parameters in the exponential moving average that is evaluated and saved, 1e-4 or more, "
+        "for each step of all workers: an update to which a single one of N workers has brought a step counts as an "
+        "N-th of that; 0 for no average.",
+        minimum=0,
+        maximum=1,
+    )
+    seed: int = setting(
+        1,
+        "Seed of initial parameters, order of the data and dropout.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+
+
+class Phase(NamedTuple):
+    """A strategy, and when it trains.
+
+    Attributes:
+      first_update: the update from which it trains.
+      strategy: the row.
+      law: how the learning rate grows with the batches of an update.
+    """
+
+    first_update: int
+    strategy: Strategy
+    law: str
+
+
+def phases(
+    settings: StrategySettings, row: RowSettings, workers: int, optimizer: OptimizerSettings
+) -> tuple[Phase, ...]:
+    """What trains when: the row, behind a warm start where one is wanted."""
+    law, warm_start = settings.learning_rate_law, []
+    if settings.warm_start_updates:
+        warm_law = law if settings.warm_start_law == "same" else settings.warm_start_law
+        warm_start = [Phase(0, Sync().row(workers, optimizer), warm_law)]
+    return (*warm_start, Phase(settings.warm_start_updates, row.row(workers, optimizer), law))
