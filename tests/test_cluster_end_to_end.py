@@ -1,6 +1,7 @@
 """Launched clusters of real processes: what users see when one of them dies, is silent, or is told to end."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import pytest
 
 from tests.jobs import SECONDS, TRAINING, Job
-from tests.programs import SCRIPTS, run
+from tests.programs import SCRIPTS, command, run
 from tfnmt.checkpoints import CheckpointStore
+from tfnmt.cluster.addresses import free_ports
 
 
 @pytest.fixture(name="launch")
@@ -100,6 +102,33 @@ def test_a_cluster_s_run_goes_on_elsewhere(corpus, tmp_path):
     assert "Going on from update 4" in log
     assert "Workers before: 2; now: 3. The readers begin epoch 2." in log
     assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 8
+
+
+def test_tf_config_alone_makes_a_cluster(corpus, tmp_path):
+    """As a scheduler gives it to each of its pods, which all have one command."""
+    jobs = ("chief", "worker", "ps")
+    cluster = {job: [f"127.0.0.1:{port}"] for job, port in zip(jobs, free_ports(3))}
+    words = command("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=4")
+
+    def start(job):
+        config = {"cluster": cluster, "task": {"type": job, "index": 0}, "environment": "cloud"}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        return subprocess.Popen(
+            [*words, "--strategy=sync"], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    tasks = {job: start(job) for job in jobs}
+    try:
+        said = {job: task.communicate(timeout=SECONDS)[0] for job, task in tasks.items()}
+    finally:
+        for task in tasks.values():
+            task.kill()
+    assert [task.returncode for task in tasks.values()] == [0, 0, 0], said
+    assert "Strategy: sync, adam; 1 worker, 1 parameter server" in said["chief"]
+    for job in ("worker", "ps"):
+        assert f"{job} 0 listens on {cluster[job][0]}; the chief is {cluster['chief'][0]}." in said[job]
+        assert f"Training has ended; {job} 0 ends with code 0." in said[job]
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 4
 
 
 def test_placement_of_the_subgraphs(corpus, tmp_path):

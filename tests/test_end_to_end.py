@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -151,6 +152,23 @@ def test_dry_run_builds_and_prints_and_leaves_nothing(corpus, tmp_path):
     ):
         assert word in out
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_tells_memory_and_update(corpus, tmp_path):
+    """Servers hold parameters, block update, filtered model, moving average and Adam's mean m and v, and a parameter
+    delta with m and v of each of three workers and of their sum; a worker its replica, that as pulled, m and v."""
+    flags = [f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--width=128", "--global_batch_tokens=3000"]
+    row = ["--strategy=bmuf", "--local_steps=2", "--local_slots=average", "--average_rate=0.01"]
+    out, _ = run("train", TINY, *flags, *row, "--engine=simulated", "--workers=3", "--dry_run")
+    megabytes = parameters_of(out) * 4 / 1e6
+    of_servers, of_worker = 6 + 3 * (3 + 1), 4
+    assert f"Memory: {of_servers * megabytes:.0f} MB for what servers hold, {of_worker * megabytes:.0f} MB for" in out
+    assert "Update: about 6,000 target tokens: 3 parameter deltas of 2 steps; all wait for all\n" in out
+
+
+def parameters_of(text):
+    """The number of parameters that a dry run tells."""
+    return int(re.search(r"Model: \w+, ([\d,]+) parameters", text)[1].replace(",", ""))
 
 
 def test_what_could_never_act_is_refused(corpus, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from tests.jobs import TRAINING, Job
 from tests.programs import SCRIPTS, command, run
 from tests.test_cluster_end_to_end import updates
+from tests.test_end_to_end import parameters_of
 from tfnmt import installation
 from tfnmt.checkpoints import CheckpointStore
 
@@ -139,6 +140,10 @@ def test_dry_run_of_ranks_prints_once_and_leaves_nothing(corpus, tmp_path):
     flags = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=bmuf"]
     printed, log = run("launch", *flags, *RANKS, "--dry_run")
     assert printed.count("Strategy: bmuf, adam; 2 ranks") == 1
+    tokens = int(re.search(r"and (\d+) target tokens on average", printed)[1])  # of a batch, 100 of which are a block
+    assert f"Update: about {2 * 100 * tokens:,} target tokens: 2 parameter deltas of 100 steps;" in printed
+    megabytes = parameters_of(printed) * 4 / 1e6  # parameters, block update, filtered model, own payload and the sum
+    assert f"Memory: {5 * megabytes:.0f} MB for what servers hold, {4 * megabytes:.0f} MB for" in printed
     assert "Starting all tasks again" not in log
     assert not (tmp_path / "run").exists()
 

@@ -57,6 +57,12 @@ class PoisonedModel(ToyModel):
         return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views["bias"]))
 
 
+class WideModel(ToyModel):
+    """The toy, beside a million numbers that are only sent to and fro."""
+
+    parameters = (*ToyModel.parameters, Parameter("ballast", (1 << 20,), lambda shape, seed: tf.zeros(shape)))
+
+
 def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: int = 1000):
     """`count` batches of sentences of very different lengths, so that a mean of means shows."""
     random = np.random.default_rng(seed)

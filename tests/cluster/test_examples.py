@@ -11,6 +11,43 @@ from tfnmt.commands.command_line import CommandLine
 from tfnmt.installation import ROOT
 
 EXAMPLES = ROOT / "configs" / "cluster"
+PORT = {"name": str, "containerPort": int, "hostPort": int, "protocol": str}
+MOUNT = {"name": str, "mountPath": str, "subPath": str, "readOnly": bool}
+CONTAINER = {"name": str, "image": str, "command": [str], "args": [str], "workingDir": str, "ports": [PORT]}
+CONTAINER |= {
+    "volumeMounts": [MOUNT],
+    "env": [{"name": str, "value": str}],
+    "resources": {"limits": {}, "requests": {}},
+}
+VOLUME = {"name": str, "persistentVolumeClaim": {"claimName": str, "readOnly": bool}}
+POD = {"containers": [CONTAINER], "volumes": [VOLUME]}
+REPLICA = {
+    "replicas": int,
+    "restartPolicy": ("Always", "OnFailure", "Never", "ExitCode"),
+    "template": {"metadata": {"labels": {}, "annotations": {}}, "spec": POD},
+}
+JOB = {
+    "apiVersion": ("kubeflow.org/v1",),
+    "kind": ("TFJob",),
+    "metadata": {"name": str, "namespace": str, "labels": {}},
+    "spec": {
+        "runPolicy": {
+            "cleanPodPolicy": ("All", "Running", "None"),
+            "activeDeadlineSeconds": int,
+            "backoffLimit": int,
+            "suspend": bool,
+            "ttlSecondsAfterFinished": int,
+        },
+        "successPolicy": ("", "AllWorkers"),
+        "enableDynamicWorker": bool,
+        "tfReplicaSpecs": dict.fromkeys(("Chief", "Master", "Evaluator", "PS", "Worker"), REPLICA),
+    },
+}
+"""What the custom resource of the training operator 1.9 knows, as far as a job like ours may need it.
+
+A type; the values that there are; a list of one shape; or a shape for each key, of which no other may be there.
+"""
+REQUIRED = {"tfReplicaSpecs", "template", "containers", "name", "containerPort", "mountPath", "claimName"}
 
 
 def flags_of(text):
@@ -48,9 +85,55 @@ def test_slurm_script_gives_every_task_its_place(tmp_path):
     assert all("--worker_hosts=node3:23453,node4:23454,node5:23455,node6:23456 " in line for line in lines)
 
 
-def test_kubernetes_manifest_has_what_a_job_needs():
-    job = yaml.safe_load((EXAMPLES / "tfjob.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
+def faults(shape, value, place="job"):
+    """Where a value has not its shape."""
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return [place]
+        return [fault for number, each in enumerate(value) for fault in faults(shape[0], each, f"{place}.{number}")]
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return [place]
+        found = [f"{place}.{key}" for key in value if shape and key not in shape]
+        found += [f"{place}.{key}" for key in shape if key in REQUIRED and key not in value]
+        both = [key for key in value if key in shape]
+        return found + [fault for key in both for fault in faults(shape[key], value[key], f"{place}.{key}")]
+    good = value in shape if isinstance(shape, tuple) else type(value) is shape
+    return [] if good else [place]
+
+
+@pytest.fixture(name="job")
+def _job():
+    return yaml.safe_load((EXAMPLES / "tfjob.yaml").read_text())
+
+
+def test_kubernetes_manifest_has_the_shape_of_its_resource(job):
+    """Kubernetes drops a key that it does not know without a word."""
+    assert faults(JOB, job) == []
+
+
+@pytest.mark.parametrize(
+    "place, value, fault",
+    [
+        (("spec", "runPolicy", "cleanPodPolicy"), "all", "job.spec.runPolicy.cleanPodPolicy"),
+        (("spec", "cleanPodPolicy"), "All", "job.spec.cleanPodPolicy"),
+        (("spec", "tfReplicaSpecs", "Ps"), {}, "job.spec.tfReplicaSpecs.Ps"),
+        (("spec", "tfReplicaSpecs", "Worker", "replicas"), "4", "job.spec.tfReplicaSpecs.Worker.replicas"),
+        (("spec", "tfReplicaSpecs", "Worker", "template"), {"spec": {}}, "job.spec.tfReplicaSpecs.Worker.template"),
+    ],
+)
+def test_another_shape_would_be_seen(job, place, value, fault):
+    """The negative control."""
+    *parents, key = place
+    changed = job
+    for name in parents:
+        changed = changed[name]
+    changed[key] = value
+    (found,) = faults(JOB, job)
+    assert found.startswith(fault)
+
+
+def test_kubernetes_manifest_has_what_a_job_needs(job):
     replicas = job["spec"]["tfReplicaSpecs"]
     assert set(replicas) == {"Chief", "PS", "Worker"}
     assert replicas["Chief"]["replicas"] == 1

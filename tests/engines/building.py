@@ -1,6 +1,7 @@
 """Engines around the toy model, for tests: float64, no clipping, variable-length batches."""
 
 import itertools
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from tfnmt.strategies import Single, StrategySettings, phases
 
 SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
 CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
+PLATEAU = ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates=0)
 EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
 EXACT = 1e-12
 """Parameters that must be equal differ by less."""
@@ -67,6 +69,28 @@ def simulated(row, batches, *, workers, costs=EQUAL_SPEED, script=None, faults=(
 def run(engine, updates=None):
     """The reports of so many updates, or of all that there are."""
     return list(itertools.islice(engine.blocks(), updates))
+
+
+def run_with_pauses(blocks):
+    """The seconds in the reports of two updates, and those that passed while somebody waited for the reports.
+
+    Behind the first, which builds the graph, and with a pause before each, as evaluation makes one.
+    """
+    next(blocks)
+    began, paused, trained = time.monotonic(), 0.0, 0.0
+    for _ in range(2):
+        since = time.monotonic()
+        time.sleep(0.1)
+        paused += time.monotonic() - since
+        trained += next(blocks).seconds
+    return trained, time.monotonic() - began - paused
+
+
+def run_past_a_plateau(engine, blocks):
+    """The reports of two updates, between which the learning rate falls to a quarter."""
+    first = next(blocks)
+    engine.scale_learning_rate(0.25)
+    return [first, next(blocks)]
 
 
 def parameters(engine):

@@ -13,8 +13,9 @@ from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 
 # isort: split
 from tests import toy
-from tests.engines.building import SCHEDULE, build, run, simulated
+from tests.engines.building import PLATEAU, SCHEDULE, build, run, run_past_a_plateau, run_with_pauses, simulated
 from tests.engines.rows import ROWS, WITHOUT_BARRIER
+from tests.engines.traffic import received_bytes
 from tests.listeners import interfaces
 from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster
 from tfnmt.cluster.chief import tasks_of
@@ -35,8 +36,9 @@ class Team:
         self.options = {"workers": len(cluster.workers), "servers": len(cluster.servers)}
         self.options |= {"optimizer": "adam", "schedule": SCHEDULE}
 
-    def engine(self, row: str) -> ClusterEngine:
-        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": self.cluster}, **self.options)
+    def engine(self, row: str, **options) -> ClusterEngine:
+        options = {**self.options, **options}
+        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": self.cluster}, **options)
 
     def train(self, row: str, updates: int, start: EngineState | None = None) -> tuple[list[BlockReport], EngineState]:
         """The reports of a run and its last state."""
@@ -122,6 +124,60 @@ def wait(team: Team, row: str) -> dict:
         "contained": contained,
         "delivered": [engine._pace.pushed(worker) for worker in range(first // 2)],
         "contained_at_the_end": [worker["block"] for worker in last.counters["workers"]],
+    }
+
+
+def plateau(team: Team, row: str) -> dict:
+    """The rate falls; the same in the simulation, and behind a resume."""
+    virtual = simulated(ROWS[row], BATCHES, **{**team.options, "schedule": PLATEAU})
+    blocks = virtual.blocks()
+    expected = [*run_past_a_plateau(virtual, blocks), next(blocks)]
+    first, second = (team.engine(row, schedule=PLATEAU) for _ in range(2))
+    reports = run_past_a_plateau(first, first.blocks())
+    state = first.state()
+    first.stop()
+    second.restore(state)
+    reports += run(second, 1)
+    found = _difference(second.state(), virtual.state())
+    second.stop()
+    rates = [[report.learning_rate for report in each] for each in (reports, expected)]
+    return {**found, "rates": rates, "saved": state.counters["plateau_scale"]}
+
+
+def pause(team: Team, row: str) -> dict:
+    """The time between two reports."""
+    engine = team.engine(row)
+    trained, passed = run_with_pauses(engine.blocks())
+    engine.stop()
+    return {"trained": trained, "passed": passed}
+
+
+def waits(team: Team, row: str) -> dict:
+    """Of the pushes behind a long pause between two reports: seconds that their workers waited, and seconds in all."""
+    engine = team.engine(row)
+    blocks = engine.blocks()
+    next(blocks)  # which builds the graph
+    time.sleep(5 * max(next(blocks).seconds for _ in range(2)))
+    report = next(blocks)
+    engine.stop()
+    return {"waits": [[push.wait_seconds, push.seconds] for push in report.pushes]}
+
+
+def wire(team: Team, row: str) -> dict:
+    """What two blocks of all workers bring through the connections between the tasks, and what the reports say."""
+    engine = team.engine(row, model=toy.WideModel())
+    reports, received = [], []
+    for report in engine.blocks():
+        reports.append(report)
+        received.append(received_bytes())
+        if report.update == 4:
+            engine.stop()
+    pushes = [push for report in reports[2:] for push in report.pushes]
+    return {
+        "received": received[3] - received[1],
+        "reported": sum(push.bytes_pulled + push.bytes_pushed for push in pushes),
+        "model_bytes": engine.state().vectors["parameters"].nbytes,
+        "steps": sum(report.sentences for report in reports[2:]) // 4,
     }
 
 

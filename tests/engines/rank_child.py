@@ -3,9 +3,11 @@
 python -m tests.engines.rank_child SCENARIO[:ROW]...          in the environment that `rank_tasks` makes
 """
 
+import itertools
 import json
 import os
 import sys
+import zlib
 
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 
@@ -13,9 +15,22 @@ from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 import numpy as np
 import tensorflow as tf
 
+from graphs.forward_backward import forward_backward
 from tests import toy
-from tests.engines.building import SCHEDULE, build, local, rounds, run, simulated
+from tests.engines.building import (
+    CONSTANT,
+    PLATEAU,
+    SCHEDULE,
+    build,
+    local,
+    rounds,
+    run,
+    run_past_a_plateau,
+    run_with_pauses,
+    simulated,
+)
 from tests.engines.rows import ROWS
+from tests.engines.traffic import received_bytes
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
 from tfnmt.engines.horovod import HorovodEngine
 from tfnmt.errors import UserError
@@ -34,7 +49,7 @@ class Team:
 
     def engine(self, row, batches=BATCHES, settings=UNCHECKED, **options):
         more = {"ranks": self.ranks, "settings": settings}
-        return build(HorovodEngine, ROWS[row], batches, options=more, **self.options, **options)
+        return build(HorovodEngine, ROWS[row], batches, options=more, **{**self.options, **options})
 
     def train(self, row, updates=UPDATES, start=None, **options):
         """The reports of a run and its last state."""
@@ -51,7 +66,7 @@ class Team:
 
     def simulate(self, row, updates=UPDATES, start=None, batches=BATCHES, **options):
         """The same under a virtual clock."""
-        engine = simulated(ROWS[row], batches, **self.options, **options)
+        engine = simulated(ROWS[row], batches, **{**self.options, **options})
         if start:
             engine.restore(start)
         return run(engine, updates), engine.state()
@@ -157,12 +172,29 @@ def uneven(team, row):
 
 
 def half(team, row):
-    """Payloads in 16 bits."""
-    reports, state = team.train(row, settings=RankSettings(compression="float16"))
+    """Payloads in 16 bits: the distance, and that of one update of SGD over the most that rounding can make of it."""
+    compressed = RankSettings(compression="float16")
+    reports, state = team.train(row, settings=compressed)
+    plain = {"optimizer": "sgd", "schedule": CONSTANT}
+    _, once = team.train(row, 1, settings=compressed, **plain)
     if state is None:
         return {}
     pushed = sorted({push.bytes_pushed for report in reports for push in report.pushes})
-    return {**_difference(state, team.simulate(row)[1]), "bytes_pushed": pushed}
+    off = np.abs(once.vectors["parameters"] - team.simulate(row, 1, **plain)[1].vectors["parameters"])
+    layout = toy.layout()
+    found = [
+        forward_backward(toy.ToyModel().loss, layout, layout.initialize(1, tf.float64), batch, None)
+        for batch in BATCHES[: team.ranks.size]
+    ]
+    # Half of the last of 11 bits for each rank's element, and once more for their sum; 2^-24 is the smallest number.
+    sizes = np.sum([np.abs(gradient) for gradient, _ in found], axis=0) / sum(float(sums[2]) for _, sums in found)
+    most = CONSTANT.learning_rate * (2.0**-10 * sizes + 3 * 2.0**-25 / 256)
+    return {
+        **_difference(state, team.simulate(row)[1]),
+        "bytes_pushed": pushed,
+        "off": off.max(),
+        "excess": (off - most).max(),
+    }
 
 
 def pieces(team, row):
@@ -176,6 +208,72 @@ def pieces(team, row):
     finite = all(bool(np.isfinite(vector).all()) for vector in poisoned.vectors.values())
     skipped = [report.skipped for report in reports]
     return {**_difference(state, team.simulate(row)[1]), "skipped": skipped, "finite": finite}
+
+
+def replicas(team, row):
+    """How many different copies of the servers' vectors there are, and of what each rank's worker keeps."""
+    engine = team.engine(row)
+    if team.ranks.rank:
+        engine.follow()
+    else:
+        run(engine, UPDATES)
+        team.ranks.command(Command(END))
+    vectors = engine.live().vectors
+    own = [name for name in sorted(vectors) if name.startswith("own_")]
+    found = [[name for name in sorted(vectors) if name not in own], own]
+    hashes = [zlib.crc32(b"".join(vectors[name].tobytes() for name in names)) for names in found]
+    return {"copies": [len(set(each)) for each in zip(*team.ranks.gather(hashes))], "names": found}
+
+
+def plateau(team, row):
+    """The rate falls; the same in the simulation, and behind a resume."""
+    first, second = (team.engine(row, schedule=PLATEAU) for _ in range(2))
+    if team.ranks.rank:
+        first.follow(), second.follow()
+        return {}
+    virtual = simulated(ROWS[row], BATCHES, **{**team.options, "schedule": PLATEAU})
+    blocks = virtual.blocks()
+    expected = [*run_past_a_plateau(virtual, blocks), next(blocks)]
+    reports = run_past_a_plateau(first, first.blocks())
+    state = first.state()
+    team.ranks.command(Command(END))
+    second.restore(state)
+    reports += run(second, 1)
+    found = _difference(second.state(), virtual.state())
+    team.ranks.command(Command(END))
+    rates = [[report.learning_rate for report in each] for each in (reports, expected)]
+    return {**found, "rates": rates, "saved": state.counters["plateau_scale"]}
+
+
+def pause(team, row):
+    """The time between two reports."""
+    engine = team.engine(row)
+    if team.ranks.rank:
+        engine.follow()
+        return {}
+    trained, passed = run_with_pauses(engine.blocks())
+    team.ranks.command(Command(END))
+    return {"trained": trained, "passed": passed}
+
+
+def wire(team, row):
+    """What an update brings through the connections of rank 0, and what the reports say that a rank sends.
+
+    The least of several updates: Horovod asks all ranks a thousand times a second whether they are ready.
+    """
+    found = {}
+    for name, settings in (("whole", UNCHECKED), ("half", RankSettings(check_replicas_every=0, compression="float16"))):
+        engine = team.engine(row, settings=settings, model=toy.WideModel())
+        if team.ranks.rank:
+            engine.follow()
+            continue
+        received, sent = [], set()
+        for report in itertools.islice(engine.blocks(), UPDATES):
+            received.append(received_bytes())
+            sent |= {push.bytes_pushed for push in report.pushes}
+        team.ranks.command(Command(END))
+        found[name] = {"received": min(np.diff(received[1:])).item(), "reported": sorted(sent)}
+    return found
 
 
 def drift(team, row):

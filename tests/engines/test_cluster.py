@@ -11,6 +11,8 @@ from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER
 
 SECONDS = 300  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier"]
+WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
+"""Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 
 
 def train(workers, servers, updates, *rows):
@@ -29,6 +31,7 @@ def _one_worker():
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
     others = [*(f"resume:{row}" for row in RESUMED), "fall:model_average", "wait:async"]
+    others += ["plateau:sync", "plateau:model_average", "pause:sync", "waits:sync", *(f"wire:{row}" for row in WIRED)]
     return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *others)
 
 
@@ -78,6 +81,39 @@ def test_workers_of_a_free_row_compute_while_their_pushes_wait(two_workers):
     assert found["staleness"] == [0, 1, 2, 3]
     assert min(found["contained"]) >= 2
     assert found["contained_at_the_end"] == found["delivered"]
+
+
+@pytest.mark.parametrize("row", ["sync", "model_average"])
+def test_plateau_reaches_servers_and_workers_and_is_saved(two_workers, row):
+    found = two_workers[f"plateau:{row}"]
+    assert found["distance"] < 1e-12
+    assert found["saved"] == 0.25
+    assert found["rates"] == [pytest.approx([0.1, 0.025, 0.025])] * 2
+
+
+def test_time_between_reports_is_not_training(two_workers):
+    found = two_workers["pause:sync"]
+    assert 0 < found["trained"] <= found["passed"]
+
+
+def test_wait_is_a_part_of_the_seconds_behind_a_pause_too(two_workers):
+    assert all(0 <= wait <= seconds for wait, seconds in two_workers["waits:sync"]["waits"])
+
+
+@pytest.mark.parametrize("row", WIRED)
+def test_bytes_that_are_reported_go_through_the_connections(two_workers, row):
+    """I16: two updates of two workers, each with its pull and its push; the rest is gRPC's own."""
+    found = two_workers[f"wire:{row}"]
+    assert found["reported"] == 2 * 2 * WIRED[row] * found["model_bytes"]
+    assert 1 <= found["received"] / found["reported"] < 1.02
+
+
+def test_bytes_fall_with_the_steps_of_a_block(two_workers):
+    """I16: those of a step, as the kernel counts them, are half where a block has two."""
+    sync, averaged = (two_workers[f"wire:{row}"] for row in ("sync", "model_average"))
+    assert (sync["steps"], averaged["steps"]) == (4, 8)
+    per_step = [found["received"] / found["steps"] for found in (sync, averaged)]
+    assert per_step[0] / per_step[1] == pytest.approx(2, rel=0.02)
 
 
 def test_nobody_from_elsewhere_can_come_in(two_workers):

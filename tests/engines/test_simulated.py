@@ -113,10 +113,13 @@ class TestEveryRow:
             np.testing.assert_array_equal(engine.state().vectors[name], vector, err_msg=name)
 
     def test_resumes_from_its_state(self, row):
-        """I22: bit for bit behind a barrier; under the others the state is complete and training goes on."""
+        """I22: bit for bit behind a barrier; under the others the state is complete and training goes on.
+
+        Behind a warm start, with a moving average.
+        """
+        options = {"workers": 2, "optimizer": "adam", "schedule": SCHEDULE, "dtype": tf.float32}
         through, first, second = (
-            simulated(row, BATCHES, workers=2, optimizer="adam", schedule=SCHEDULE, average_rate=0.1, dtype=tf.float32)
-            for _ in range(3)
+            simulated(row, BATCHES, average_rate=0.1, warm_start_updates=1, **options) for _ in range(3)
         )
         run(through, 6)
         run(first, 3)

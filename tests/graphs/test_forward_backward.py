@@ -37,3 +37,26 @@ def test_a_parameter_that_the_loss_ignores_gets_zeros():
 
     gradient, _ = forward_backward(loss, layout, layout.initialize(1, tf.float64), batch, None)
     assert not layout.unpack_array(gradient.numpy())["bias"].any()
+
+
+def test_gathered_embedding_has_the_gradient_of_a_product():
+    """I10: lookups give slices, one for each place of a token, which add up to what the dense product gives."""
+    layout, batch = toy.layout(), toy.make_batches(1)[0]
+    replica = layout.initialize(1, tf.float64)
+
+    def loss_of(look_up):
+        def loss(views, batch, seed):
+            sums = toy.ToyModel().loss(views, batch, seed)  # which looks up in the same table, and multiplies by it
+            return sums._replace(loss=sums.loss + tf.reduce_sum(look_up(views["embedding"], batch.target_ids) ** 2))
+
+        return loss
+
+    def product(table, ids):
+        return tf.tensordot(tf.one_hot(ids, toy.VOCABULARY_SIZE, dtype=table.dtype), table, 1)
+
+    sparse, _ = forward_backward(loss_of(tf.gather), layout, replica, batch, None)
+    dense, _ = forward_backward(loss_of(product), layout, replica, batch, None)
+    np.testing.assert_allclose(sparse, dense, rtol=1e-12)
+
+    once, _ = forward_backward(loss_of(lambda table, ids: table), layout, replica, batch, None)
+    assert np.abs(once - dense).max() > 1e-2  # the negative control: every token counted once

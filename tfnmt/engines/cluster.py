@@ -59,6 +59,7 @@ class ClusterEngine(Engine):
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: dict[int, float] = {}  # worker -> since when
         self._closed = self._paused = False
+        self._paused_at = 0.0
         self._stall_watch = StallWatch(
             cluster.stall_timeout,
             self._busy,
@@ -197,6 +198,7 @@ class ClusterEngine(Engine):
             if report:
                 self._reports.put(report)
                 self._paused = self._phase != self._servers.phase or self._servers.strategy.has_barrier
+                self._paused_at = time.monotonic()
             self._condition.notify_all()
 
     def _fall(self, index: int, error: Exception) -> None:
@@ -235,6 +237,9 @@ class ClusterEngine(Engine):
         with self._condition:
             if not self._paused:
                 return
+        paused_seconds = time.monotonic() - self._paused_at
+        for lane in self._lanes:  # none of which has a block
+            lane.forget(paused_seconds)
         if self._phase != self._servers.phase:
             self._alone(self._begin_phase)
         self._servers.restart_clock()
@@ -347,6 +352,10 @@ class _Lane:
         if self.block is not None:
             self.longest_seconds = max(self.longest_seconds, now - self.block[1])
         self.block, self._idle_since = None, now
+
+    def forget(self, seconds: float) -> None:
+        """Leaves out so many seconds in which nobody trained."""
+        self._idle_since += seconds
 
     def waited(self) -> float:
         """Seconds that it stood still since this was asked before."""
