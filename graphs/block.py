@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from graphs.broadcast import pull
+from graphs.encodings import Encoding
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import Server
 from graphs.work import Sums, Work, add_work, no_work
@@ -116,6 +117,7 @@ class BlockGraph:
 
     Attributes:
       server: where they pull from.
+      encoding: how payloads travel to the servers.
       exchange: what pulls, steps and pushes do.
       local: how they move their replicas; None for not at all.
       clip_norm: of a step's mean gradient.
@@ -123,6 +125,7 @@ class BlockGraph:
     """
 
     server: Server
+    encoding: Encoding
     exchange: Exchange
     local: LocalTraining | None
     clip_norm: float
@@ -137,8 +140,9 @@ class BlockGraph:
         step: tf.Tensor,
         clock: tf.Tensor,
         plateau_scale: tf.Tensor,
+        earlier: Sums,
     ) -> Work:
-        """Does one block.
+        """Does one block, or a part of one.
 
         Args:
           block: what to do.
@@ -148,6 +152,7 @@ class BlockGraph:
           step: steps of the worker before the block, an int64 scalar.
           clock: what the schedule of local updates reads, a float64 scalar; a pull sets it.
           plateau_scale: what the plateau schedule has come to, a scalar.
+          earlier: the sums of the block's parts before this one.
         """
         work = no_work(clock)
         for action in block:
@@ -158,7 +163,8 @@ class BlockGraph:
                     more = self._steps(action, replica, step_gradient, step + done, work.clock, plateau_scale)
                     work = add_work(work, more._replace(version=work.version))
                 elif action == PUSH:
-                    self._push(replica, outbox)
+                    sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
+                    self._push(replica, outbox, self.exchange.weight(sums))
                 else:
                     version, clock = self._pull(action, replica)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed yet
@@ -187,14 +193,14 @@ class BlockGraph:
             replica.slots[name].assign(pull([shard.local_slots[name] for shard in self.server.shards]))
             replica.updates.assign(self.server.local_updates)
 
-    def _push(self, replica: Replica, outbox: Outbox) -> None:
+    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> None:
         payload, changed = self.exchange.push(replica.vectors)
         averaged = self.local.averaged if self.local else ()
         vectors = [tf.convert_to_tensor(payload), *(replica.slots[name].read_value() for name in averaged)]
         shards = len(self.server.shards)
         parts = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
         for variable, part in zip(outbox, parts):
-            variable.assign(part)
+            variable.assign(self.encoding.encode(part, weight))
         replica.assign(changed)
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from graphs.encodings import DENSE, Encoding
 from tfnmt.optimizers.optimizers import Optimizer
 
 
@@ -140,18 +141,21 @@ class Update(NamedTuple):
     momentum_norm: tf.Tensor  # scalar, of the update that the servers carry on; 0 where they carry none
 
 
-def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def receive(
+    server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
     Args:
       server: whose shards take it.
       payload: variables, each on the device of its shard, of one vector behind the other.
       weight: what it counts when the sum is divided, a float64 scalar; of one that weighs nothing nothing is added.
+      encoding: how it has travelled.
 
     Returns:
       Whether it was taken, and its first element that is not finite, -1 when all are.
     """
-    pieces = _read(server, payload)
+    pieces = _decoded(server, payload, weight, encoding)
     taken = tf.math.is_finite(_norm(server, pieces))
 
     def take() -> tf.Tensor:
@@ -193,6 +197,8 @@ def update_from(
     average_weight: tf.Tensor | float = 0.0,
     local_updates: tf.Tensor | float = 0.0,
     steps: tf.Tensor | float = 1.0,
+    *,
+    encoding: Encoding = DENSE,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -208,9 +214,10 @@ def update_from(
       average_weight: of the newest parameters in the moving average, a scalar.
       local_updates: that the workers have done for the payload, in all, a float64 scalar.
       steps: that the workers have done for the payload, the mean over all of them, a float64 scalar.
+      encoding: how the payload has travelled.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    return _update(server, _read(server, payload), weight, learning_rate, *numbers)
+    return _update(server, _decoded(server, payload, weight, encoding), weight, learning_rate, *numbers)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -273,6 +280,15 @@ def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> No
         return
     newest = shard.slots.get(evaluated, shard.parameters)
     shard.average.assign_add(tf.cast(weight, newest.dtype) * (newest - shard.average))
+
+
+def _decoded(server: Server, payload: Sequence[tf.Variable], weight, encoding: Encoding) -> list[tf.Tensor]:
+    """The pieces of a payload as they were before they travelled, each on its server."""
+    dtype, decoded = server.shards[0].parameters.dtype, []
+    for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
+        with tf.device(shard.device):
+            decoded.append(encoding.decode(piece, weight, dtype))
+    return decoded
 
 
 def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

@@ -110,7 +110,8 @@ class Servers:
         outbox = []
         for shard in self.server.shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
-                outbox.append(tf.Variable(tf.zeros_like(shard.parameters), trainable=False, name="payload"))
+                dtype = self.strategy.encoding.dtype(self._recipe.dtype)
+                outbox.append(tf.Variable(tf.zeros(shard.parameters.shape, dtype), trainable=False, name="payload"))
         return outbox
 
     def trace(self) -> None:
@@ -211,12 +212,16 @@ class Servers:
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
         self._read = tf.function(self._reading).get_concrete_function()
-        self._receive = tf.function(lambda payload, weight: pack_scalars(receive(self.server, payload, weight)))
-        self._update_from = tf.function(
-            lambda payload, weight, tokens, batches, plateau, *numbers: pack_scalars(
-                update_from(self.server, payload, weight, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+        self._receive = tf.function(
+            lambda payload, weight: pack_scalars(receive(self.server, payload, weight, strategy.encoding))
         )
+
+        def update(payload, weight, tokens, batches, plateau, *numbers):
+            rate = rate_at(tokens, batches, plateau)
+            done = update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=strategy.encoding)
+            return pack_scalars(done)
+
+        self._update_from = tf.function(update)
         self._update_from_received = tf.function(
             lambda tokens, batches, plateau, *numbers: pack_scalars(
                 update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
@@ -274,8 +279,8 @@ class Servers:
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
-        whole = self._recipe.layout.size * self.strategy.payload_vectors * push.payload[0].dtype.size
-        return push.pulls * whole, whole
+        numbers = self._recipe.layout.size * self.strategy.payload_vectors
+        return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)

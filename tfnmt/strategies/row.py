@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 from graphs.block import BEGIN, PULL, PUSH, Action, Block, Exchange, Steps
+from graphs.encodings import DENSE, Encoding
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import Optimizer
 from tfnmt.strategies.exchanges import GradientSum
@@ -68,6 +69,7 @@ class Strategy:
       server_update: how the servers move on the reduced payloads.
       exchange: what a pull, a step and a push do.
       meetings: when there is a pull or a push.
+      encoding: how payloads travel.
       local_update: how the worker moves its own replica at each step; None for not at all.
       local_update_steps: steps of a worker in this row after which it stops doing so; None for never.
       local_rate: what multiplies the learning rate of the local update.
@@ -82,6 +84,7 @@ class Strategy:
     server_update: Optimizer
     exchange: Exchange = GradientSum()  # noqa: RUF009 (it has no state)
     meetings: Meetings = Meetings.every(1, 1)  # noqa: RUF009
+    encoding: Encoding = DENSE
     local_update: Optimizer | None = None
     local_update_steps: int | None = None
     local_rate: float = 1.0
