@@ -144,11 +144,17 @@ class HorovodEngine(Driven):
         if self._overlaps:
             nonfinite_at = tf.Variable(-1, dtype=tf.int64, trainable=False)
             pack = functools.partial(pack_sums, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
-            self._reduction = tf.function(functools.partial(exchange_numbers, nonfinite_at=nonfinite_at))
+            self._reduction = tf.function(
+                functools.partial(exchange_numbers, nonfinite_at=nonfinite_at), autograph=False
+            )
         else:
-            self._reduction = tf.function(functools.partial(ring_allreduce, half=settings.compression == HALF))
+            self._reduction = tf.function(
+                functools.partial(ring_allreduce, half=settings.compression == HALF), autograph=False
+            )
         self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
-        self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
+        self._sums = tf.function(
+            lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters), autograph=False
+        )
 
     def _share_once(self) -> None:
         if not self._shared:

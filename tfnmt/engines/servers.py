@@ -204,17 +204,21 @@ class Servers:
             return lambda version: self.rates.of_server(version, tokens, batches, plateau_scale)
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
-        self._read = tf.function(self._reading).get_concrete_function()
-        self._receive = tf.function(lambda payload, weight: pack_scalars(receive(self.server, payload, weight)))
+        self._read = tf.function(self._reading, autograph=False).get_concrete_function()
+        self._receive = tf.function(
+            lambda payload, weight: pack_scalars(receive(self.server, payload, weight)), autograph=False
+        )
         self._update_from = tf.function(
             lambda payload, weight, tokens, batches, plateau, *numbers: pack_scalars(
                 update_from(self.server, payload, weight, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+            ),
+            autograph=False,
         )
         self._update_from_received = tf.function(
             lambda tokens, batches, plateau, *numbers: pack_scalars(
                 update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+            ),
+            autograph=False,
         )
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:

@@ -57,7 +57,7 @@ class WorkerGraph:
             strategy.meetings.most_seconds,
         )
         self._functions: dict[Block, Any] = {}
-        self.read: Any = tf.function(self._reading)
+        self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
 
     def new_replica(self) -> Replica:
@@ -86,7 +86,7 @@ class WorkerGraph:
 
                 return pack_work(self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale))
 
-            self._functions[block] = tf.function(run)
+            self._functions[block] = tf.function(run, autograph=False)
         return self._functions[block]
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
