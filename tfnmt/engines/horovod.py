@@ -150,9 +150,11 @@ class HorovodEngine(Engine):
             reduction: Callable = functools.partial(exchange_numbers, transport, nonfinite_at=nonfinite_at)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
-        self._reduction = tf.function(reduction)
+        self._reduction = tf.function(reduction, autograph=False)
         self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
-        self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
+        self._sums = tf.function(
+            lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters), autograph=False
+        )
 
     def _share_once(self) -> None:
         if not self._shared:

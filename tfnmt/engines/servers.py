@@ -211,9 +211,10 @@ class Servers:
             return lambda version: self.rates.of_server(version, tokens, batches, plateau_scale)
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
-        self._read = tf.function(self._reading).get_concrete_function()
+        self._read = tf.function(self._reading, autograph=False).get_concrete_function()
         self._receive = tf.function(
-            lambda payload, weight: pack_scalars(receive(self.server, payload, weight, strategy.encoding))
+            lambda payload, weight: pack_scalars(receive(self.server, payload, weight, strategy.encoding)),
+            autograph=False,
         )
 
         def update(payload, weight, tokens, batches, plateau, *numbers):
@@ -221,11 +222,12 @@ class Servers:
             done = update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=strategy.encoding)
             return pack_scalars(done)
 
-        self._update_from = tf.function(update)
+        self._update_from = tf.function(update, autograph=False)
         self._update_from_received = tf.function(
             lambda tokens, batches, plateau, *numbers: pack_scalars(
                 update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+            ),
+            autograph=False,
         )
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ class WorkerGraph:
             strategy.meetings.most_seconds,
         )
         self._functions: dict[Block, Any] = {}
-        self.read: Any = tf.function(self._reading)
+        self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
 
     def new_replica(self) -> Replica:
@@ -89,7 +89,7 @@ class WorkerGraph:
                 work = self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale, sums)
                 return pack_work(work)
 
-            self._functions[block] = tf.function(run)
+            self._functions[block] = tf.function(run, autograph=False)
         return self._functions[block]
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
