@@ -6,7 +6,7 @@ import sys
 
 from tests.programs import SECONDS
 from tfnmt.installation import ROOT
-from tools.mutant_tests import covering
+from tools.mutant_tests import covering, within
 from tools.mutants import find_mutants, sample
 
 TOY = '''"""A toy."""
@@ -118,7 +118,9 @@ def test_a_mutant_meets_the_tests_of_its_lines():
     ]
     found = {span: list(covering(recordings, "core.py", span)) for span in [(1, 1), (2, 2), (3, 4), (5, 9)]}
     assert found == {(1, 1): ["b", "a"], (2, 2): ["b", "a"], (3, 4): ["d", "b", "e"], (5, 9): []}
-    assert covering(recordings, "core.py", (2, 3)) == {"d": 0.5, "b": 1.0, "a": 3.0}
+    few = covering(recordings, "core.py", (2, 3))
+    assert [list(within(few, seconds)) for seconds in (0, 1.5, 0.1)] == [["d", "b", "a"], ["d", "b"], ["d"]]
+    assert few == {"d": 0.5, "b": 1.0, "a": 3.0}
 
 
 CORE = "LIMIT = 2\n\ndef double(value):\n    return value * 2\n\ndef half(value):\n    return value / 2\n"
