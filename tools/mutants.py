@@ -113,16 +113,16 @@ def sample(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def find_mutants(file: str, source: str) -> list[Mutant]:
-    """Every mutant of a file's source that compiles to something else, in the order of their places."""
+    """Every mutant of a file's source, in the order of their places."""
     tree, encoded = ast.parse(source), source.encode()
     starts = [0, *(place + 1 for place, byte in enumerate(encoded) if byte == ord("\n"))]
-    original, found = ast.dump(tree), {}
+    found: dict[str, Mutant] = {}
     for statement, target, operator, new in _changes_below(tree, frozenset()):
         text = ast.unparse(new)
         text = f"({text})" if isinstance(new, ast.expr) else text
         place = (starts[target.lineno - 1] + target.col_offset, starts[target.end_lineno - 1] + target.end_col_offset)
         changed = _replaced(encoded, place, text)
-        if not _is_other_program(changed, original):
+        if ast.dump(new) == ast.dump(target) or not _parses(changed):
             continue
         first = starts[target.lineno - 1]
         behind = len(encoded) - _end_of_line(encoded, place[1])
@@ -141,12 +141,12 @@ def _end_of_line(source: bytes, place: int) -> int:
     return len(source) if end < 0 else end
 
 
-def _is_other_program(source: bytes, original: str) -> bool:
+def _parses(source: bytes) -> bool:
     try:
-        compile(source, "mutant", "exec")
-        return ast.dump(ast.parse(source)) != original
+        ast.parse(source)
     except (SyntaxError, ValueError):
         return False
+    return True
 
 
 def _span(statement: ast.stmt) -> tuple[int, int]:
