@@ -18,12 +18,11 @@ from tfnmt.engines.simulated import ABSORBED, PULLED, PUSHED
 from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
 
 BATCHES = toy.make_batches(48)
-WORDS = {"learning_rate_law": "words", "law_tokens": 20}
 
 
 def delayed(delay, local_batches=0):
     """Delayed updates, without a local optimizer where none is asked for."""
-    return DelayedAsync(None, delay, local_batches)
+    return DelayedAsync(delay=delay, local_optimizer_batches=local_batches)
 
 
 def in_turn(workers, rounds_):
@@ -32,9 +31,9 @@ def in_turn(workers, rounds_):
 
 
 @functools.cache
-def plain(updates, optimizer="adam", workers=1, words=False):
+def plain(updates, optimizer="adam", workers=1):
     """The parameters of plain training on the joined batches of so many workers."""
-    engine = local(rounds(BATCHES, workers), optimizer=optimizer, **(WORDS if words else {}))
+    engine = local(rounds(BATCHES, workers), optimizer=optimizer)
     run(engine, updates)
     return parameters(engine)
 
@@ -75,11 +74,11 @@ def plain(updates, optimizer="adam", workers=1, words=False):
             id="I30: gradients at places of a local optimizer are not those of the joined batch",
         ),
         pytest.param(
-            Downpour(push_every=3, pull_every=3, local_rate=1.0),
+            Downpour(push_every=3, pull_every=3),
             Downpour(push_every=3, pull_every=3, local_rate=0.5),
             4,
-            {"optimizer": "sgd", **WORDS},
-            {"updates": 12, "optimizer": "sgd", "words": True},
+            {"optimizer": "sgd"},
+            {"updates": 12, "optimizer": "sgd"},
             id="I34: local steps of half the rate do not follow plain training",
         ),
         pytest.param(

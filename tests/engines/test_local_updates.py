@@ -90,20 +90,20 @@ class TestDelayedAsync:
 class TestDownpour:
     @staticmethod
     def by_hand(local_rate):
-        """Two pushes of two steps each behind one pull, where every token counts α / 20."""
+        """Two pushes of two steps each behind one pull; the servers move by the sum of the steps' mean gradients."""
         theta = replica = start()
         for first in (0, 2):
             gathered = 0.0
             for batch in BATCHES[first : first + 2]:
-                gradient, _ = gradient_of(replica, batch)
-                gathered = gathered + gradient
-                replica = replica - local_rate * RATE / 20 * gradient
-            theta = theta - RATE / 20 * gathered
+                gradient, count = gradient_of(replica, batch)
+                gathered = gathered + gradient / count
+                replica = replica - local_rate * RATE * gradient / count
+            theta = theta - RATE * gathered
         return theta
 
     def test_local_rate_multiplies_the_rate_of_the_replica_alone(self):
         row = Downpour(push_every=2, pull_every=4, local_rate=0.5)
-        engine = simulated(row, BATCHES, workers=1, learning_rate_law="words", law_tokens=20)
+        engine = simulated(row, BATCHES, workers=1)
         run(engine, 2)
         np.testing.assert_allclose(parameters(engine), self.by_hand(0.5), atol=EXACT)
         for wrong in (0.0, 1.0):
