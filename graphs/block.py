@@ -161,7 +161,8 @@ class BlockGraph:
                     self._push(replica, outbox)
                 else:
                     version, clock = self._pull(action, replica)
-                    work = work._replace(version=version, clock=clock)
+                    own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed yet
+                    work = work._replace(version=version, clock=clock + own)
         return work
 
     def _pull(self, action: str, replica: Replica) -> tuple[tf.Tensor, tf.Tensor]:

@@ -10,7 +10,7 @@ from tests.programs import command
 SECONDS = 240  # a hang must not hold up the suite
 TRAINING = (
     "--flagfile=configs/transformer_tiny.flags",
-    "--batch_tokens=512",
+    "--batch_positions=512",
     "--learning_rate=0.004",
     "--warmup_updates=100",
     "--evaluate_every_updates=40",

@@ -48,7 +48,10 @@ def test_killed_worker_of_a_free_row_comes_back_and_told_to_end_the_job_saves(la
     job.signal(signal.SIGTERM)
     code, log = job.end()
     assert code == 143, log
-    assert "SIGTERM: this task ends with the chief" in (job.directory / "logs" / "ps-0.log").read_text()
+    for task in ("ps-0", "worker-0", "worker-1"):
+        said = (job.directory / "logs" / f"{task}.log").read_text()
+        assert f"{task.replace('-', ' ')} ends with code 143" in said
+        assert ("SIGTERM: this task ends with the chief" in said) == (task != "worker-1")
     assert "Traceback" not in log
     assert "nan" not in log
     assert CheckpointStore(job.directory / "checkpoints").newest >= 16
@@ -168,11 +171,44 @@ def test_unreachable_tasks_are_named_with_their_commands(corpus, tmp_path):
     hosts = ("--chief_hosts=127.0.0.1:1", "--worker_hosts=127.0.0.1:2", "--ps_hosts=127.0.0.1:3")
     common = (*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync")
     _, log = run("train", *common, *hosts, "--rendezvous_timeout=1", expect=2)
-    assert "error: worker 0 at 127.0.0.1:2 did not answer within" in log
+    assert "error: worker 0 at 127.0.0.1:2 has not come for" in log
     assert f"tfnmt-train {' '.join(hosts)} --job_name=worker --task_index=0" in log
-    assert "error: ps 0 at 127.0.0.1:3 did not answer within" in log
+    assert "error: ps 0 at 127.0.0.1:3 has not come for" in log
     _, log = run("train", *common, *hosts, "--job_name=ps", "--rendezvous_timeout=1", expect=2)
     assert "The chief at 127.0.0.1:1 did not come within" in log
+
+
+def test_dry_run_waits_for_no_task(corpus, tmp_path):
+    hosts = ("--chief_hosts=127.0.0.1:1", "--worker_hosts=127.0.0.1:2", "--ps_hosts=127.0.0.1:3")
+    common = (*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync")
+    printed, log = run("train", *common, *hosts, "--dry_run")
+    assert "Strategy: sync, adam; 1 worker, 1 parameter server" in printed
+    assert "Waiting" not in log
+    assert not (tmp_path / "run").exists()
+
+
+BROKEN = """
+from tfnmt.models.transformer import Transformer
+def loss(self, *_):
+    raise ValueError("this loss cannot be built")
+Transformer.loss = loss
+from tfnmt.commands import train
+train.main()
+"""
+
+
+def test_dry_run_of_an_embedded_cluster_builds_its_graph(corpus, tmp_path):
+    """It says no more than that of one process; and a model that cannot be built fails there."""
+    flags = (*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync", "--dry_run")
+    printed, log = run("train", *flags)
+    assert "Strategy: sync, adam; 1 embedded worker, 1 parameter server" in printed
+    assert log == ""
+    words = [sys.executable, "-c", BROKEN, *flags]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 1, ended.stderr
+    assert "this loss cannot be built" in ended.stderr
+    assert "Strategy: " not in ended.stdout
+    assert not (tmp_path / "run").exists()
 
 
 def test_commands_for_other_hosts(corpus, tmp_path):

@@ -13,7 +13,7 @@ from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.run_directory import lock
 
-SHORT = ("--batch_tokens=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
+SHORT = ("--batch_positions=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 TINY = "--flagfile=configs/transformer_tiny.flags"
 
 

@@ -89,10 +89,11 @@ def test_log_lines_on_a_terminal_stand_alone():
     assert len(lines) == 1 and "Translating" not in lines[0].rstrip("\r").rpartition("\r")[2]
 
 
-def test_the_log_is_as_before_when_the_bar_is_gone(monkeypatch):
+@pytest.mark.parametrize("total", [2, 0, None])
+def test_the_log_is_as_before_when_the_bar_is_gone(monkeypatch, total):
     monkeypatch.setattr(progress, "_on_terminal", lambda: True)
     before = list(python_logging.root.handlers)
-    with pytest.raises(ZeroDivisionError), Progress("Dividing", total=2):
+    with pytest.raises(ZeroDivisionError), Progress("Dividing", total=total):
         assert python_logging.root.handlers != before
         raise ZeroDivisionError
     assert python_logging.root.handlers == before
@@ -102,7 +103,6 @@ def test_time_left_is_the_callers_where_given(monkeypatch):
     shown = []
     monkeypatch.setattr(progress.logging, "info", lambda *words: shown.append(words[-1]))
     monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
-    monkeypatch.setattr(progress._Lines, "first_seconds", 0.0)
     Progress("Training", total=1.0).show(0.5, "loss 2.0", seconds_left=4000)
     assert shown == ["1 h 07 min left, loss 2.0"]
 
@@ -110,7 +110,7 @@ def test_time_left_is_the_callers_where_given(monkeypatch):
 def test_without_a_total_there_is_no_time_left(monkeypatch):
     shown = []
     monkeypatch.setattr(progress.logging, "info", lambda *words: shown.append(words[-1]))
-    monkeypatch.setattr(progress._Lines, "first_seconds", 0.0)
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
     Progress("Reading", unit="lines").advance(5)
     assert shown[0].startswith("5 lines, ") and "left" not in shown[0]
 
@@ -118,7 +118,7 @@ def test_without_a_total_there_is_no_time_left(monkeypatch):
 def test_silence_where_other_lines_tell_the_same(monkeypatch):
     shown = []
     monkeypatch.setattr(progress.logging, "info", lambda *words: shown.append(words))
-    monkeypatch.setattr(progress._Lines, "first_seconds", 0.0)
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
     with Progress("Training", lines=False) as training:
         training.show(1)
     assert not shown

@@ -41,6 +41,12 @@ class RunSettings:
     max_updates: int = setting(100, "Updates.", may_change=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    optimizer: str = setting("adam", "Optimizer.")
+    beta: float = setting(0.9, "Decay.", only_with={"optimizer": ("adam",)})
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "runs" / "first"
@@ -142,6 +148,26 @@ def test_a_path_means_the_same_place_from_every_directory_and_however_it_is_spel
         assert RunDirectory(path).settings(RunSettings) == recorded
     with pytest.raises(UserError, match="was made with other settings"):
         RunDirectory.create_or_check(path, RunSettings(files=("a", "-")))
+
+
+def test_a_setting_that_was_renamed_is_the_same(run, path):
+    @dataclasses.dataclass(frozen=True)
+    class DeepSettings(BaseSettings):
+        attention_heads: int = setting(4, "Heads.", formerly="heads")
+        rate: float = setting(1, "Rate.")
+
+    assert RunDirectory(path).settings(DeepSettings) == DeepSettings(attention_heads=2)
+    with pytest.raises(UserError, match="--attention_heads: 2 in the run directory, 4 now"):
+        RunDirectory.create_or_check(path, DeepSettings(), RunSettings(files=("a", "b,c")))
+    RunDirectory.create_or_check(path, DeepSettings(attention_heads=2), RunSettings(files=("a", "b,c")))
+
+
+def test_what_does_nothing_may_differ(path):
+    """A version that refused no such flags recorded what they said."""
+    RunDirectory.create_or_check(path, UpdateSettings("sgd", beta=0.5))
+    RunDirectory.create_or_check(path, UpdateSettings("sgd"))
+    with pytest.raises(UserError, match="--optimizer: sgd in the run directory, adam now"):
+        RunDirectory.create_or_check(path, UpdateSettings("adam"))
 
 
 def test_files_may_have_been_moved(path, tmp_path):

@@ -75,11 +75,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def read(directory: Path, slots: Container[str] | None = None) -> Checkpoint:
-    """Reads the checkpoint in `directory` after verifying it.
-
-    Args:
-      directory: where `write` put it.
-      slots: the slots of state to read; None reads all.
+    """Reads the checkpoint in `directory` after verifying it; of the state only these `slots`, or all for None.
 
     Raises:
       DamagedError: a file is missing, damaged or of an unknown format.

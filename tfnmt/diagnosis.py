@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tfnmt import installation, runtime
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GOOD, NOTE, FAULT = "ok", "note", "fault"
 
@@ -59,19 +62,19 @@ def packages() -> Iterator[Finding]:
     """Every distribution that tfnmt asks for; those of extras are only noted."""
     try:
         requirements = installation.requirements()
-    except installation.PackageNotFoundError:
-        yield Finding("tfnmt", FAULT, "is not installed in this Python", installation.remedy())
+    except ModuleNotFoundError as error:  # that of tfnmt's own metadata is one, too
+        yield Finding(str(error.name), FAULT, "is not installed in this Python", installation.remedy())
         return
     for requirement in requirements:
         if requirement.name != "horovod":
             yield _package(requirement)
 
 
-def _package(requirement: installation.Requirement) -> Finding:
-    fault = installation.fault(requirement)
+def _package(requirement: "Requirement") -> Finding:
+    fault, extra = installation.fault(requirement), installation.extra_of(requirement)
     if fault is None:
         return Finding(requirement.name, GOOD, f"{installation.installed_version(requirement.name)}")
-    state, use = (NOTE, f"; only for: {requirement.extra}") if requirement.extra else (FAULT, "")
+    state, use = (NOTE, f"; only for: {extra}") if extra else (FAULT, "")
     return Finding(requirement.name, state, fault + use, installation.remedy(requirement))
 
 

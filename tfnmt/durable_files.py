@@ -19,11 +19,7 @@ class Fingerprint:
 
 
 def write(path: Path, pieces: Iterable[Piece]) -> Fingerprint:
-    """Writes a new file and waits until the disk has it.
-
-    Args:
-      path: must not exist yet.
-      pieces: the content, one after the other.
+    """Writes a file that must not exist yet and waits until the disk has it.
 
     Returns:
       The fingerprint of the content as it was in memory.

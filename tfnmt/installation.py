@@ -1,4 +1,4 @@
-"""Which packages tfnmt wants and which are installed; imports nothing but the standard library.
+"""Which packages tfnmt wants and which are installed; importing it takes nothing but the standard library.
 
 `python -m tfnmt.installation [extra ...]` ends with exit code 0 when all that tfnmt and these extras need is there.
 """
@@ -10,7 +10,10 @@ import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # tfnmt-doctor runs where even this package is missing.
+    from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 HOROVOD_VERSION = "0.28.1"
@@ -19,38 +22,31 @@ MPI_LABEL = ".mpi"
 """How the version of a Horovod that has MPI beside Gloo ends."""
 
 
-class Requirement(NamedTuple):
-    """One distribution that tfnmt needs."""
-
-    name: str
-    wanted: str  # as setup.py says it, such as "==2.21.*"; empty for any version
-    extra: str  # the extra that needs it; empty when everybody does
-
-
 def is_complete(extras: Sequence[str] = ()) -> bool:
     """Whether tfnmt and the packages that it and these extras need are installed."""
     try:
-        needed = [each for each in requirements() if each.extra in ("", *extras)]
-    except PackageNotFoundError:
+        needed = [each for each in requirements() if extra_of(each) in ("", *extras)]
+    except ModuleNotFoundError:
         return False
     return not any(fault(each) for each in needed)
 
 
-def requirements() -> list[Requirement]:
+def requirements() -> "list[Requirement]":
     """What the installed tfnmt asks for.
 
     Raises:
-      PackageNotFoundError: tfnmt itself is not installed.
+      ModuleNotFoundError: tfnmt itself is not installed, or what reads its requirements is not.
     """
-    return [_parse(line) for line in importlib.metadata.requires("tfnmt") or []]
+    lines = importlib.metadata.requires("tfnmt") or []
+    from packaging.requirements import Requirement
+
+    return [Requirement(line) for line in lines]
 
 
-def _parse(line: str) -> Requirement:
-    requirement, _, marker = line.partition(";")
-    match = re.fullmatch(r"([\w.-]+)\s*\(?([^)]*)\)?", requirement.strip())
-    assert match, line
-    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-    return Requirement(match[1], match[2].strip(), extra[1] if extra else "")
+def extra_of(requirement: "Requirement") -> str:
+    """The extra that needs it; empty when everybody does."""
+    found = re.search(r'extra == "(.+?)"', str(requirement.marker))
+    return found[1] if found else ""
 
 
 def installed_version(name: str) -> str | None:
@@ -61,62 +57,27 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def fault(requirement: Requirement) -> str | None:
+def fault(requirement: "Requirement") -> str | None:
     """What is wrong with the installed version of a requirement, or None."""
-    version = installed_version(requirement.name)
+    version, wanted = installed_version(requirement.name), requirement.specifier
     if version is None:
-        return f"is not installed, {requirement.wanted or 'any version'} is wanted"
-    if not satisfies(version, requirement.wanted):
-        return f"{version} is installed, {requirement.wanted} is wanted"
+        return f"is not installed, {wanted or 'any version'} is wanted"
+    if not wanted.contains(version, prereleases=True):
+        return f"{version} is installed, {wanted} is wanted"
     return None
 
 
-def remedy(requirement: Requirement | None = None) -> str:
+def remedy(requirement: "Requirement | None" = None) -> str:
     """The command that installs a requirement; without one, tfnmt itself."""
     if (ROOT / "tools" / "set_up").exists():
-        return "tools/set_up --tests" if requirement and requirement.extra else "tools/set_up"
-    wanted = f"{requirement.name}{requirement.wanted}" if requirement else "tfnmt"
+        return "tools/set_up --tests" if requirement and extra_of(requirement) else "tools/set_up"
+    wanted = f"{requirement.name}{requirement.specifier}" if requirement else "tfnmt"
     return f"{sys.executable} -m pip install '{wanted}'"
 
 
 def reinstallation(name: str) -> str:
     """The command that installs a broken package anew, in the version that is there."""
     return f"{sys.executable} -m pip install --force-reinstall --no-deps {name}=={installed_version(name)}"
-
-
-def satisfies(version: str, wanted: str) -> bool:
-    """Whether `version` is in the range `wanted`, such as ">=2.20,<2.22" or "==2.21.*"."""
-    return all(_satisfies_one(version, clause.strip()) for clause in wanted.split(",") if clause.strip())
-
-
-def _satisfies_one(version: str, clause: str) -> bool:
-    match = re.fullmatch(r"(==|>=|<=|<|>|!=)\s*([\w.+*]+)", clause)
-    assert match, clause
-    operator, bound = match.groups()
-    if bound.endswith(".*"):
-        prefix = _numbers(bound[:-2])
-        return (_numbers(version)[: len(prefix)] == prefix) == (operator == "==")
-    left, right = _padded(_numbers(version), _numbers(bound))
-    comparisons = {
-        "==": left == right,
-        "!=": left != right,
-        ">=": left >= right,
-        "<=": left <= right,
-        "<": left < right,
-        ">": left > right,
-    }
-    return comparisons[operator]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The release numbers; a label of its own behind "+" does not count."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in match[0].split(".")) if match else ()
-
-
-def _padded(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    length = max(len(left), len(right))
-    return left + (0,) * (length - len(left)), right + (0,) * (length - len(right))
 
 
 def wanted_horovod() -> str | None:

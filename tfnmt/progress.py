@@ -40,8 +40,10 @@ class Progress:
         self._facts = ""
         self._seconds_left: float | None = None
         self._started = time.monotonic()
-        self._display = _Bar(what, total) if _on_terminal() else _Lines(what) if lines else _Silence()
-        self._next = self._started + self._display.first_seconds
+        self._bar = _Bar(what, total) if _on_terminal() else None
+        self._is_silent = self._bar is None and not lines
+        self._next = self._started + (0.0 if self._bar is not None else FIRST_LINE_SECONDS)
+        self._was_shown = False
 
     def advance(self, amount: float = 1, facts: str = "") -> None:
         """Adds `amount` units to what is done."""
@@ -57,15 +59,24 @@ class Progress:
         """
         self.done, self._facts, self._seconds_left = done, facts, seconds_left
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + self._display.seconds
-            self._display.show(done, self._text(now - self._started))
+        if now < self._next or self._is_silent:
+            return
+        self._next = now + (BAR_SECONDS if self._bar is not None else LINE_SECONDS)
+        self._was_shown = True
+        if self._bar is not None:
+            self._bar.show(done, self._text(now - self._started))
+        else:
+            logging.info("%s: %s", self._what, self._text(now - self._started))
 
     def close(self) -> None:
         """Shows the end of the work."""
         seconds = time.monotonic() - self._started
-        self._display.show_end(self.done, self._text(seconds), f"{self._amount()}{format_seconds(seconds)}")
-        self._display.close()
+        if self._bar is not None:
+            self._bar.show(self.done, self._text(seconds))
+            self._bar.close()
+        elif self._was_shown:
+            amount = f"{self._amount()}, " if self._unit else ""
+            logging.info("%s: done, %s%s", self._what, amount, format_seconds(seconds))
 
     def __enter__(self) -> "Progress":
         """The progress itself."""
@@ -75,8 +86,8 @@ class Progress:
         """Shows the end, unless the work failed."""
         if exception_type is None:
             self.close()
-        else:
-            self._display.close()
+        elif self._bar is not None:
+            self._bar.close()
 
     def _text(self, seconds: float) -> str:
         rate = self.done / seconds if seconds > 0 else 0.0
@@ -85,14 +96,12 @@ class Progress:
             left = max(self._total - self.done, 0) / rate
         speed = f"{format_number(rate)} {self._unit}/s" if self._unit else ""
         # A narrow terminal cuts the end off, so the caller's details come last.
-        parts = [self._amount().rstrip(", "), f"{format_seconds(left)} left" if left else "", speed, self._facts]
+        parts = [self._amount(), f"{format_seconds(left)} left" if left else "", speed, self._facts]
         return ", ".join(part for part in parts if part)
 
     def _amount(self) -> str:
-        if not self._unit:
-            return ""
         total = f"/{self._total:,.0f}" if self._total is not None else ""
-        return f"{self.done:,.0f}{total} {self._unit}, "
+        return f"{self.done:,.0f}{total} {self._unit}" if self._unit else ""
 
 
 def format_seconds(seconds: float) -> str:
@@ -124,45 +133,11 @@ def _columns() -> int:
     return (columns or 80) - 1  # a terminal without a window reports 0, and some break a line that fills it
 
 
-class _Silence:
-    """Shows nothing."""
-
-    first_seconds = seconds = float("inf")
-
-    def show(self, done: float, text: str) -> None:
-        pass
-
-    def show_end(self, done: float, text: str, summary: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Lines(_Silence):
-    """Log lines, for pipes and files."""
-
-    first_seconds, seconds = FIRST_LINE_SECONDS, LINE_SECONDS
-
-    def __init__(self, what: str):
-        self._what = what
-        self._shown = False
-
-    def show(self, done: float, text: str) -> None:
-        self._shown = True
-        logging.info("%s: %s", self._what, text)
-
-    def show_end(self, done: float, text: str, summary: str) -> None:
-        if self._shown:
-            logging.info("%s: done, %s", self._what, summary)
-
-
-class _Bar(_Silence):
+class _Bar(python_logging.Handler):
     """A bar that stays on the last line of a terminal, below whatever is logged meanwhile."""
 
-    first_seconds, seconds = 0.0, BAR_SECONDS
-
     def __init__(self, what: str, total: float | None):
+        super().__init__()
         share = "{percentage:3.0f}%|{bar:8}| " if total is not None else ""
         self._bar = tqdm.tqdm(
             total=total,
@@ -173,28 +148,20 @@ class _Bar(_Silence):
             mininterval=float("inf"),
             leave=None,  # a bar below another one goes when its work is done
         )
-        self._clearing = _ClearFirst(self._bar)
-        python_logging.root.handlers.insert(0, self._clearing)
-
-    def show(self, done: float, text: str) -> None:
-        total, self._bar.ncols = self._bar.total, _columns()
-        self._bar.n = done if total is None else min(done, total)
-        self._bar.set_description_str(text, refresh=True)
-
-    def show_end(self, done: float, text: str, summary: str) -> None:
-        self.show(done, text)
-
-    def close(self) -> None:
-        python_logging.root.removeHandler(self._clearing)
-        self._bar.close()
-
-
-class _ClearFirst(python_logging.Handler):
-    """Clears the bar before the handlers behind this one write their line; the next `show` draws it again."""
-
-    def __init__(self, bar: tqdm.tqdm):
-        super().__init__()
-        self._bar = bar
+        python_logging.root.handlers.insert(0, self)
 
     def emit(self, record: python_logging.LogRecord) -> None:
+        """Clears the bar before the handlers behind this one write their line; the next `show` draws it again."""
         self._bar.clear()
+
+    def show(self, done: float, text: str) -> None:
+        """Draws the bar with `text` behind it."""
+        total, self._bar.ncols = self._bar.total, _columns()
+        self._bar.n = done if total is None else min(done, total)
+        self._bar.set_description_str(text)
+
+    def close(self) -> None:
+        """Ends the bar; the log is as it was before."""
+        python_logging.root.removeHandler(self)
+        self._bar.close()
+        super().close()

@@ -10,14 +10,14 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tfnmt
 from tfnmt import durable_files
 from tfnmt.errors import UserError, refuse
-from tfnmt.settings import absolute, expanded, flagfile_text, value_text
+from tfnmt.settings import absolute, expanded, flagfile_text, idle_fault, present_names, value_text
 
 FORMAT = 1
 SETTINGS, FLAGS = "settings.json", "flags.txt"
@@ -81,6 +81,7 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
     if values is None:
         raise UserError(f"{directory / SETTINGS}: has no {cls.__name__}. {remedy}")
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
+    values = _renamed(values, fields.values())
     unknown = values.keys() - fields.keys()
     refuse([f"{directory / SETTINGS}: {name} is not a setting. {remedy}" for name in sorted(unknown)])
     return cls(**{name: expanded(fields[name], _from_json(value)) for name, value in values.items()})
@@ -89,34 +90,38 @@ def instance(directory: Path, recorded: Mapping[str, Any], cls: type[Settings]) 
 def differences(directory: Path, settings: Sequence[Any], free: Collection[type] = ()) -> list[str]:
     """Every setting that is not the recorded one and may not change, under a heading with the remedy.
 
-    Paths where nothing is any more may change into some where something is: the files have been moved.
-
-    Args:
-      directory: the run directory.
-      settings: those of now.
-      free: classes all of whose settings may change, or be absent.
+    Paths where nothing is any more may change into some where something is: the files have been moved. All settings
+    of the classes `free` may change, or be absent.
     """
     settings = [_located(each) for each in settings if type(each) not in free]
     names = {cls.__name__ for cls in free}
     classes = [values for name, values in read(directory)["settings"].items() if name not in names]
     fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
     recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
+    recorded = _renamed(recorded, fields.values())
     recorded |= {name: absolute(fields[name], value) for name, value in recorded.items() if name in fields}
     values = {name: getattr(each, name) for each in settings for name in vars(each)}
     # A setting that this version has added had its default's effect before.
-    before = {name: field.default for name, field in fields.items()} | recorded
+    before: dict[str, Any] = {name: field.default for name, field in fields.items()} | recorded
     different = [
         f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
         for name in before
         if (name not in values or before[name] != values[name])
         and not _may_change(fields.get(name))
         and not _has_moved(fields.get(name), before[name], values.get(name))
+        and not (name in fields and idle_fault(name, settings))  # It did nothing before either, or its cause is told.
     ]
     heading = (
         f"--run_directory={directory} was made with other settings. Go on with the old ones by "
         f"--flagfile={directory / FLAGS}, or choose another directory."
     )
     return [heading, *different] if different else []
+
+
+def _renamed(values: Mapping[str, Any], fields: Iterable[dataclasses.Field]) -> dict[str, Any]:
+    """Recorded values under the names that their fields have now."""
+    present = present_names(fields)
+    return {present.get(name, name): value for name, value in values.items()}
 
 
 def _located(settings: Any) -> Any:

@@ -30,15 +30,7 @@ JOINT, SOURCE, TARGET = "vocabulary.model", "vocabulary.source.model", "vocabula
 
 
 class RunDirectory:
-    """The directory of one run.
-
-    Attributes:
-      path: the directory.
-      checkpoints: the directory for `CheckpointStore`.
-      events: the directory for TensorBoard.
-      logs: the directory for log files.
-      metrics: the file of metrics.
-    """
+    """The directory of one run; its attributes are the paths of what is in it."""
 
     def __init__(self, path: Path | str):
         """Opens an existing run directory.

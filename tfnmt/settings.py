@@ -17,7 +17,7 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -33,6 +33,8 @@ def setting(
     required: bool = False,
     is_path: bool = False,
     may_change: bool = False,
+    only_with: Mapping[str, Sequence[Any] | None] | None = None,
+    formerly: str = "",
 ) -> Any:
     """One field of a settings dataclass.
 
@@ -48,6 +50,9 @@ def setting(
       is_path: a text names a file or a directory; `~` at its beginning is the home directory, and a run records it
         as an absolute path.
       may_change: a run may be resumed with another value, because what was trained so far does not depend on it.
+      only_with: flag -> its values with which this field counts, None for all but zero and empty. One flag of several
+        is enough. Without any flag, in a subclass, the field never counts, and its help says what does instead.
+      formerly: the name that it had once; command lines, flagfiles and recorded settings may still have it.
     """
     metadata = {
         "help": help,
@@ -59,8 +64,15 @@ def setting(
         "required": required,
         "is_path": is_path,
         "may_change": may_change,
+        "only_with": only_with,
+        "formerly": formerly,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def present_names(fields: Iterable[dataclasses.Field]) -> dict[str, str]:
+    """The name that a field had once -> the one that it has now."""
+    return {former: field.name for field in fields if (former := field.metadata.get("formerly"))}
 
 
 def expanded(field: dataclasses.Field, value: Any) -> Any:
@@ -108,6 +120,35 @@ def fault_of(field: dataclasses.Field, value: Any) -> str | None:
         return f"{flag_text(field.name, value)}: must be a number."
     broken = next((words for words, holds in limits_of(field).items() if not holds(value)), None)
     return f"{flag_text(field.name, value)}: must be {broken}." if broken else None
+
+
+def idle_fault(name: str, settings: Sequence[Any]) -> str | None:
+    """Why the flag `name` of one of the `settings` does nothing with the others; None where it counts."""
+    found = {field.name: (field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)}
+    causes = _idle_with(name, found)
+    if causes is None:
+        return None
+    if not causes:
+        return f"--{name} does nothing here. {found[name][0].metadata['help']}"
+    return f"--{name} does nothing with {' and '.join(causes)}; leave it out."
+
+
+def _idle_with(name: str, found: Mapping[str, tuple[dataclasses.Field, Any]]) -> list[str] | None:
+    """The flags with which the field `name` does nothing; None where it counts.
+
+    A flag counts only with a flag that counts itself: `--adam_cooldown_beta1` needs `--adam_cooldown_updates`, which
+    needs Adam. Flags that the command does not have decide nothing.
+    """
+    conditions = found[name][0].metadata.get("only_with")
+    if conditions is None or (conditions and not conditions.keys() & found.keys()):
+        return None
+    causes: list[str] = []
+    for flag in conditions.keys() & found.keys():
+        deeper, value = _idle_with(flag, found), found[flag][1]
+        if deeper is None and (value in conditions[flag] if conditions[flag] is not None else value):
+            return None
+        causes += deeper or [flag_text(flag, value)]
+    return sorted(set(causes))
 
 
 def limits_of(field: dataclasses.Field) -> dict[str, Callable[[Any], bool]]:

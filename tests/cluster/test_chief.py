@@ -26,6 +26,12 @@ def test_at_a_good_end_tasks_end_with_zero(told):
     assert told == [0]
 
 
+def test_tasks_of_a_chief_that_was_interrupted_end_as_it_does(told):
+    with chief.tasks_of(CLUSTER) as end:
+        end.code = 143
+    assert told == [143]
+
+
 def test_tasks_of_a_chief_that_fails_end_as_dismissed(told):
     """A code of its own: a launcher must not take them for dead ones."""
     with pytest.raises(LostError), chief.tasks_of(CLUSTER):

@@ -151,22 +151,21 @@ class _Clock:
         return self.now
 
 
-def test_task_waits_for_its_chief_and_then_ends(alive, caplog):
+def test_task_waits_for_its_chief_and_then_ends(monkeypatch, caplog):
     clock = _Clock()
-    chief = tasks._Chief(alive, 30.0, 60.0, clock)
-    assert not chief.is_gone()
-    chief._address = "127.0.0.1:1"
+    monkeypatch.setattr(tasks, "answers", lambda address: clock.now < 1)
+    chief = tasks._Chief(Cluster("127.0.0.1:1", (), (), rendezvous_timeout=30.0, stall_timeout=60.0), clock)
     found = []
-    for now in (1.0, 12.0, 40.0, 62.0):
+    for now in (0.0, 1.0, 12.0, 40.0, 62.0):
         clock.now = now
         found.append(chief.is_gone())
-    assert found == [False, False, False, True]
-    assert "Waiting for the chief at 127.0.0.1:1 for 11 s." in caplog.text
+    assert found == [False, False, False, False, True]
+    assert "Waiting for the chief at 127.0.0.1:1 for 12 s." in caplog.text
 
 
 def test_chief_that_never_comes_is_named():
     clock = _Clock()
-    chief = tasks._Chief("127.0.0.1:1", 30.0, 60.0, clock)
+    chief = tasks._Chief(Cluster("127.0.0.1:1", (), (), rendezvous_timeout=30.0), clock)
     assert not chief.is_gone()
     clock.now = 31.0
     with pytest.raises(UserError, match=r"The chief at 127\.0\.0\.1:1 did not come within --rendezvous_timeout=30"):

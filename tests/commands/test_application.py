@@ -85,6 +85,9 @@ application.run(main, ActSettings, ModelSettings, application.Choice("model", mo
 '''
 
 
+COMMANDS = ["train", "launch", "translate", "evaluate", "score", "average", "export", "corpus", "vocabulary", "doctor"]
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("program") / "tfnmt-act"
@@ -216,6 +219,23 @@ def test_interruption_is_quiet(program):
     assert _times_cut(errors) == ["width 8", "warning: be careful"]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_interruption_while_tensorflow_is_imported_is_one_line(tmp_path, name):
+    (tmp_path / "tensorflow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, "-m", f"tfnmt.commands.{name}"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "Interrupted while loading.\n")
+
+
 @pytest.mark.parametrize("word", ["--act=pour", "--help"])
 def test_a_reader_that_has_gone_is_no_defect(program, word):
     reading, writing = os.pipe()
@@ -271,9 +291,7 @@ def test_full_help_shows_the_flags_of_the_libraries_too(program):
     assert "--verbosity" in _run(program, "--helpfull").stdout
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "launch", "translate", "evaluate", "score", "average", "export", "corpus", "vocabulary", "doctor"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_runs_as_a_module_too(name):
     result = _run([sys.executable, "-m", f"tfnmt.commands.{name}"], "--no_such_flag")
     assert "--no_such_flag is not a flag of this command" in result.stderr

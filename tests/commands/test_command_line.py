@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested
+from tfnmt.commands.help_text import help_text
 from tfnmt.errors import UserError
 from tfnmt.settings import flagfile_text, setting
 
@@ -53,6 +54,28 @@ class FileSettings:
     limit: int | None = setting(None, "Sentences.", minimum=1)
     name: str = setting("", "Name.")
     share: float = setting(0.5, "Share.", above=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """Flags that count with others alone."""
+
+    optimizer: str = setting("adam", "Optimizer.", choices=("adam", "adamw", "sgd"))
+    beta: float = setting(0.9, "Decay.", only_with={"optimizer": ("adam", "adamw"), "local_steps": None})
+    cooldown: int = setting(0, "Updates.", only_with={"optimizer": ("adam", "adamw")})
+    cooldown_beta: float = setting(0.92, "Decay from then on.", only_with={"cooldown": None})
+    split: str = setting("test", "Split.", only_with={"reference": ("",)})
+    reference: str = setting("", "File.")
+    micro_steps: int = setting(1, "Steps.", minimum=1, formerly="micro_batches")
+    elsewhere: int = setting(1, "Number.", only_with={"flag_of_another_command": ("yes",)})
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSettings(UpdateSettings):
+    """One more flag, and one that never counts."""
+
+    local_steps: int = setting(0, "Steps.")
+    split: str = setting("test", "The whole text is read.", only_with={})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +178,73 @@ def test_the_chosen_class_is_made_with_its_own_defaults():
 
 def test_flags_that_the_chosen_class_lacks_are_refused():
     assert _faults("--model=recurrent", "--heads=4") == ["--heads does nothing with --model=recurrent."]
+
+
+@pytest.mark.parametrize(
+    ("words", "faults"),
+    [
+        (["--beta=0.8", "--optimizer=adamw"], []),
+        (["--beta=0.8", "--optimizer=sgd"], ["--beta does nothing with --optimizer=sgd; leave it out."]),
+        # The default too does nothing.
+        (["--optimizer=sgd", "--beta=0.9"], ["--beta does nothing with --optimizer=sgd; leave it out."]),
+        (["--cooldown_beta=0.5", "--cooldown=3"], []),
+        (["--cooldown_beta=0.5"], ["--cooldown_beta does nothing with --cooldown=0; leave it out."]),
+        (
+            ["--cooldown_beta=0.5", "--cooldown=3", "--optimizer=sgd"],
+            [
+                "--cooldown_beta does nothing with --optimizer=sgd; leave it out.",
+                "--cooldown does nothing with --optimizer=sgd; leave it out.",
+            ],
+        ),
+        (["--split=train"], []),
+        (["--split=train", "--reference=a"], ["--split does nothing with --reference=a; leave it out."]),
+        (["--elsewhere=3"], []),
+    ],
+)
+def test_flags_that_do_nothing_with_others_are_refused(words, faults):
+    command_line = CommandLine([UpdateSettings])
+    if not faults:
+        assert command_line.parse(words)
+        return
+    with pytest.raises(UserError) as refusal:
+        command_line.parse(words)
+    assert list(refusal.value.faults) == faults
+
+
+def test_one_condition_of_several_is_enough():
+    assert CommandLine([LocalSettings]).parse(["--optimizer=sgd", "--beta=0.8", "--local_steps=2"])
+    with pytest.raises(UserError, match="--beta does nothing with --local_steps=0 and --optimizer=sgd; leave it out"):
+        CommandLine([LocalSettings]).parse(["--optimizer=sgd", "--beta=0.8"])
+
+
+def test_a_flag_that_never_counts_says_what_does():
+    with pytest.raises(UserError, match=r"^--split does nothing here\. The whole text is read\.$"):
+        CommandLine([LocalSettings]).parse(["--split=test"])
+
+
+def test_a_flagfile_of_all_settings_may_hold_the_defaults_of_flags_that_do_nothing(directory):
+    settings = [LocalSettings(optimizer="sgd")]
+    (directory / "flags.txt").write_text(flagfile_text(*settings))
+    assert CommandLine([LocalSettings]).parse(["--flagfile=flags.txt"]) == settings
+    (directory / "flags.txt").write_text("--optimizer=sgd\n--cooldown=7\n")
+    with pytest.raises(UserError, match=r"flags\.txt:2: --cooldown does nothing with --optimizer=sgd; leave it out"):
+        CommandLine([LocalSettings]).parse(["--flagfile=flags.txt"])
+
+
+def test_a_flag_goes_by_its_former_name_too(directory):
+    (directory / "old.flags").write_text("--micro_batches=2\n")
+    command_line = CommandLine([UpdateSettings])
+    assert command_line.parse(["--flagfile=old.flags"])[0].micro_steps == 2
+    assert command_line.parse(["--flagfile=old.flags", "--micro_steps=3"])[0].micro_steps == 3
+    with pytest.raises(UserError, match=r"^--micro_steps=0: must be at least 1"):
+        command_line.parse(["--micro_batches=0"])
+    assert "(a whole number, at least 1, formerly --micro_batches)" in help_text("tfnmt-act", "Acts.", command_line)
+
+
+def test_help_says_when_a_flag_counts_and_is_silent_about_those_that_never_do():
+    shown = help_text("tfnmt-act", "Acts.", CommandLine([LocalSettings]))
+    assert "(a number, only with --optimizer=adam or --optimizer=adamw or --local_steps)" in shown
+    assert "--split" not in shown
 
 
 def test_a_choice_that_does_not_exist_is_refused_once():

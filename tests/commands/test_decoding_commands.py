@@ -114,6 +114,12 @@ def test_evaluate_files(run, call, tmp_path):
     assert "--run_directory is missing" in error
 
 
+@pytest.mark.parametrize("flags", [["--nbest=1"], ["--split=test", "--source={run}/a", "--reference={run}/b"]])
+def test_what_evaluate_would_not_heed_is_refused(run, call, flags):
+    _, error = call(evaluate, f"--run_directory={run.path}", *(flag.format(run=run.path) for flag in flags), expect=2)
+    assert f"{flags[0].partition('=')[0]} does nothing " in error
+
+
 def test_score(run, call, caplog, tmp_path):
     flags = [f"--run_directory={run.path}", f"--source={run.path.parent / 'test.en'}"]
     lines, _ = call(score, *flags, f"--target={run.path.parent / 'test.de'}", "--chunk_sentences=4")

@@ -52,6 +52,12 @@ def test_a_python_without_any_package():
     assert all(each["remedy"] == "tools/set_up" for each in faults)
 
 
+def test_without_what_reads_requirements_the_doctor_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    (finding,) = diagnosis.packages()
+    assert (finding.subject, finding.state, finding.remedy) == ("packaging.requirements", FAULT, "tools/set_up")
+
+
 def test_a_missing_tensorflow_text_is_said_once(monkeypatch):
     versions = {"tensorflow": "2.21.0"}
     monkeypatch.setattr(installation, "installed_version", versions.get)

@@ -14,7 +14,7 @@ RUSSIAN_PLURALS = (
 
 def _messages(directory, members, source, target, form="gettext"):
     wheel = make_wheel(directory, "pack", members)
-    with zipfile.ZipFile(directory / wheel.filename) as archive:
+    with zipfile.ZipFile(next(directory.glob(wheel.pattern))) as archive:
         return Catalogues(archive, form).messages(source, target)
 
 

@@ -1,8 +1,9 @@
 """Language codes."""
 
 import pytest
+import regex
 
-from tfnmt.corpora.languages import find_code, listing, parse_pair, scripts_of
+from tfnmt.corpora.languages import find_code, letters_of, listing, parse_pair
 from tfnmt.errors import UserError
 
 
@@ -22,6 +23,18 @@ from tfnmt.errors import UserError
         ("sr_Latn", ["sr@latin", "sr"], "sr@latin"),
         ("es", ["es_MX", "es_AR"], None),
         ("en", ["en-GB", "en"], "en"),
+        ("no", ["da", "nb_NO", "nn"], "nb_NO"),
+        ("he", ["iw", "yi"], "iw"),
+        ("pt_BR", ["pt"], None),
+        ("pt", ["pt_BR"], "pt_BR"),
+        ("ar_EG", ["ar", "ar_EG"], "ar_EG"),
+        ("pt_PT", ["pt", "pt_PT"], "pt_PT"),
+        ("de_DE", ["de"], "de"),
+        ("de_nolanguageatall", ["de"], None),
+        ("pt", ["pt_BR", "pt"], "pt"),
+        ("en_GB", ["en_AU", "en"], None),
+        ("sr", ["sr_Latn"], None),
+        ("ca", ["ca@valencia", "no code"], None),
     ],
 )
 def test_codes_are_found_in_any_spelling(wanted, codes, found):
@@ -40,10 +53,28 @@ def test_other_pairs_are_refused(languages):
 
 
 def test_the_listing_names_each_language_once():
-    assert listing([["de_DE", "zh-Hans", "en"], ["de", "zh_CN", "pt_BR"]]) == "de, en, pt_BR, zh"
+    assert (
+        listing([["de_DE", "zh-Hans", "en"], ["de", "zh_CN", "pt_BR", "zh_TW", "no code"]])
+        == "de, en, pt_BR, zh, zh_Hant"
+    )
 
 
-def test_scripts():
-    assert scripts_of("zh_CN") == {"CJK", "HIRAGANA", "KATAKANA"}
-    assert scripts_of("sr") == {"CYRILLIC"} and scripts_of("sr_Latn") == {"LATIN"}
-    assert scripts_of("tlh") == frozenset()
+@pytest.mark.parametrize(
+    ("code", "own", "foreign"),
+    [
+        ("zh_CN", "语", "кana"),
+        ("ja", "語ひカ", "한к"),
+        ("ko", "한", "кa"),
+        ("sr", "ђ", "đ語"),
+        ("sr_Latn", "đ", "ђ"),
+        ("en", "a", "к"),
+        ("hi", "ह", "a"),
+    ],
+)
+def test_letters(code, own, foreign):
+    assert regex.findall(letters_of(code), own + foreign) == [letter for letter in own + foreign if letter in own]
+
+
+@pytest.mark.parametrize("code", ["xx", "tlh", "no code"])
+def test_the_letters_of_an_unknown_language_are_not_known(code):
+    assert letters_of(code) == ""

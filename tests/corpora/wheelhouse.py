@@ -43,7 +43,7 @@ def make_wheel(directory: pathlib.Path, name: str, members: dict[str, object], *
         tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         for file, text in {"METADATA": metadata, "WHEEL": tags, "RECORD": ""}.items():
             archive.writestr(zipfile.ZipInfo(f"{name}-1.0.dist-info/{file}"), text)
-    return Source(name, "1.0", path.name, path.stat().st_size, sha256_of(path), **facts)
+    return Source(name, "1.0", sha256_of(path), **facts)
 
 
 def _bytes(member: str, content: object) -> bytes:

@@ -21,6 +21,6 @@ def test_every_reason_and_its_limit():
 
 
 def test_a_sentence_longer_than_a_batch_is_too_long():
-    assert _verdict(9, 16, batch_tokens=16) == "kept"
-    assert _verdict(9, 17, batch_tokens=16) == "too long"
-    assert _verdict(11, 8, batch_tokens=16, source_batch_tokens=10) == "too long"
+    assert _verdict(9, 16, batch_positions=16) == "kept"
+    assert _verdict(9, 17, batch_positions=16) == "too long"
+    assert _verdict(11, 8, batch_positions=16, source_batch_positions=10) == "too long"

@@ -39,6 +39,24 @@ def test_detokenize_stops_at_the_end_and_skips_what_is_no_text(vocabulary):
     assert vocabulary.detokenize(ids).numpy().tolist() == [b"baba", b""]
 
 
+def test_equal_texts_are_told_from_the_pieces(vocabulary):
+    """However a line is cut, what its pieces add up to is the same."""
+    texts = vocabulary.texts()
+    for line in ("baba kuku lame", "sasa"):
+        ways = {tuple(vocabulary.tokenize(tf.constant([line]), -1, 0.1).to_list()[0]) for _ in range(20)}
+        assert len(ways) > 1
+        assert {b"".join(texts[token] for token in ids).decode().replace("▁", " ").lstrip() for ids in ways} == {line}
+
+
+def test_a_piece_that_spells_a_byte_is_one(tmp_path):
+    settings = VocabularySettings(vocabulary_size=400, byte_fallback=True)
+    files = [write_pair(tmp_path, "train", generated_pairs(200))]
+    vocabulary, _ = train_vocabularies(files, tmp_path / "vocabulary", settings)
+    texts, ids = vocabulary.texts(), vocabulary.tokenize(tf.constant(["✓ ba"])).to_list()[0]
+    assert b"".join(texts[token] for token in ids).decode() == "▁✓▁ba"
+    assert [texts[index] for index in (PAD_ID, BEGIN_ID, END_ID)] == [b""] * 3
+
+
 def test_special_pieces_have_the_shared_ids(vocabulary):
     pieces = vocabulary.pieces()
     assert [pieces[index] for index in (PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID)] == ["<pad>", "<unk>", "<s>", "</s>"]

@@ -43,6 +43,32 @@ def _tokens(ids):
     return [int(token) for token in ids if token != PAD_ID]
 
 
+PIECES = ["", "<unk>", "", "", "▁", "a", "▁a"]
+
+
+def _text(tokens):
+    return "".join(PIECES[token] for token in tokens).strip("▁")
+
+
+@pytest.mark.parametrize(("beam_size", "results"), [(VOCABULARY_SIZE**3, 8), (6, 5)])
+def test_translations_of_one_text_are_one(model, table, beam_size, results):
+    """`▁a` and `▁`, `a` spell the same; `a` too at the beginning, whose space is dropped like one at the end."""
+    settings = dataclasses.replace(FOUR_TOKENS, beam_size=beam_size, nbest=results)
+    pieces = tf.constant(PIECES)
+    found = _search(model, table, _sources(2, 3, 4), settings, pieces=pieces)
+    repeats = _search(model, table, _sources(2, 3, 4), settings).ids.numpy()
+    assert min(len({_text(_tokens(ids)) for ids in row}) for row in repeats) < results  # the negative control
+    for row in range(3):
+        texts = [_text(_tokens(ids)) for ids in found.ids[row].numpy()]
+        assert len(set(texts)) == results and np.isfinite(found.scores[row]).all()
+        best: dict[str, float] = {}
+        for score, tokens in exhaustive_search(table, row + 1, limit=4, exponent=0.6):
+            best.setdefault(_text(tokens), score)
+        if results == 8:  # a beam that holds everything
+            assert texts == list(best)[:8]
+            np.testing.assert_allclose(found.scores[row], list(best.values())[:8], rtol=1e-5)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 0.6, 2.0])
 def test_a_beam_that_holds_everything_finds_the_best(model, table, exponent):
     settings = dataclasses.replace(FOUR_TOKENS, beam_size=VOCABULARY_SIZE**3, nbest=5, length_penalty=exponent)

@@ -48,7 +48,7 @@ def test_same_hypotheses_at_any_batch_size(trained, monkeypatch):
     lines = [line + " and so on" * repeats for repeats in range(4) for line in SOURCES]
     translator, runs = trained.translator(SETTINGS), []
     for sentences, tokens in ((1, 4096), (3, 4096), (64, 4096), (64, 40)):
-        settings = dataclasses.replace(SETTINGS, decoding_batch_sentences=sentences, decoding_batch_tokens=tokens)
+        settings = dataclasses.replace(SETTINGS, decoding_batch_sentences=sentences, decoding_batch_positions=tokens)
         monkeypatch.setattr(translator, "settings", settings)  # the graph, which is the same, is traced once
         runs.append(translator.translate(trained.vectors, lines))
     for other in runs[1:]:
@@ -70,6 +70,16 @@ def test_new_parameters_and_lengths_do_not_trace_again(trained, translator):
     assert translator.graph(1, False).experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("results", [4, 8])
+def test_no_two_translations_of_a_line_have_the_same_text(trained, results):
+    translator = trained.translator(dataclasses.replace(SETTINGS, beam_size=8, nbest=results))
+    indifferent = trained.vectors[0] * 0.0  # All pieces are alike, the bare space too.
+    for line, hypotheses in zip(SOURCES, translator.translate([indifferent], SOURCES)):
+        if line.strip():
+            assert len({each.text.strip() for each in hypotheses}) == len(hypotheses) == results
+            assert [each.score for each in hypotheses] == sorted((each.score for each in hypotheses), reverse=True)
+
+
 def _forced(trained, source, tokens):
     """The log-probability of `tokens`, END_ID included, as translation of `source`."""
     views = trained.layouts[0].unpack(tf.constant(trained.vectors[0]))
@@ -86,7 +96,7 @@ def test_scores_are_forced_scores(trained, translator):
 
 
 def test_forced_scoring_of_lines(trained):
-    scorer = Scorer(*trained[1:3], *trained[4:], batch_sentences=3, batch_tokens=40)
+    scorer = Scorer(*trained[1:3], *trained[4:], batch_sentences=3, batch_positions=40)
     scores = scorer.score(trained.vectors, SOURCES, TARGETS)
     for score, source, target in zip(scores, SOURCES, TARGETS):
         tokens = trained.target_vocabulary.tokenize(tf.constant([target]))[0].numpy()

@@ -1,6 +1,7 @@
 """The tasks of the cluster whose workers `kill_child` kills: processes that are forked once TensorFlow is there."""
 
 import os
+import sys
 import time
 
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
@@ -17,6 +18,7 @@ from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.tasks import serve
 from tfnmt.engines.cluster import ClusterEngine
 from tfnmt.engines.servers import Servers
+from tfnmt.errors import LostError
 from tfnmt.layout import Layout, Parameter
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
@@ -33,12 +35,14 @@ EXACT_SUM = {
     "schedule": ScheduleSettings(learning_rate=RATE, schedule="constant", warmup_updates=0),
 }
 """Plain SGD of one rate for every token: the servers hold the sum of all gradients."""
+EXACT_STEPS = {"schedule": EXACT_SUM["schedule"]}
+"""Plain SGD of one rate for every step."""
 ROWS = {
     "sync": (Sync(), ADAM),
     # A local optimizer's state that outlives a block is lost with its worker: here none does.
     "model_average": (ModelAverage(local_steps=3, local_slots="reset"), ADAM),
     "bmuf": (Bmuf(local_steps=2, block_momentum=0.5), {}),
-    "downpour": (Downpour(push_every=2, pull_every=4, local_rate=1.0), EXACT_SUM),
+    "downpour": (Downpour(push_every=2, pull_every=4), EXACT_STEPS),
     "async": (Async(), EXACT_SUM),
     "delayed_async": (DelayedAsync(delay=2, local_optimizer_batches=4), EXACT_SUM),
     "summed_async": (SummedAsync(summed_pushes=3), EXACT_SUM),
@@ -48,21 +52,23 @@ ROWS = {
 class CountingModel(toy.ToyModel):
     """The toy, beside as many numbers as there are batches: that of a batch has a gradient of one there, always.
 
-    So with `EXACT_SUM` the parameters tell how often each batch has been taken. The last step of a block of worker 1
+    It is the sum over the batch that is one or, for rows that push sums of means, the mean. So with `EXACT_SUM` or
+    `EXACT_STEPS` the parameters tell how often each batch has been taken. The last step of a block of worker 1
     lasts as long as there is a file for it, and leaves another.
     """
 
     parameters = (*toy.ToyModel.parameters, Parameter("counts", (PLACES,), lambda shape, seed: tf.zeros(shape)))
 
-    def __init__(self, directory="", steps=1):
+    def __init__(self, directory="", steps=1, of_mean=False):
         super().__init__()
-        self._directory, self._steps = directory, steps
+        self._directory, self._steps, self._of_mean = directory, steps, of_mean
 
     def loss(self, views, batch, seed=None):
         place = batch.position[2]
         with tf.control_dependencies(self._wait(place)):
             sums = super().loss(views, batch, seed)
-        return sums._replace(loss=sums.loss + views["counts"][place])
+        count = sums.target_tokens if self._of_mean else 1
+        return sums._replace(loss=sums.loss + count * views["counts"][place])
 
     def _wait(self, place):
         worker, step = place % WORKERS, place // WORKERS
@@ -130,32 +136,44 @@ def lead(cluster, connection, directory, names):
     os._exit(0)
 
 
-def save(cluster, connection, is_last):
-    """Is the chief: reads the whole state between two updates, or behind the last, once it is told to."""
+def save(cluster, connection, when):
+    """Is the chief: trains, and says "ready" at one moment, at which it waits for a word before it goes on.
+
+    The moments: "connecting", before it speaks to tasks that are there; "between" two updates and "behind" the last,
+    before it reads the whole state.
+    """
     runtime.prepare(threads=1)
     options = {"workers": WORKERS, "model": CountingModel(), **ADAM}
-    with tasks_of(cluster):
-        row = ModelAverage(local_steps=2)  # whose workers have slots to save
-        engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
-        for report in engine.blocks():
-            if report.update == 2 and not is_last:
-                _save(engine, connection)
-            if report.update == 2:
-                engine.stop()
-        _save(engine, connection)
+
+    def reach(moment):
+        if when == moment:
+            connection.send("ready")
+            connection.recv()
+
+    try:
+        with tasks_of(cluster):
+            reach("connecting")
+            row = ModelAverage(local_steps=2)  # whose workers have slots to save
+            engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
+            for report in engine.blocks():
+                if report.update == 2:
+                    engine.state()
+                    reach("between")
+                    engine.state()
+                if report.update == 4:
+                    engine.stop()
+            reach("behind")
+            engine.state()
+    except LostError as error:
+        print("error:", error, file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
     os._exit(0)
-
-
-def _save(engine, connection):
-    engine.state()
-    connection.send("ready")
-    connection.recv()
-    engine.state()
 
 
 def _train(cluster, connection, directory, row, options):
     steps = getattr(row, "local_steps", getattr(row, "push_every", getattr(row, "delay", 1)))
-    options = {"workers": WORKERS, "servers": SERVERS, "model": CountingModel(directory, steps), **options}
+    model = CountingModel(directory, steps, of_mean=isinstance(row, Downpour))
+    options = {"workers": WORKERS, "servers": SERVERS, "model": model, **options}
     engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
     reports = _killed(engine, connection, is_free=isinstance(row, Async))
     state = engine.state()

@@ -1,17 +1,40 @@
-"""Every strategy by name, with short intervals: a new row joins this list and inherits the engines' tests."""
+"""Every strategy of the table with short intervals, and some variants: a new row inherits the engines' tests."""
 
-from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, RingAllreduce, SummedAsync, Sync
+import dataclasses
 
-ROWS = {
-    "sync": Sync(),
-    "ring_allreduce": RingAllreduce(),
-    "model_average": ModelAverage(local_steps=3),
-    "bmuf": Bmuf(local_steps=2, block_momentum=0.5),
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.strategies import STRATEGIES, Async, Bmuf
+
+_SHORT = {
+    "local_steps": 2,
+    "block_momentum": 0.5,
+    "push_every": 2,
+    "pull_every": 4,
+    "delay": 2,
+    "local_optimizer_batches": 8,
+    "summed_pushes": 3,
+}
+"""Values of flags, for the rows that have them: several rounds take but a few steps."""
+
+
+def _shortened(settings):
+    names = [field.name for field in dataclasses.fields(settings) if field.name in _SHORT]
+    return settings(**{name: _SHORT[name] for name in names})
+
+
+ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if name != "single"} | {
     "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
-    "downpour": Downpour(push_every=2, pull_every=4, local_rate=1.0),
-    "async": Async(),
-    "delayed_async": DelayedAsync(delay=2, local_optimizer_batches=4),
-    "summed_async": SummedAsync(summed_pushes=3),
     "bounded": Async(slack=1),
+    "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
 }
+
+
+def columns(name, workers=2):
+    """The columns of a row."""
+    return ROWS[name].row(workers, OptimizerSettings())
+
+
+WITH_BARRIER = [name for name in ROWS if columns(name).has_barrier]
+WITHOUT_BARRIER = [name for name in ROWS if not columns(name).has_barrier]
+ON_SERVERS = [name for name in WITH_BARRIER if not columns(name).ring]

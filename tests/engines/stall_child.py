@@ -1,6 +1,6 @@
-"""Stops a task of a cluster for good while the chief is about to save, and prints the chief's exit code.
+"""Stops or kills tasks of a cluster for good at some moment, and prints the chief's exit code.
 
-python -m tests.engines.stall_child JOB NUMBER between|behind
+python -m tests.engines.stall_child SIGNAL JOB NUMBERS before|connecting|between|behind
 """
 
 import dataclasses
@@ -11,29 +11,38 @@ import sys
 
 from tests.engines.kill_child import SECONDS, call, until
 from tfnmt.cluster.addresses import LOOPBACK, Cluster, free_ports
-from tfnmt.cluster.probes import is_listening
+from tfnmt.cluster.probes import answers
 
-STALL_SECONDS = 11.0  # a line before, and longer than a first block on a busy machine
+STALL_SECONDS = 30.0  # a line before, and longer than a first block on a busy machine
 
 
-def main(job, number, when):
+def main(name, job, numbers, when):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.engines.kill_tasks"])
     chief, *workers, server = (f"{LOOPBACK}:{port}" for port in free_ports(4))
-    cluster = Cluster(chief, tuple(workers), (server,), stall_timeout=STALL_SECONDS)
+    cluster = Cluster(chief, tuple(workers), (server,), rendezvous_timeout=STALL_SECONDS, stall_timeout=STALL_SECONDS)
+    patient = dataclasses.replace(cluster, rendezvous_timeout=SECONDS)
     processes = {}
     for each in cluster.tasks():
-        own = dataclasses.replace(cluster, job=each[0], task=each[1])
+        own = dataclasses.replace(patient, job=each[0], task=each[1])
         processes[each[:2]] = context.Process(target=call, args=("serve_task", own), daemon=True)
         processes[each[:2]].start()
-    until(lambda: all(is_listening(address) for _, _, address in cluster.tasks()))
+    until(lambda: all(answers(address) for _, _, address in cluster.tasks()))
     connection, theirs = context.Pipe()
-    leader = context.Process(target=call, args=("save", cluster, theirs, when == "behind"))
+    leader = context.Process(target=call, args=("save", cluster, theirs, when))
+
+    def strike():
+        for number in numbers.split(","):
+            os.kill(processes[job, int(number)].pid, signal.Signals[name])
+
+    if when == "before":
+        strike()
     leader.start()
-    assert connection.poll(SECONDS), "the chief is silent"
-    connection.recv()
-    os.kill(processes[job, int(number)].pid, signal.SIGSTOP)
-    connection.send("stopped")
+    if when != "before":
+        assert connection.poll(SECONDS), "the chief is silent"
+        connection.recv()
+        strike()
+        connection.send("done")
     leader.join(SECONDS)
     print(leader.exitcode, flush=True)
     for process in [leader, *processes.values()]:

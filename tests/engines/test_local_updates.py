@@ -90,7 +90,7 @@ class TestDelayedAsync:
 class TestDownpour:
     @staticmethod
     def by_hand(local_rate):
-        """Two pushes of two steps each behind one pull; the servers move by the sum of the steps' mean gradients."""
+        """Two pushes of two steps each behind one pull: the servers move by the sum of the steps' means."""
         theta = replica = start()
         for first in (0, 2):
             gathered = 0.0

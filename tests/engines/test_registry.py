@@ -1,13 +1,19 @@
-"""Where a row runs, and what is refused."""
+"""Where a row runs, what is refused there, and what a dry run finds."""
 
 import contextlib
+import types
 
 import pytest
 
+from tests import toy
+from tests.engines.building import build
 from tfnmt import runtime
 from tfnmt.cluster.addresses import ClusterSettings
 from tfnmt.cluster.ranks import RankSettings
-from tfnmt.engines.registry import LocalSettings, Place, SimulationSettings, find_place, refuse_unsuitable
+from tfnmt.engines import rank_session
+from tfnmt.engines.local import LocalEngine, LocalSettings
+from tfnmt.engines.registry import SETTINGS, open_session
+from tfnmt.engines.simulated import SimulatedEngine, SimulationSettings
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySettings, Sync
@@ -15,20 +21,51 @@ from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySetting
 ADAM = OptimizerSettings()
 
 
+def session_of(engine, settings=None, strategy="it", threads=None, environment=()):
+    return open_session(engine, settings or SETTINGS[engine](workers=2), strategy, threads, dict(environment))
+
+
+@pytest.fixture(name="two_ranks")
+def _two_ranks(monkeypatch):
+    """Ranks that have met without Horovod."""
+    monkeypatch.setattr(rank_session, "Ranks", lambda settings: types.SimpleNamespace(size=2))
+
+
 @pytest.mark.parametrize(
-    "engine, settings, strategy, expected",
+    "engine, settings, strategy, workers, servers, words",
     [
-        ("auto", ClusterSettings(), "single", ("local", 1, 1)),
-        ("auto", ClusterSettings(workers=2), "single", ("cluster", 2, 1)),
-        ("auto", ClusterSettings(workers=2, parameter_servers=3), "sync", ("cluster", 2, 3)),
-        ("auto", ClusterSettings(), "sync", ("cluster", 1, 1)),
-        ("cluster", ClusterSettings(), "single", ("cluster", 1, 1)),
-        ("local", LocalSettings(), "bmuf", ("local", 1, 1)),
-        ("simulated", SimulationSettings(workers=4, parameter_servers=2), "sync", ("simulated", 4, 2)),
+        ("auto", ClusterSettings(), "single", 1, 1, "1 worker in this process"),
+        ("auto", ClusterSettings(workers=2), "single", 2, 1, "2 embedded workers, 1 parameter server"),
+        (
+            "auto",
+            ClusterSettings(workers=2, parameter_servers=3),
+            "sync",
+            2,
+            3,
+            "2 embedded workers, 3 parameter servers",
+        ),
+        ("auto", ClusterSettings(), "sync", 1, 1, "1 embedded worker, 1 parameter server"),
+        ("cluster", ClusterSettings(), "single", 1, 1, "1 embedded worker, 1 parameter server"),
+        ("local", LocalSettings(), "bmuf", 1, 1, "1 worker in this process"),
+        (
+            "simulated",
+            SimulationSettings(workers=4, parameter_servers=2),
+            "sync",
+            4,
+            2,
+            "4 virtual workers, 2 parameter servers",
+        ),
     ],
 )
-def test_place_follows_from_the_flags(engine, settings, strategy, expected):
-    assert find_place(engine, settings, strategy, environment={})[:3] == expected
+def test_processes_follow_from_the_flags(engine, settings, strategy, workers, servers, words):
+    session = session_of(engine, settings, strategy)
+    assert (session.workers, session.servers, session.describe()) == (workers, servers, words)
+
+
+def test_one_worker_of_a_cluster_with_addresses_is_not_alone():
+    hosts = {"chief_hosts": ("a:1",), "worker_hosts": ("b:1",), "ps_hosts": ("c:1",)}
+    session = session_of("auto", ClusterSettings(**hosts), "single", 2)
+    assert session.describe() == "1 worker, 1 parameter server"
 
 
 @pytest.mark.parametrize(
@@ -36,46 +73,67 @@ def test_place_follows_from_the_flags(engine, settings, strategy, expected):
     [(1, None, runtime.streams_on(runtime.usable_cores())), (runtime.usable_cores(), None, 1), (1, 2, 2), (3, 2, 2)],
 )
 def test_workers_of_one_machine_share_its_cores(workers, threads, streams):
-    assert find_place("cluster", ClusterSettings(workers=workers), "sync", threads, {}).streams == streams
+    assert session_of("cluster", ClusterSettings(workers=workers), "sync", threads).streams == streams
 
 
 def test_of_other_machines_nobody_knows_the_cores():
     hosts = {"chief_hosts": ("a:1",), "worker_hosts": ("127.0.0.1:1",), "ps_hosts": ("127.0.0.1:2",)}
-    assert find_place("cluster", ClusterSettings(**hosts), "sync", 2, {}).streams == 1
+    assert session_of("cluster", ClusterSettings(**hosts), "sync", 2).streams == 1
+
+
+def faults(session, row, **shared):
+    return session.faults(StrategySettings(strategy="it", **shared), row.row(session.workers, ADAM))
 
 
 @pytest.mark.parametrize(
-    "settings, row, fault",
+    "engine, settings, row, fault",
     [
-        (SimulationSettings(workers=2), Single(), "cannot use 2 workers"),
-        (SimulationSettings(workers=2, network="ring"), Async(), "--network=ring: --strategy=it has no barrier"),
+        ("simulated", {}, Single(), "--strategy=it: cannot use 2 workers; choose another --strategy."),
+        (
+            "simulated",
+            {"network": "ring"},
+            Async(),
+            "--network=ring: --strategy=it has no barrier; use --network=star.",
+        ),
+        (
+            "horovod",
+            {},
+            Async(),
+            "--strategy=it: has no barrier, and ranks wait for all; use --engine=cluster.",
+        ),
+        (
+            "cluster",
+            {},
+            RingAllreduce(),
+            "--strategy=it: has no parameter servers; use --engine=horovod, or --strategy=sync for a cluster.",
+        ),
     ],
 )
-def test_rows_that_cannot_run_are_refused(settings, row, fault):
-    place = find_place("simulated", settings, "it", environment={})
-    with pytest.raises(UserError, match=fault):
-        refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))
+def test_rows_that_cannot_run_are_refused_with_what_can(two_ranks, engine, settings, row, fault):
+    session = session_of(engine, SETTINGS[engine](workers=2, **settings))
+    assert faults(session, row) == [fault]
 
 
 @pytest.mark.parametrize(
-    "engine, row, fault",
+    "engine, row",
     [
-        ("horovod", Async(), "--strategy=it: has no barrier, and ranks wait for all; use --engine=cluster"),
-        ("cluster", RingAllreduce(), "--strategy=it: has no parameter servers; use --engine=horovod"),
+        ("horovod", RingAllreduce()),
+        ("horovod", Bmuf()),
+        ("cluster", Async()),
+        ("cluster", Sync()),
+        ("simulated", RingAllreduce()),
+        ("simulated", Async()),
     ],
 )
-def test_rows_are_refused_with_the_engine_that_runs_them(engine, row, fault):
-    place = Place(engine, 2, 1)
-    with pytest.raises(UserError, match=fault):
-        refuse_unsuitable(place, ClusterSettings(), StrategySettings(strategy="it"), row.row(2, ADAM))
-
-
-@pytest.mark.parametrize(
-    "engine, row", [("horovod", RingAllreduce()), ("horovod", Bmuf()), ("cluster", Async()), ("cluster", Sync())]
-)
-def test_rows_run_on_their_engines(engine, row):
+def test_rows_run_on_their_engines(two_ranks, engine, row):
     """The negative control."""
-    refuse_unsuitable(Place(engine, 2, 1), ClusterSettings(), StrategySettings(strategy="it"), row.row(2, ADAM))
+    assert faults(session_of(engine), row) == []
+
+
+def test_a_single_worker_and_a_virtual_ring_run():
+    """The negative control."""
+    assert faults(session_of("simulated", SimulationSettings(workers=1)), Single()) == []
+    assert faults(session_of("simulated", SimulationSettings(workers=2, network="ring")), Sync()) == []
 
 
 def test_stragglers_are_workers():
@@ -92,33 +150,47 @@ def test_stragglers_are_workers():
         (RingAllreduce(), {}, None),
     ],
 )
-def test_pieces_need_a_gradient_that_is_pushed_alone(row, shared, fault):
-    settings, shared = RankSettings(reduction_pieces=2), StrategySettings(strategy="it", **shared)
-    with pytest.raises(UserError, match=fault) if fault else contextlib.nullcontext():
-        refuse_unsuitable(Place("horovod", 2, 1), settings, shared, row.row(2, ADAM))
+def test_pieces_need_a_gradient_that_is_pushed_alone(two_ranks, row, shared, fault):
+    found = faults(session_of("horovod", RankSettings(reduction_pieces=2)), row, **shared)
+    assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
 
 
 @pytest.mark.parametrize(
     "compression, slots, fault",
     [("float16", "average", "--compression=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
 )
-def test_averaged_slots_do_not_fit_in_16_bits(compression, slots, fault):
-    settings, shared = RankSettings(compression=compression), StrategySettings(strategy="it")
-    with pytest.raises(UserError, match=fault) if fault else contextlib.nullcontext():
-        refuse_unsuitable(Place("horovod", 2, 1), settings, shared, Bmuf(local_slots=slots).row(2, ADAM))
+def test_averaged_slots_do_not_fit_in_16_bits(two_ranks, compression, slots, fault):
+    found = faults(session_of("horovod", RankSettings(compression=compression)), Bmuf(local_slots=slots))
+    assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
 
 
 def test_ranks_need_somebody_who_starts_them():
     pytest.importorskip("horovod")
     with pytest.raises(UserError, match="horovodrun --gloo -np 3"):
-        find_place("horovod", RankSettings(workers=3), "sync", environment={})
+        session_of("horovod", RankSettings(workers=3))
 
 
-@pytest.mark.parametrize(
-    "settings, row",
-    [(SimulationSettings(workers=1), Single()), (SimulationSettings(workers=2, network="ring"), Sync())],
-)
-def test_rows_that_can_run_are_not(settings, row):
-    """The negative control."""
-    place = find_place("simulated", settings, "it", environment={})
-    refuse_unsuitable(place, settings, StrategySettings(strategy="it"), row.row(place.workers, ADAM))
+class CountedModel(toy.ToyModel):
+    """Counts how often its loss is built, which cannot be done more often than it `may_be`."""
+
+    def __init__(self, may_be):
+        super().__init__()
+        self.may_be, self.built = may_be, 0
+
+    def loss(self, views, batch, seed=None):
+        self.built += 1
+        if self.built > self.may_be:
+            raise ValueError("this loss cannot be built")
+        return super().loss(views, batch, seed)
+
+
+@pytest.mark.parametrize("engine, workers, options", [(LocalEngine, 1, {}), (SimulatedEngine, 2, {"workers": 2})])
+@pytest.mark.parametrize("may_be", [0, 1, 9])
+def test_what_cannot_be_built_fails_in_a_rehearsal(engine, workers, options, may_be):
+    """Also where it is only the row behind a warm start that cannot."""
+    model = CountedModel(may_be)
+    batches, warm_start = toy.make_batches(4), {"warm_start_updates": 2}
+    made = build(engine, Bmuf(), batches, workers=workers, options=options, model=model, **warm_start)
+    with contextlib.nullcontext() if may_be == 9 else pytest.raises(ValueError, match="cannot be built"):
+        made.rehearse()
+    assert model.built > 1 or may_be == 0

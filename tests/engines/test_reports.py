@@ -93,10 +93,6 @@ class TestWaits:
         assert waits == [[0, 0, 0], *[[2, 1, 0]] * 3]
         assert [[push.seconds for push in report.pushes] for report in reports] == [[1, 2, 3], *[[3, 3, 3]] * 3]
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="SimulatedEngine._arrive: who comes before a worker of a smaller number loses its wait in the report",
-    )
     def test_behind_a_barrier_do_not_depend_on_who_is_slowest(self):
         engine = simulated(Sync(), BATCHES, workers=3, costs=free_network("0:3", "1:2"))
         waits = [[push.wait_seconds for push in report.pushes] for report in run(engine, 4)]

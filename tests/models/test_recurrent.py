@@ -10,6 +10,7 @@ from tests.models.contract import VOCABULARY_SIZE, ModelContract, make_batch, ma
 from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
+from tfnmt.models.attention import padding_bias
 from tfnmt.models.recurrence import multiply_by
 from tfnmt.models.recurrent import Recurrent, RecurrentSettings
 from tfnmt.models.sentence_dropout import SentenceDropout
@@ -69,7 +70,7 @@ def test_attention_is_the_equation_of_the_paper():
     tensors = {name: tf.constant(view) for name, view in views.items()}
     tensors |= {MEMORY: tf.constant(memory)}
     tensors |= {KEYS: attention.keys(multiply_by(tensors), tensors, tensors[MEMORY])}
-    bias = attention.bias(tf.constant(mask), tf.float64)
+    bias = padding_bias(tf.constant(mask), tf.float64)[:, 0]
     contexts, weights = attention.read(multiply_by(tensors), tensors, tf.constant(hidden), bias)
     for row, query in enumerate(hidden):  # two queries for each of two sentences
         sentence = row // 2

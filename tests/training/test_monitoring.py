@@ -161,6 +161,22 @@ def test_evaluations_samples_and_pictures(run):
     assert picture.shape[:2] == (int(height), int(width))
 
 
+def test_signatures_are_told_once_a_session_and_when_they_change(run, lines):
+    monitor, scores = Monitor(run, EVERY_TWO, NO_LIMIT), evaluation().scores
+    for update, signature in [(1, "of BLEU, 13a"), (2, "of BLEU, 13a"), (3, "of BLEU, zh")]:
+        found = evaluation()._replace(scores=scores._replace(bleu_signature=signature))
+        monitor.evaluated(found, Totals(updates=update), EarlyStopping())
+    monitor.close()
+    told = [line for line in lines if "signature" in line]
+    once = ["  chrF signature: of chrF", "  TER signature: of TER"]
+    assert told == ["  BLEU signature: of BLEU, 13a", *once, "  BLEU signature: of BLEU, zh", *once]
+    texts = _events(run).Tensors("signatures")
+    assert [event.step for event in texts] == [1, 3]
+    html = _html(make_ndarray(texts[1].tensor_proto).reshape(-1)[0].decode())
+    assert "<td>BLEU</td>\n<td>of BLEU, zh</td>" in html and "<td>of TER</td>" in html
+    assert [record["bleu_signature"] for record in run.read_metrics()] == ["of BLEU, 13a"] * 2 + ["of BLEU, zh"]
+
+
 def test_how_the_run_was_made(run):
     _train(run, [report(1)])
     found = _events(run)
@@ -237,6 +253,14 @@ def test_the_log_line():
         "update 1,200  epoch 3  loss 2.913  ppl 11.2  lr 0.00048  50 tokens/s  wait 0.4%  grad 0.82  left 12 min"
     )
     assert training_values(window, totals, reports[0])["train/loss"] == pytest.approx(2.913)
+
+
+def test_the_log_line_under_a_virtual_clock():
+    """It says so beside every time, and nothing of the reader, whose waits are real."""
+    (virtual,) = reports = [report(7, is_virtual=True, data_wait_seconds=0.0)]
+    line = training_line(totals_of(reports), totals_of(reports), virtual, left=720.0)
+    assert "50 tokens/s (virtual)" in line and "left 12 min (virtual)" in line
+    assert "wait" not in line
 
 
 def test_log_lines_of_a_run(run, lines):

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tests.training.reports import report, totals_of
+from tfnmt.training.run_state import RunState
 from tfnmt.training.totals import EpochMeter, Totals
 
 SHORT = report(1, loss=10.0, cross_entropy=5.0, target_tokens=5, source_tokens=5, positions=20, seconds=1.0)
@@ -71,3 +72,36 @@ def test_the_length_of_an_epoch_is_measured():
     assert meter.epochs(410) == 2 and meter.epochs(410 + 105) == 2.5
     assert meter.epochs(10000) == 3  # never more than the epoch that is being read
     assert EpochMeter(**json.loads(json.dumps(dataclasses.asdict(meter)))) == meter
+
+
+def _epochs(state: RunState, epochs) -> tuple[RunState, list[float]]:
+    """The state behind a report of 10 sentences in each of the `epochs`, and the epochs read behind each of them."""
+    counted = []
+    for epoch in epochs:
+        state = state.after(report(state.totals.updates + 1, epoch=epoch))
+        state = RunState.from_json(json.loads(json.dumps(state.to_json())))
+        counted.append(state.totals.epochs)
+    return state, counted
+
+
+def test_an_epoch_that_other_workers_break_off_counts_as_far_as_it_was_read():
+    """An epoch has 40 sentences, four reports."""
+    state, _ = _epochs(RunState.beginning(), [0, 0, 0, 0, 1])
+    state, counted = _epochs(state.with_other_workers(), [2, 2, 2, 2, 3, 3])
+    assert counted == [1.5, 1.75, 2.0, 2.25, 2.5, 2.75]
+    assert _epochs(state.with_other_workers(), [4, 4])[1] == [3.0, 3.25]
+
+
+def test_a_first_epoch_that_is_broken_off_is_not_taken_for_a_whole_one():
+    state, counted = _epochs(RunState.beginning(), [0, 0])
+    state, more = _epochs(state.with_other_workers(), [1, 1, 1, 1, 2, 2])
+    assert counted + more == [0, 0, 0, 0, 0, 0, 1.75, 2.0]
+
+
+def test_other_workers_from_the_beginning_break_nothing_off():
+    _, counted = _epochs(RunState.beginning().with_other_workers(), [0, 0, 1, 1])
+    assert counted == [0, 0, 1.5, 2.0]
+
+
+def test_a_meter_of_an_earlier_version_is_read():
+    assert EpochMeter(epoch=2, began_at=80, length=40.0).epochs(90) == 2.25

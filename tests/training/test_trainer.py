@@ -14,8 +14,10 @@ from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
 from tfnmt.errors import UserError
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import ModelAverage
-from tfnmt.training.stopping import StoppingSettings
+from tfnmt.training.stopping import HIGHER_IS_BETTER, StoppingSettings
 from tfnmt.training.trainer import SavingSettings, Trainer
+
+SAVING = SavingSettings(max_nonfinite=3)
 
 
 class Listener:
@@ -28,7 +30,7 @@ class Listener:
         self.updates.append(report.update)
 
     def evaluated(self, evaluation, totals, early_stopping):
-        self.evaluations.append((totals.updates, evaluation.metrics()["bleu"]))
+        self.evaluations.append((totals.updates, *evaluation.metrics().values()))
 
     def __enter__(self):
         return self
@@ -38,15 +40,15 @@ class Listener:
 
 
 class ScriptedValidation:
-    """Gives the BLEU scores of a list, one at each evaluation, and keeps the vectors that it saw."""
+    """Gives the values of a list for a metric, one at each evaluation, and keeps the vectors that it saw."""
 
-    def __init__(self, scores):
-        self._scores, self.vectors = list(scores), []
+    def __init__(self, scores, metric):
+        self._scores, self._metric, self.vectors = list(scores), metric, []
 
     def evaluate(self, vector):
         self.vectors.append(vector.numpy())
         score = self._scores[len(self.vectors) - 1]
-        return SimpleNamespace(metrics=lambda: {"bleu": score})
+        return SimpleNamespace(metrics=lambda: {self._metric: score})
 
 
 class PoisonedModel(toy.ToyModel):
@@ -58,8 +60,19 @@ class PoisonedModel(toy.ToyModel):
 
 
 def build(
-    directory, *, row=None, scores=(), every=0, model=None, average_rate=0.0, schedule=None, max_nonfinite=3, **limits
+    directory,
+    *,
+    row=None,
+    scores=(),
+    every=0,
+    model=None,
+    average_rate=0.0,
+    schedule=None,
+    saving=SAVING,
+    clock=time.monotonic,
+    **limits,
 ):
+    stopping = StoppingSettings(**limits)
     schedule = schedule or ScheduleSettings(learning_rate=0.1, warmup_updates=2)
     engine = local(
         toy.make_batches(60, epoch_length=7),
@@ -70,17 +83,19 @@ def build(
         average_rate=average_rate,
         dtype=tf.float32,
     )
-    store, monitor, validation = CheckpointStore(directory), Listener(), ScriptedValidation(scores)
+    store, monitor = CheckpointStore(directory), Listener()
+    validation = ScriptedValidation(scores, stopping.early_stopping_metric)
     trainer = Trainer(
         engine,
         toy.layout(),
         store,
         monitor,
         validation,
-        stopping=StoppingSettings(**limits),
+        stopping=stopping,
         schedule=schedule,
-        saving=SavingSettings(max_nonfinite=max_nonfinite),
+        saving=saving,
         evaluate_every_updates=every,
+        clock=clock,
     )
     return trainer, store, monitor, validation
 
@@ -110,7 +125,7 @@ def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
     first, *_ = build(tmp_path / "b", scores=scores[:2], max_updates=8, **options)
     first.train()
     second, parts, *_ = build(tmp_path / "b", scores=scores[2:], max_updates=16, **options)
-    assert second.resume()
+    assert second.resume(workers=1)
     second.train()
     one, other = saved(whole), saved(parts)
     assert one.progress == other.progress
@@ -136,7 +151,7 @@ def test_a_signal_at_an_evaluation_puts_it_off(tmp_path, caplog):
     ended.record = record
     assert first.train() == 128 + signal.SIGTERM
     second, parts, resumed, _ = build(tmp_path / "b", scores=scores[1:], every=4, schedule=schedule, max_updates=16)
-    second.resume()
+    second.resume(workers=1)
     second.train()
     assert ended.evaluations + resumed.evaluations == heard.evaluations
     assert [update for update, _ in resumed.evaluations] == [8, 12, 16]
@@ -153,9 +168,19 @@ def test_a_run_that_starts_afresh_would_differ(tmp_path):
     assert not np.array_equal(saved(whole).parameters["bias"], saved(part).parameters["bias"])
 
 
+@pytest.mark.parametrize(("workers", "breaks_off"), [(1, False), (2, True)])
+def test_another_number_of_workers_breaks_the_epoch_off(tmp_path, workers, breaks_off):
+    first, *_ = build(tmp_path, max_updates=3)
+    first.train()
+    again, store, *_ = build(tmp_path, max_updates=5)
+    again.resume(workers=workers)
+    again.train()
+    assert saved(store).progress["trainer"]["meter"]["breaks_off"] == breaks_off
+
+
 def test_nothing_to_resume(tmp_path):
     trainer, *_ = build(tmp_path, max_updates=1)
-    assert not trainer.resume()
+    assert not trainer.resume(workers=1)
 
 
 def test_averaged_parameters_cannot_be_trained_on(tmp_path):
@@ -164,7 +189,7 @@ def test_averaged_parameters_cannot_be_trained_on(tmp_path):
     store.save(Checkpoint(3, store.load().parameters, {}, {"averaged_updates": [1, 2]}))
     again, *_ = build(tmp_path, max_updates=2)
     with pytest.raises(UserError, match="tfnmt-average"):
-        again.resume()
+        again.resume(workers=1)
 
 
 def test_what_was_evaluated_is_what_was_saved(tmp_path):
@@ -193,13 +218,59 @@ def test_early_stopping(tmp_path):
     assert store.best == 2
 
 
+@pytest.mark.parametrize("metric", HIGHER_IS_BETTER)
+def test_the_best_is_kept_and_patience_ends_by_any_metric(tmp_path, metric):
+    values = [30.0, 40.0, 20.0, 10.0] if HIGHER_IS_BETTER[metric] else [30.0, 20.0, 40.0, 50.0]
+    limits = {"max_updates": 20, "early_stopping_patience": 2, "early_stopping_metric": metric}
+    trainer, store, monitor, _ = build(tmp_path, scores=values, every=2, **limits)
+    trainer.train()
+    assert monitor.evaluations == [(2, values[0]), (4, values[1]), (6, values[2]), (8, values[3])]
+    assert store.best == 4 and store.ranking() == [4, 6, 8]
+    found = store.load().progress["trainer"]["early_stopping"]
+    assert found == {"best": values[1], "best_update": 4, "evaluations_without_improvement": 2}
+
+
+def test_the_run_is_saved_by_the_clock(tmp_path, monkeypatch):
+    """Each update takes 20 s; an evaluation saves too, and the minute begins anew behind it."""
+    now, saved_at = [1000.0], []
+    saving = SavingSettings(save_every_minutes=1.0)
+    limits = {"scores": [1.0, 1.0], "every": 5, "max_updates": 9, "saving": saving, "clock": lambda: now[0]}
+    trainer, store, monitor, _ = build(tmp_path, **limits)
+    save, record = store.save, monitor.record
+
+    def saves(checkpoint, metric=None):
+        saved_at.append((checkpoint.update, metric))
+        save(checkpoint, metric)
+
+    def records(report, totals):
+        now[0] += 20.0
+        record(report, totals)
+
+    monkeypatch.setattr(store, "save", saves)
+    monkeypatch.setattr(monitor, "record", records)
+    trainer.train()
+    assert saved_at == [(3, None), (5, 1.0), (8, None), (9, 1.0)]
+
+
+def test_what_was_read_is_counted(tmp_path):
+    batches = toy.make_batches(60, epoch_length=7)[:3]
+    trainer, store, *_ = build(tmp_path, max_updates=3)
+    trainer.train()
+    totals, sides = store.load().progress["trainer"]["totals"], ("source_ids", "target_ids")
+    tokens = [sum(int((getattr(batch, side).numpy() != 0).sum()) for batch in batches) for side in sides]
+    assert [totals["source_tokens"], totals["target_tokens"]] == tokens and tokens[0] != tokens[1]
+    assert totals["positions"] == sum(getattr(batch, side).numpy().size for batch in batches for side in sides)
+    assert totals["positions"] > sum(tokens)
+    assert totals["sentences"] == sum(len(batch.source_ids) for batch in batches)
+
+
 def test_the_target_ends_the_run_and_those_that_resume_it(tmp_path):
     limits = {"every": 2, "max_updates": 20, "early_stopping_target": 4.0}
     trainer, _, monitor, _ = build(tmp_path, scores=[3.0, 5.0], **limits)
     trainer.train()
     assert monitor.evaluations == [(2, 3.0), (4, 5.0)]
     again, _, monitor, _ = build(tmp_path, **limits)
-    again.resume()
+    again.resume(workers=1)
     assert again.train() == 0
     assert monitor.updates == []
 
@@ -214,7 +285,7 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     trainer, *_ = build(tmp_path, scores=[1.0], every=2, max_updates=2)
     trainer.train()
     again, _, monitor, _ = build(tmp_path, every=2, max_updates=2)
-    again.resume()
+    again.resume(workers=1)
     assert again.train() == 0
     assert monitor.updates == [] and monitor.evaluations == []
 

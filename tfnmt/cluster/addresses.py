@@ -109,13 +109,13 @@ def find_cluster(settings: ClusterSettings, environment: Mapping[str, str] = os.
     Raises:
       UserError: TF_CONFIG cannot be used.
     """
+    if environment.get("TF_CONFIG") and not settings.worker_hosts:
+        settings = _with_tf_config(settings, environment["TF_CONFIG"])
     timeouts = (settings.rendezvous_timeout, settings.stall_timeout)
     if settings.worker_hosts:
         (chief,) = settings.chief_hosts
         job, task = settings.job_name, settings.task_index
         return Cluster(chief, settings.worker_hosts, settings.ps_hosts, job, task, *timeouts)
-    if environment.get("TF_CONFIG"):
-        return _of_tf_config(environment["TF_CONFIG"], *timeouts)
     ports = free_ports(settings.workers + settings.parameter_servers)
     addresses = tuple(f"{LOOPBACK}:{port}" for port in ports)
     return Cluster("", addresses[: settings.workers], addresses[settings.workers :], CHIEF, 0, *timeouts)
@@ -143,27 +143,26 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _of_tf_config(text: str, rendezvous_timeout: float, stall_timeout: float) -> Cluster:
+def _with_tf_config(settings: ClusterSettings, text: str) -> ClusterSettings:
     try:
         config = json.loads(text)
         hosts, task = config["cluster"], config["task"]
-        addresses = (hosts[CHIEF][0], tuple(hosts[WORKER]), tuple(hosts[SERVER]))
-        cluster = Cluster(*addresses, task["type"], int(task["index"]), rendezvous_timeout, stall_timeout)
+        found = dataclasses.replace(
+            settings,
+            chief_hosts=(hosts[CHIEF][0],),
+            worker_hosts=tuple(hosts[WORKER]),
+            ps_hosts=tuple(hosts[SERVER]),
+            job_name=task["type"],
+            task_index=int(task["index"]),
+        )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"TF_CONFIG: {error!r}; it must be JSON: a cluster of chief, worker and ps, and a task with type and index."
         ) from error
-    settings = ClusterSettings(
-        chief_hosts=(cluster.chief,),
-        worker_hosts=cluster.workers,
-        ps_hosts=cluster.servers,
-        job_name=cluster.job,
-        task_index=cluster.task,
-    )
-    if cluster.job not in JOBS:
-        raise UserError(f"TF_CONFIG: task type {cluster.job!r} must be one of {', '.join(JOBS)}.")
-    refuse([f"TF_CONFIG: {fault}" for fault in settings.faults()])
-    return cluster
+    if found.job_name not in JOBS:
+        raise UserError(f"TF_CONFIG: task type {found.job_name!r} must be one of {', '.join(JOBS)}.")
+    refuse([f"TF_CONFIG: {fault}" for fault in found.faults()])
+    return found
 
 
 def _hosts_flag(job: str) -> str:

@@ -1,6 +1,7 @@
 """The chief's side of a cluster: it starts the tasks within itself or waits for them, and ends them with itself."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 from tfnmt.cluster.addresses import Cluster
@@ -9,28 +10,41 @@ from tfnmt.cluster.supervisor import DISMISSED
 from tfnmt.cluster.tasks import end_tasks, start_server
 
 
+@dataclasses.dataclass
+class End:
+    """How a job ends.
+
+    Attributes:
+      code: the exit code of all tasks.
+    """
+
+    code: int = 0
+
+
 @contextlib.contextmanager
-def tasks_of(cluster: Cluster) -> Iterator[None]:
+def tasks_of(cluster: Cluster) -> Iterator[End]:
     """While it lasts, the workers and parameter servers are there.
 
     Those of an embedded cluster start here and end with the process. The others are waited for, and told at the end
-    that they may go: with 0, or with `DISMISSED` when the chief fails.
+    that they may go: with the code of the `End`, which the chief may set, or with `DISMISSED` when the chief fails.
 
     Raises:
       UserError: somebody did not come.
     """
+    end = End()
     if cluster.is_embedded:
         servers = [start_server(cluster, job, task) for job, task, _ in cluster.tasks()]
-        yield
+        yield end
         del servers
         return
     wait_for_tasks(cluster, lambda job, task: command_of(cluster, job, task))
-    code = DISMISSED
     try:
-        yield
-        code = 0
+        yield end
+    except BaseException:
+        end.code = DISMISSED
+        raise
     finally:
-        end_tasks(cluster, code)
+        end_tasks(cluster, end.code)
 
 
 def command_of(cluster: Cluster, job: str, task: int) -> str:

@@ -7,16 +7,15 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 
 from absl import logging
 
 from tfnmt.cluster.launched import Launched
+from tfnmt.cluster.waits import Wait, warn
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
-_TOLD_SECONDS = 10.0
 _EARLIER_SECONDS = 5.0
 _GLOO_TIMEOUT = "HOROVOD_GLOO_TIMEOUT_SECONDS"
 _SPEAKERS = 2  # of the ranks: when rank 0 does not come, rank 1 says so
@@ -46,16 +45,13 @@ def limit_seconds(stall_timeout: float, environment: Mapping[str, str] = os.envi
 
 
 def _watch(met: threading.Event, found: Launched | None, limit: float) -> None:
-    began, told = time.monotonic(), 0.0
+    speaks = found is None or found.rank < _SPEAKERS
+    wait = Wait(lambda: "the other ranks", say=warn if speaks else lambda text: None)
     while not met.wait(_LOOK_SECONDS):
-        waited = time.monotonic() - began
-        if waited >= limit:
-            logging.error("%s", _complaint(found, waited))
+        if wait.is_over(limit):
+            logging.error("%s", _complaint(found, wait.seconds))
             sys.stderr.flush()
             os._exit(LostError.exit_code)
-        if waited - told >= _TOLD_SECONDS and (found is None or found.rank < _SPEAKERS):
-            told = waited
-            logging.warning("Waiting for the other ranks for %.0f s.", waited)
 
 
 def _complaint(found: Launched | None, waited: float) -> str:

@@ -1,25 +1,38 @@
-"""Whether a task is there, and whether it is alive, without TensorFlow's help."""
+"""Whether a process is there, and whether it is alive, without TensorFlow's help.
+
+A process that is stopped, or whose machine is, does not answer; its kernel still accepts connections for it.
+"""
 
 import socket
+
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2, and an empty SETTINGS frame
+_LONGEST_ANSWER_BYTES = 256
 
 
 def is_listening(address: str) -> bool:
     """Whether somebody accepts connections there."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=1.0):
+        with _connect(address, 1.0):
             return True
     except OSError:
         return False
 
 
 def answers(address: str, timeout_seconds: float = 2.0) -> bool:
-    """Whether TensorFlow's server there is alive: it greets who speaks HTTP/2, which a stopped process does not."""
-    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and an empty SETTINGS frame
-    host, _, port = address.rpartition(":")
+    """Whether TensorFlow's server there is alive: it greets who speaks HTTP/2."""
+    return bool(ask(address, _HELLO, timeout_seconds))
+
+
+def ask(address: str, question: bytes = b"", timeout_seconds: float = 2.0) -> bytes:
+    """The beginning of what somebody there says; empty when nobody does."""
     try:
-        with socket.create_connection((host, int(port)), timeout_seconds) as connection:
-            connection.sendall(greeting)
-            return bool(connection.recv(1))
+        with _connect(address, timeout_seconds) as connection:
+            connection.sendall(question)
+            return connection.recv(_LONGEST_ANSWER_BYTES)
     except OSError:
-        return False
+        return b""
+
+
+def _connect(address: str, timeout_seconds: float) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout_seconds)

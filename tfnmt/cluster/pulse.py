@@ -1,6 +1,6 @@
 """A process's pulse: a thread that tells whoever connects for how long the process has been computing.
 
-A process that is stopped, or whose machine is, does not answer; one that hangs in a computation does, and tells so.
+A process that hangs in a computation answers, too, and tells so.
 """
 
 import contextlib
@@ -11,9 +11,7 @@ import time
 from collections.abc import Iterator
 
 from tfnmt.cluster.addresses import LOOPBACK
-
-_ANSWER_SECONDS = 2.0
-_LONGEST_ANSWER_BYTES = 256
+from tfnmt.cluster.probes import ask
 
 
 class Pulse:
@@ -52,13 +50,8 @@ class Pulse:
 
 def feel(address: str) -> tuple[float, float] | None:
     """For how many seconds the process there has been computing, and its longest computation; None for no answer."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), _ANSWER_SECONDS) as connection:
-            answer = b""
-            while piece := connection.recv(_LONGEST_ANSWER_BYTES):
-                answer += piece
-        seconds, longest = json.loads(answer)
-    except (OSError, ValueError):
+        seconds, longest = json.loads(ask(address))
+    except ValueError:
         return None
     return seconds, longest

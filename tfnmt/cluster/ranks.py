@@ -5,11 +5,11 @@ import dataclasses
 import functools
 import math
 import os
+import pickle
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from tfnmt.cluster.pulse import Pulse, feel
 from tfnmt.cluster.stall_watch import Busy, StallSettings, StallWatch
 from tfnmt.errors import LostError, UserError, fault_of_the_disk
 from tfnmt.settings import setting
+from tfnmt.transport import horovod_transport, load_horovod
 
 END = 0
 """The command after which there is none."""
@@ -87,6 +88,7 @@ class Ranks:
       rank: of this process.
       size: how many there are.
       hosts: their machines by name.
+      transport: to the others.
     """
 
     def __init__(self, settings: RankSettings):
@@ -105,7 +107,8 @@ class Ranks:
         # Who is silent is found out here, by name; Horovod would name tensors, and give up sooner.
         os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(int(settings.stall_timeout) + 60))
-        self._hvd, self._settings = _load_horovod(), settings
+        self._hvd, self._settings = load_horovod(), settings
+        self.transport = horovod_transport(self._hvd)
         self._elastic = Elasticity() if is_elastic() else None
         self._meet()
         if found is not None and found.size != self.size and not self._elastic:
@@ -139,7 +142,7 @@ class Ranks:
         else:
             with awaiting_others(launched(), self._settings.stall_timeout):
                 self._hvd.init()
-        self.rank, self.size = self._hvd.rank(), self._hvd.size()
+        self.rank, self.size = self._hvd.rank(), self.transport.size()
         self.hosts = self.gather(socket.gethostname())
         self._addresses = self.gather(self._pulse.address)
         self._answered = [time.monotonic()] * self.size
@@ -212,7 +215,10 @@ class Ranks:
 
     def share_object(self, value: Any, root: int = 0) -> Any:
         """The value of one rank, on all."""
-        return self.run(self._hvd.broadcast_object, value, root, name="value")
+        own = pickle.dumps(value) if self.rank == root else b""
+        count = int(self._share(tf.constant(len(own)), root, "length"))
+        found = self._share(tf.constant(np.frombuffer(own.ljust(count, b"\0"), np.uint8)), root, "value")
+        return pickle.loads(found.tobytes())
 
     def share_vectors(self, vectors: Mapping[str, np.ndarray], root: int = 0) -> dict[str, np.ndarray]:
         """The vectors of one rank, on all."""
@@ -220,13 +226,16 @@ class Ranks:
         found = {}
         for name, (shape, kind) in self.share_object(shapes, root).items():
             own = vectors[name] if self.rank == root else np.zeros(shape, kind)
-            found[name] = self.run(self._hvd.broadcast, tf.constant(own), root, name="vector").numpy()
+            found[name] = self._share(tf.constant(own), root, "vector")
         return found
+
+    def _share(self, tensor: tf.Tensor, root: int, name: str) -> np.ndarray:
+        return self.run(self.transport.broadcast, tensor, root, name).numpy()
 
     def command(self, command: Command | None = None) -> Command:
         """What rank 0, which gives it, wants all ranks to do next."""
         numbers = tf.constant(command or Command(END), tf.float64)
-        return Command(*self.run(self._hvd.broadcast, numbers, 0, name="command").numpy().tolist())
+        return Command(*self._share(numbers, 0, "command").tolist())
 
     @contextlib.contextmanager
     def commanding(self, command: Command) -> Iterator[None]:
@@ -261,7 +270,7 @@ class Ranks:
             end_in_silence(code)
         return code
 
-    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls something that exchanges with the other ranks.
 
         Raises:
@@ -269,7 +278,7 @@ class Ranks:
           RegroupError: one is gone, and the launcher is elastic.
         """
         try:
-            return function(*arguments, **options)
+            return function(*arguments)
         except tf.errors.UnknownError as error:
             if "horovod" not in str(error).lower():
                 raise
@@ -313,14 +322,3 @@ class Ranks:
                 self._answered[rank] = now
             found.append((rank, *(pulse or (now - self._answered[rank], 0.0))))
         return found
-
-
-def _load_horovod() -> ModuleType:
-    """Horovod, once its library has found those that it needs."""
-    try:
-        import horovod.tensorflow as hvd
-    except tf.errors.NotFoundError as error:  # of MPI, say, which somebody has removed
-        raise UserError(
-            f"--engine=horovod: Horovod does not load: {error.message}. Run: {installation.HOROVOD_COMMAND}"
-        ) from error
-    return hvd

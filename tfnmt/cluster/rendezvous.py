@@ -3,13 +3,11 @@
 import time
 from collections.abc import Callable
 
-from absl import logging
-
 from tfnmt.cluster.addresses import Cluster
-from tfnmt.cluster.probes import is_listening
-from tfnmt.errors import refuse
+from tfnmt.cluster.probes import answers, is_listening
+from tfnmt.cluster.waits import Wait
+from tfnmt.errors import LostError, refuse
 
-_TOLD_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 
 
@@ -18,7 +16,7 @@ def wait_for_tasks(
     command_of: Callable[[str, int], str],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Returns once every worker and parameter server accepts connections.
+    """Returns once TensorFlow's server of every worker and parameter server answers.
 
     Args:
       cluster: who is where.
@@ -27,23 +25,25 @@ def wait_for_tasks(
 
     Raises:
       UserError: somebody is missing; it names each with the command that starts it.
+      LostError: all have been started, but not all answer.
     """
-    began, told = clock(), 0.0
     missing = cluster.tasks()
-    while missing:
-        missing = [task for task in missing if not is_listening(task[2])]
-        waited = clock() - began
-        if missing and waited >= cluster.rendezvous_timeout:
+    wait = Wait(lambda: ", ".join(f"{job} {number} at {address}" for job, number, address in missing), clock)
+    while missing := [task for task in missing if not answers(task[2])]:
+        if wait.is_over(cluster.rendezvous_timeout):
+            limit = f"for {wait.seconds:.0f} s (--rendezvous_timeout={cluster.rendezvous_timeout:g})"
+            absent = [task for task in missing if not is_listening(task[2])]
             refuse(
                 [
-                    f"{job} {number} at {address} did not answer within {waited:.0f} s (--rendezvous_timeout). "
-                    f"Start it there with: {command_of(job, number)}"
-                    for job, number, address in missing
+                    f"{job} {number} at {address} has not come {limit}. Start it there with: {command_of(job, number)}"
+                    for job, number, address in absent
                 ]
             )
-        if missing and waited - told >= _TOLD_SECONDS:
-            told = waited
-            names = ", ".join(f"{job} {number} ({address})" for job, number, address in missing)
-            logging.warning("Waiting for %s for %.0f s.", names, waited)
-        if missing:
-            time.sleep(_LOOK_SECONDS)
+            raise LostError(
+                *(
+                    f"{job} {number} at {address} accepts connections but has not answered {limit}. It is stopped, or "
+                    "another program has its port; look at its log, and start training again."
+                    for job, number, address in missing
+                )
+            )
+        time.sleep(_LOOK_SECONDS)

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 
 from tfnmt.cluster.addresses import WORKER, Cluster
 from tfnmt.cluster.probes import answers
+from tfnmt.cluster.waits import Wait
 
 CHIEF_ITSELF = -1
 """In place of a worker's number: the chief reads or makes variables of other tasks."""
-
-_TOLD_SECONDS = 10.0
 
 
 class StallGuard:
@@ -71,23 +70,22 @@ def culprit(cluster: Cluster, worker: int) -> str:
 
 def guard(tasks: Sequence[tuple[str, int, str]], timeout: float, chief: int) -> None:
     """Listens on standard input until it ends; kills the chief when nothing comes for too long."""
-    heard = told = time.monotonic()
+
+    def who() -> str:
+        return silent_tasks(tasks) or "the chief"
+
+    wait = Wait(who, say=lambda text: _say(f"warning: {text}"))
     while True:
         ready, _, _ = select.select([0], [], [], 1.0)
-        now = time.monotonic()
         if ready:
             if not os.read(0, 4096):
                 return
-            heard = told = now
-        elif now - heard >= timeout:
-            culprit = silent_tasks(tasks) or "the chief"
-            _say(f"error: {culprit} has not answered for {now - heard:.0f} s (--stall_timeout={timeout:g}).")
+            wait.restart()
+        elif wait.is_over(timeout):
+            _say(f"error: {who()} has not answered for {wait.seconds:.0f} s (--stall_timeout={timeout:g}).")
             _say("error: Training ends; start it again, and it goes on from the newest checkpoint.")
             os.kill(chief, signal.SIGKILL)
             return
-        elif now - told >= _TOLD_SECONDS:
-            told = now
-            _say(f"warning: Waiting for {silent_tasks(tasks) or 'the chief'} for {now - heard:.0f} s.")
 
 
 def _say(text: str) -> None:

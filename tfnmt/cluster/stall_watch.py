@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -10,11 +11,11 @@ from typing import Protocol
 
 from absl import logging
 
+from tfnmt.cluster.waits import Wait
 from tfnmt.errors import LostError
 from tfnmt.settings import setting
 
 _LOOK_SECONDS = 0.5
-_TOLD_SECONDS = 10.0
 _NOTICE_SECONDS = 5.0
 
 Busy = tuple[int, float, float]
@@ -70,14 +71,16 @@ class StallWatch:
         self._ended = threading.Event()
         self._noticed = threading.Event()
         self._error: LostError | None = None
-        self._told: dict[int, float] = {}
+        self._waits: dict[int, Wait] = {}
 
     def __enter__(self) -> "StallWatch":
         """Starts watching, unless it has been entered before and not left."""
         self._entered += 1
         if self._entered == 1:
             self._ended = threading.Event()
-            threading.Thread(target=self._watch, args=(self._ended,), name="stall-watch", daemon=True).start()
+            # The guard is there when this returns: what is watched may hold Python's global lock from the first moment.
+            guard = self._make_guard() if self._make_guard else None
+            threading.Thread(target=self._watch, args=(guard, self._ended), name="stall-watch", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,34 +99,27 @@ class StallWatch:
             self._noticed.set()
             raise self._error
 
-    def _watch(self, ended: threading.Event) -> None:
-        with self._make_guard() if self._make_guard else contextlib.nullcontext() as guard:
-            self._look_on(guard, ended)
-
-    def _look_on(self, guard: Guard | None, ended: threading.Event) -> None:
-        while not ended.wait(_LOOK_SECONDS):
-            if guard is not None:
-                guard.reassure()
-            self._error = self.look()
-            if self._error is not None:
-                if not self._noticed.wait(_NOTICE_SECONDS):
-                    logging.error("%s", self._error)
-                    sys.stderr.flush()
-                    os._exit(LostError.exit_code)
-                return
+    def _watch(self, guard: Guard | None, ended: threading.Event) -> None:
+        with guard or contextlib.nullcontext():
+            while not ended.wait(_LOOK_SECONDS):
+                if guard is not None:
+                    guard.reassure()
+                self._error = self.look()
+                if self._error is not None:
+                    if not self._noticed.wait(_NOTICE_SECONDS):
+                        logging.error("%s", self._error)
+                        sys.stderr.flush()
+                        os._exit(LostError.exit_code)
+                    return
 
     def look(self) -> LostError | None:
         """Warns, for each worker a line every ten seconds; the error once a wait is over the timeout."""
         timeout = self._timeout_seconds
         for worker, seconds, longest in self._busy():
-            if seconds > max(timeout, 2 * longest):
+            wait = self._waits.setdefault(worker, Wait(functools.partial(self._name, worker)))
+            if wait.is_over(timeout, seconds, longest):
                 return LostError(
                     f"{self._name(worker)} has not answered for {seconds:.0f} s (--stall_timeout={timeout:g}); "
                     "training ends. Look at its log; start training again, and it goes on from the newest checkpoint."
                 )
-            if seconds < max(_TOLD_SECONDS, 1.5 * longest):  # below the limit above: nothing ends unannounced
-                self._told.pop(worker, None)
-            elif seconds - self._told.get(worker, 0.0) >= _TOLD_SECONDS:
-                self._told[worker] = seconds
-                logging.warning("Waiting for %s for %.0f s.", self._name(worker), seconds)
         return None

@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from absl import logging
 
 from tfnmt.cluster.addresses import CHIEF
 from tfnmt.settings import setting
+from tfnmt.signals import StopSignals
 
 DISMISSED = 71
 """Exit code of a task that the leading one, which fails, has told to end: no failure of its own."""
@@ -25,7 +27,7 @@ _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 15
 _SETTLE_SECONDS = 3.0
 _NOTICE_SECONDS = 20.0
-_SAME_REQUEST_SECONDS = 1.0
+_ANSWER = "the leading task saves and ends, and the others with it; once more kills all tasks."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,39 +85,28 @@ class Supervisor:
         self._make_tasks, self._settings, self._retriable_codes = make_tasks, settings, retriable_codes
         self._restarts = 0
         self._running: dict[Task, subprocess.Popen] = {}
-        self._signal: int | None = None
-        self._signalled_at = 0.0
-        self._is_impatient = False
+        self._signals = StopSignals(_ANSWER, lambda number: self._hurry.set())
+        self._hurry = threading.Event()
 
     def run(self) -> int:
         """Starts the tasks and watches them; the exit code of the job."""
-        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            while True:
-                self._start(self._make_tasks())
-                code = self._watch()
+        with self._signals:
+            try:
+                while True:
+                    self._start(self._make_tasks())
+                    code = self._watch()
+                    self._end_all()
+                    if self._signals.requested or not self._may_retry(code):
+                        return self._exit_code(code)
+                    logging.warning("Starting all tasks again from the newest checkpoint (%s).", self._count())
+            finally:
                 self._end_all()
-                if self._signal or not self._may_retry(code):
-                    return self._exit_code(code)
-                logging.warning("Starting all tasks again from the newest checkpoint (%s).", self._count())
-        finally:
-            self._end_all()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _exit_code(self, code: int) -> int:
         """That of the job, from that of the leading task."""
-        if self._signal and code:
-            return 128 + self._signal
+        if self._signals.requested and code:
+            return self._signals.exit_code
         return 128 - code if code < 0 else code
-
-    def _note_signal(self, number: int, _: object) -> None:
-        """The first asks for an orderly end, the second ends all tasks at once."""
-        now = time.monotonic()
-        if self._signal is None:
-            self._signal, self._signalled_at = number, now
-        elif now - self._signalled_at > _SAME_REQUEST_SECONDS:
-            self._is_impatient = True
 
     def _start(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -142,15 +133,15 @@ class Supervisor:
             leader = next(task for task in self._running if task.leads)
             code = self._running[leader].poll()
             if code is not None:
-                if code and not self._signal:
+                if code and not self._signals.requested:
                     self._show_first_failure(leader, code)
                 return self._code_that_counts(code)
-            if self._is_impatient:
+            if self._hurry.is_set():
                 logging.error("Told to end once more: all tasks are killed, unsaved.")
                 return -signal.SIGKILL
-            if self._signal and told_at is None:
+            if self._signals.requested and told_at is None:
                 told_at = time.monotonic()
-                self._running[leader].send_signal(self._signal)
+                self._running[leader].send_signal(self._signals.requested)
             if told_at is not None and time.monotonic() - told_at > self._settings.grace_seconds:
                 logging.error(
                     "The %s did not end within --grace_seconds=%g.", leader.name, self._settings.grace_seconds
@@ -170,7 +161,7 @@ class Supervisor:
     def _restart(self, task: Task) -> None:
         """Starts a worker again, as long as that may be."""
         code = self._running[task].returncode
-        if self._signal:
+        if self._signals.requested:
             return
         if self._restarts >= self._settings.max_restarts:
             del self._running[task]

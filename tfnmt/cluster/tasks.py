@@ -1,22 +1,23 @@
 """Workers and parameter servers: how such a task starts, and how it learns that training has ended.
 
 A task that is no chief runs TensorFlow's server and waits for a number in a queue of its own: the exit code that the
-chief puts there when training ends. A task whose chief is gone for too long ends by itself.
+chief puts there when training ends. A task whose chief is gone or silent for too long ends by itself.
 """
 
-import signal
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 import tensorflow as tf
 from absl import logging
 
 from tfnmt.cluster.addresses import CHIEF, Cluster
 from tfnmt.cluster.loopback import keep_to_address
-from tfnmt.cluster.probes import is_listening
+from tfnmt.cluster.probes import answers, is_listening
+from tfnmt.cluster.waits import Wait
 from tfnmt.errors import UserError
+from tfnmt.signals import StopSignals
 
 GONE = 70
 """Exit code of a task that has lost its chief."""
@@ -24,7 +25,7 @@ GONE = 70
 _QUEUE = "tfnmt_end"
 _LOOK_SECONDS = 2.0
 _TOLD_SECONDS = 10.0
-_SAME_REQUEST_SECONDS = 1.0
+_ANSWER = "this task ends with the chief, which saves first; once more ends it at once."
 
 
 def start_server(cluster: Cluster, job: str, task: int) -> tf.distribute.Server:
@@ -56,10 +57,10 @@ def serve(cluster: Cluster) -> int:
       UserError: the chief did not come in time.
     """
     server = start_server(cluster, cluster.job, cluster.task)
-    _leave_the_end_to_the_chief()
     logging.info("%s %d listens on %s; the chief is %s.", cluster.job, cluster.task, cluster.address(), cluster.chief)
-    chief = _Chief(cluster.chief, cluster.rendezvous_timeout, cluster.stall_timeout)
-    with tf.Graph().as_default(), tf.device(device_of(cluster.job, cluster.task)):
+    chief = _Chief(cluster)
+    # A scheduler sends its signal to all tasks, and the chief still has to save what is here.
+    with StopSignals(_ANSWER), tf.Graph().as_default(), tf.device(device_of(cluster.job, cluster.task)):
         queue = _queue()
         end = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.int32])
         # A session that could reach the other tasks would wait for them.
@@ -76,36 +77,21 @@ def serve(cluster: Cluster) -> int:
                         return GONE
 
 
-def _leave_the_end_to_the_chief() -> None:
-    """Goes on behind a signal that a scheduler sends to all tasks: the chief still has to save what is here."""
-    told_at: list[float] = []
-
-    def receive(number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if not told_at:
-            told_at.append(now)
-            name = signal.Signals(number).name
-            logging.warning("%s: this task ends with the chief, which saves first; once more ends it at once.", name)
-        elif now - told_at[0] > _SAME_REQUEST_SECONDS:
-            raise SystemExit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, receive)
-
-
 def end_tasks(cluster: Cluster, code: int) -> None:
     """Tells the other tasks, from the chief, that training has ended; waits a moment for those that do not listen."""
 
-    def tell() -> None:
-        for job, task, address in reversed(cluster.tasks()):
-            if is_listening(address):
-                with tf.device(device_of(job, task)):
-                    tf.raw_ops.QueueEnqueueV2(handle=_queue(), components=[tf.constant(code)])
+    def tell(job: str, task: int, address: str) -> None:
+        if answers(address):
+            with contextlib.suppress(tf.errors.OpError), tf.device(device_of(job, task)):
+                tf.raw_ops.QueueEnqueueV2(handle=_queue(), components=[tf.constant(code)])
 
-    # A task that is stopped accepts connections and answers nothing.
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    thread.join(timeout=_TOLD_SECONDS)
+    # One thread each: a task may fall silent while it is told.
+    threads = [threading.Thread(target=tell, args=task, daemon=True) for task in cluster.tasks()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + _TOLD_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def device_of(job: str, task: int) -> str:
@@ -118,42 +104,34 @@ def _queue() -> tf.Tensor:
 
 
 class _Chief:
-    """Watches whether the chief is there."""
+    """Watches whether the chief is there, and alive."""
 
-    def __init__(
-        self,
-        address: str,
-        rendezvous_timeout: float,
-        stall_timeout: float,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._address, self._clock = address, clock
-        self._rendezvous_timeout, self._stall_timeout = rendezvous_timeout, stall_timeout
-        self._seen = False
-        self._missed_since: float | None = None
-        self._told = 0.0
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic):
+        self._cluster, self._seen = cluster, False
+        self._wait = Wait(lambda: f"the {CHIEF} at {cluster.chief}", clock)
 
     def is_gone(self) -> bool:
-        """Whether the chief, once seen, has been away for longer than the stall timeout.
+        """Whether the chief, once seen, has not answered for longer than the stall timeout.
 
         Raises:
           UserError: it has never been seen, and the time for that is over.
         """
-        if is_listening(self._address):
-            self._seen, self._missed_since, self._told = True, None, 0.0
+        if answers(self._cluster.chief):
+            self._seen = True
+            self._wait.restart()
             return False
-        now = self._clock()
-        self._missed_since = now if self._missed_since is None else self._missed_since
-        away = now - self._missed_since
-        if away - self._told >= _TOLD_SECONDS:
-            self._told = away
-            logging.warning("Waiting for the %s at %s for %.0f s.", CHIEF, self._address, away)
-        if not self._seen and away >= self._rendezvous_timeout:
+        if not self._wait.is_over(self._cluster.stall_timeout if self._seen else self._cluster.rendezvous_timeout):
+            return False
+        if not self._seen:
             raise UserError(
-                f"The chief at {self._address} did not come within --rendezvous_timeout={self._rendezvous_timeout:g} "
-                "seconds. Start it with the same hosts and --job_name=chief."
+                f"The chief at {self._cluster.chief} did not come within "
+                f"--rendezvous_timeout={self._cluster.rendezvous_timeout:g} seconds. Start it with the same hosts and "
+                "--job_name=chief."
             )
-        if self._seen and away >= self._stall_timeout:
-            logging.error("The chief at %s has been away for %.0f s; this task ends.", self._address, away)
-            return True
-        return False
+        logging.error(
+            "The chief at %s has not answered for %.0f s (--stall_timeout=%g); this task ends.",
+            self._cluster.chief,
+            self._wait.seconds,
+            self._cluster.stall_timeout,
+        )
+        return True

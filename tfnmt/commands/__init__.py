@@ -1,3 +1,4 @@
 """The console scripts: each module's `main` turns flags into settings and calls the library."""
 
-from tfnmt import runtime  # noqa: F401 - first of all, so that TensorFlow starts without its noise in every command
+# First of all: Ctrl-C has its line from the beginning, and TensorFlow starts without its noise in every command.
+from tfnmt import interruption, runtime  # noqa: F401

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from tfnmt import interruption
 from tfnmt.cluster.launched import end_in_silence, launched
 from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
@@ -26,7 +27,7 @@ from tfnmt.settings import value_text
 
 __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
 
-FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, 130, 141
+FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, interruption.EXIT_CODE, 141
 """Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
 Ctrl-C; nobody reads standard output any more."""
 
@@ -90,6 +91,7 @@ def _origin(name: str) -> str:
 def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | int | None:
     """Runs `main` and turns the way it ends into an exit code."""
     try:
+        interruption.loaded()
         app.run(lambda settings: _call(main, settings), flags_parser=lambda words: _parse(main, requests, words))
     except SystemExit as end:
         return end.code

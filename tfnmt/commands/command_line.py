@@ -12,7 +12,7 @@ from absl import flags
 
 from tfnmt.commands.flagfiles import Argument, expand
 from tfnmt.errors import refuse
-from tfnmt.settings import expanded, fault_of, faults_of, flag_text
+from tfnmt.settings import expanded, fault_of, faults_of, flag_text, idle_fault, present_names
 
 KINDS: dict[Any, tuple[Callable[..., Any], str]] = {
     str: (flags.DEFINE_string, "a text"),
@@ -76,6 +76,7 @@ class CommandLine:
             for field, type_ in _typed_fields(cls):
                 self._define(field, type_)
         self._flags.append_flag_values(flags.FLAGS)
+        self._present = present_names(field for cls in self.classes for field in dataclasses.fields(cls))
 
     def parse(self, words: Sequence[str]) -> list[Any]:
         """Turns the words behind the program's name into one settings instance for each request.
@@ -91,7 +92,7 @@ class CommandLine:
             if fault := self._assign(argument, arguments):
                 faults.append(argument.fault(fault))
         settings = [self._settings(request, faults) for request in self.requests]
-        faults += self._limit_faults(settings) + self._useless_flags(settings)
+        faults += self._limit_faults(settings) + self._useless_flags(settings) + self._idle_flags(settings)
         refuse(list(dict.fromkeys(faults)) or [fault for each in settings for fault in faults_of(each)])
         return settings
 
@@ -109,7 +110,7 @@ class CommandLine:
         Returns:
           What is wrong with it, if anything is.
         """
-        name, value = argument.name, argument.value
+        name, value = self._present.get(argument.name, argument.name), argument.value
         if not argument.is_flag:
             return f"{argument.text!r} is not a flag; write --name=value."
         if name in ("h", "help", "helpshort", "helpfull"):
@@ -189,6 +190,19 @@ class CommandLine:
                 self._located(name, f"--{name} does nothing with {flag_text(choice.flag, chosen)}.") for name in useless
             ]
         return faults
+
+    def _idle_flags(self, settings: Sequence[Any]) -> list[str]:
+        """The flags that were given but do nothing with the values of others.
+
+        A run's flagfile has every flag: there, one that has its default may stay.
+        """
+        defaults = {field.name: field.default for each in settings for field in dataclasses.fields(each)}
+        told = [
+            name
+            for name, given in self.given.items()
+            if name in defaults and not (given.argument.origin and given.value == defaults[name])
+        ]
+        return [self._located(name, fault) for name in told if (fault := idle_fault(name, settings))]
 
     def _located(self, name: str, fault: str) -> str:
         """`fault` with the place where the flag was given, if that is in a file."""

@@ -43,7 +43,10 @@ class EvaluateSettings:
     reference: str = setting("", "File of good translations, plain or .gz.", is_path=True)
     hypotheses: str = setting("", "File of translations made before, instead of --source.", is_path=True)
     split: str = setting(
-        "validation", "Files of the run that are translated when none are given.", choices=("validation", "test")
+        "validation",
+        "Files of the run that are translated when none are given.",
+        choices=("validation", "test"),
+        only_with={"reference": ("",)},
     )
     target_language: str = setting("", "Such as de or zh; it decides how words are told apart. Empty for the run's.")
     bootstrap_samples: int = setting(
@@ -64,9 +67,16 @@ class EvaluateSettings:
         return faults
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluateDecodingSettings(DecodingSettings):
+    """How the text is translated."""
+
+    nbest: int = setting(1, "The best translation is evaluated.", only_with={})
+
+
 def main() -> None:
     """The console script."""
-    application.run(_main, TrainedSettings, EvaluateSettings, DecodingSettings)
+    application.run(_main, TrainedSettings, EvaluateSettings, EvaluateDecodingSettings)
 
 
 def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: DecodingSettings) -> None:

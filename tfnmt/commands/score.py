@@ -37,7 +37,12 @@ class ScoreSettings:
     output: str = setting(STANDARD, "File for the scores, plain or .gz; - for standard output.", is_path=True)
     chunk_sentences: int = setting(4096, "Pairs read, sorted by length and written together.", minimum=1)
     batch_sentences: int = setting(256, "Pairs scored at once, at most.", minimum=1)
-    batch_tokens: int = setting(4096, "Positions of the longer side scored at once, at most.", minimum=1)
+    batch_positions: int = setting(
+        4096,
+        "Positions of the longer side, padding included, scored at once, at most.",
+        minimum=1,
+        formerly="batch_tokens",
+    )
 
     def faults(self) -> list[str]:
         """An output that would overwrite what is scored."""
@@ -61,7 +66,7 @@ def _main(trained_settings: TrainedSettings, settings: ScoreSettings) -> None:
         trained.source_vocabulary,
         trained.target_vocabulary,
         batch_sentences=settings.batch_sentences,
-        batch_tokens=settings.batch_tokens,
+        batch_positions=settings.batch_positions,
     )
     log_probability, tokens = 0.0, 0
     with line_writer(settings.output) as output, Progress("Scoring", total, "pairs") as progress:

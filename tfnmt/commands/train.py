@@ -4,38 +4,30 @@ tfnmt-train --flagfile=configs/transformer_small.flags --data=data/software.en-d
 """
 
 import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from absl.logging import ERROR, INFO
 
 from tfnmt.checkpoints import CheckpointStore
-from tfnmt.cluster.addresses import CHIEF
-from tfnmt.cluster.chief import tasks_of
-from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
-from tfnmt.cluster.tasks import serve
 from tfnmt.commands import application, logs
 from tfnmt.commands.train_settings import REQUESTS, Settings, unseen_faults
 from tfnmt.data.corpus import Corpus, find_corpus
 from tfnmt.data.pipeline import training_batches
-from tfnmt.data.settings import DataSettings
 from tfnmt.data.survey import Survey, survey
 from tfnmt.data.vocabulary import Vocabulary, load_vocabularies
+from tfnmt.engines import registry
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.registry import (
-    ENGINES,
-    Place,
-    build_engine,
-    find_place,
-    refuse_unsuitable,
-)
+from tfnmt.engines.session import Drive, Lead, Session
 from tfnmt.errors import refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
@@ -47,32 +39,14 @@ from tfnmt.training.stopping import describe_limits
 from tfnmt.training.trainer import Trainer
 from tfnmt.training.validation import Validation
 
-if TYPE_CHECKING:
-    from tfnmt.engines.horovod import HorovodEngine
 
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
+class _Parts(NamedTuple):
     """What a run is made of, beside its settings."""
 
     corpus: Corpus
     vocabularies: tuple[Vocabulary, Vocabulary]
-    data: DataSettings
     model: Model
     layout: Layout
-    workers: int
-
-    @functools.cached_property
-    def survey(self) -> Survey:
-        """What the training text is like; the whole of it is read once."""
-        return survey(self.corpus.train, *self.vocabularies, self.data, shards=self.workers)
-
-
-class _Opened(NamedTuple):
-    """What the process that leads knows beside: the facts of the run, and its locked directory but for a dry run."""
-
-    facts: dict[str, str]
-    run: RunDirectory | None
 
 
 def main() -> None:
@@ -82,90 +56,132 @@ def main() -> None:
 
 def _main(*all_settings) -> int:
     settings = Settings(*all_settings)
-    place = find_place(settings.run.engine, settings.engine, settings.strategy.strategy, settings.run.threads or None)
-    if place.ranks is None:
-        _refuse_unsuitable(settings, place)
-        if place.cluster is not None and place.cluster.job != CHIEF:
-            return serve(place.cluster)
-        parts = _find_parts(settings, place)
-        with _open_run(settings, place, parts) as opened:
-            recipe = _recipe(settings, place, parts)
-            return _lead(settings, place, parts, opened, lambda: build_engine(place, settings.engine, recipe))
-    with place.ranks as ranks:
+    threads, strategy = settings.run.threads or None, settings.strategy.strategy
+    session = registry.open_session(settings.run.engine, settings.engine, strategy, threads, os.environ)
+    if session.has_peers:
         application.end_at_once()
-        return _train_elastically(settings, place, ranks)
+    return session.run(_Job(settings, session))
 
 
-def _train_elastically(settings: Settings, place: Place, ranks: Ranks) -> int:
-    """One rank's part, whoever comes and goes; the exit code."""
-    live, have_changed = None, False
-    find_parts = functools.cache(functools.partial(_find_parts, settings, place))
-    while True:
-        try:
-            if have_changed:
-                ranks.regroup()
-            return _train_with_ranks(settings, place._replace(workers=ranks.size), ranks, find_parts, live)
-        except RegroupError as change:
-            live, have_changed = change.state or live, True
+class _Job:
+    """The run that the settings ask for; see `tfnmt.engines.session.Job`."""
 
+    def __init__(self, settings: Settings, session: Session):
+        self._settings, self._session = settings, session
+        self.dry_run = settings.run.dry_run
 
-def _train_with_ranks(
-    settings: Settings, place: Place, ranks: Ranks, find_parts: Callable[[], _Parts], live: EngineState | None
-) -> int:
-    """One rank's part as long as the ranks stay the same; the exit code.
+    @functools.cached_property
+    def _parts(self) -> _Parts:
+        settings = self._settings
+        corpus = find_corpus(settings.data)
+        vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
+        sizes = [vocabulary.size for vocabulary in vocabularies]
+        model = build_model(settings.choice.model, settings.model, *sizes)
+        refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
+        corpus.inspect()
+        return _Parts(corpus, vocabularies, model, Layout(model.parameters, self._session.servers))
 
-    Args:
-      settings: of the run.
-      place: where it trains.
-      ranks: who is there.
-      find_parts: what the run is made of, read once however often the ranks change.
-      live: what this rank has come to, with others than are there now; None for a rank that begins.
+    @functools.cached_property
+    def _survey(self) -> Survey:
+        """What the training text is like; the whole of it is read once."""
+        corpus, vocabularies, *_ = self._parts
+        return survey(corpus.train, *vocabularies, self._settings.data, shards=self._session.workers)
 
-    Raises:
-      RegroupError: they have changed.
-    """
-    from tfnmt.engines.horovod import HorovodEngine  # which needs a package that not everybody has
+    def refuse_unsuitable(self) -> None:
+        row = self._settings.row.row(self._session.workers, self._settings.optimizer)
+        refuse(self._session.faults(self._settings.strategy, row))
 
-    assert isinstance(settings.engine, RankSettings)
-    logs.say_on_standard_error({0: INFO, 1: ERROR}.get(ranks.rank))  # Rank 1 speaks when rank 0 cannot.
-    with contextlib.ExitStack() as held:
-        with ranks.agreeing():
-            _refuse_unsuitable(settings, place)
-            parts = find_parts()
-            opened = held.enter_context(_open_run(settings, place, parts)) if ranks.rank == 0 else None
-        if settings.run.dry_run and not opened:
-            return ranks.follow(lambda: int(ranks.command().code))
-        store = CheckpointStore(Path(settings.run.run_directory, "checkpoints"))
-        engine = HorovodEngine(
-            _recipe(settings, place, parts),
-            ranks=ranks,
-            settings=settings.engine,
-            newest_saved=lambda: store.newest or 0,
+    def recipe(self) -> Recipe:
+        self.refuse_unsuitable()
+        settings, session, (*_, model, layout) = self._settings, self._session, self._parts
+        trained = phases(settings.strategy, settings.row, session.workers, settings.optimizer)
+        shared, batches = settings.strategy, self._batches
+        return Recipe(model, layout, trained, settings.schedule, shared, batches, streams=session.streams)
+
+    def _batches(self, position, worker, workers) -> tf.data.Dataset:
+        return training_batches(
+            self._parts.corpus.train,
+            *self._parts.vocabularies,
+            self._settings.data,
+            seed=self._settings.strategy.seed,
+            position=position,
+            shard=worker,
+            shards=workers,
         )
-        try:
-            if opened:
-                return ranks.lead(lambda: _lead(settings, place, parts, opened, lambda: engine, live))
-            return ranks.follow(lambda: _follow(settings, ranks.rank, engine, live))
-        except RegroupError as change:
-            change.state = engine.live()
-            raise
 
+    @contextlib.contextmanager
+    def leading(self) -> Iterator[Lead]:
+        """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
+        settings = self._settings
+        facts = _facts(settings, self._session, self._parts.model, self._parts.layout, self._survey)
+        if self.dry_run:
+            yield functools.partial(self._rehearse, facts)
+            return
+        with RunDirectory.locked(settings.run.run_directory, *settings, free=registry.SETTINGS.values()) as run:
+            yield functools.partial(self._train, run, facts)
 
-def _refuse_unsuitable(settings: Settings, place: Place) -> None:
-    row = settings.row.row(place.workers, settings.optimizer)
-    refuse_unsuitable(place, settings.engine, settings.strategy, row)
+    def _rehearse(self, facts: dict[str, str], drive: Drive, _: EngineState | None) -> int:
+        """Builds everything, and tells how it would train."""
 
+        def rehearse(engine: Engine) -> int:
+            engine.rehearse()
+            print(application.configuration_table(*self._settings), *_lines(facts, self._parts.layout), sep="\n")
+            return 0
 
-def _find_parts(settings: Settings, place: Place) -> _Parts:
-    """Reads and checks what the run is made of."""
-    corpus = find_corpus(settings.data)
-    vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
-    sizes = [vocabulary.size for vocabulary in vocabularies]
-    model = build_model(settings.choice.model, settings.model, *sizes)
-    refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
-    corpus.inspect()
-    layout = Layout(model.parameters, place.servers)
-    return _Parts(corpus, vocabularies, settings.data, model, layout, place.workers)
+        with tempfile.TemporaryDirectory() as leaves_nothing:
+            self._quieten_tensorflow(Path(leaves_nothing))
+            return drive(rehearse)
+
+    def _train(self, run: RunDirectory, facts: dict[str, str], drive: Drive, live: EngineState | None) -> int:
+        """Trains to the end; the exit code."""
+        settings = self._settings
+        run.adopt_vocabularies(*(vocabulary.path for vocabulary in self._parts.vocabularies))
+        application.log_to(run.logs)
+        for line in [*_lines(facts), describe_limits(settings.stopping)]:
+            logging.info("%s", line)
+        self._quieten_tensorflow(run.logs)
+
+        def train(engine: Engine) -> int:
+            monitor = Monitor(run, settings.monitoring, settings.stopping)
+            trainer = self._trainer(run, engine, monitor)
+            if trainer.resume(self._session.workers, live):
+                logging.info("Going on from update %s of %s.", f"{trainer.update:,}", run.path)
+            monitor.describe(settings, facts)
+            return trainer.train()
+
+        return drive(train)
+
+    def _quieten_tensorflow(self, directory: Path) -> None:
+        if self._session.has_peers:
+            logs.divert_tensorflow(directory)
+
+    def _trainer(self, run: RunDirectory, engine: Engine, monitor: Monitor) -> Trainer:
+        settings, (corpus, vocabularies, model, layout), validation = self._settings, self._parts, None
+        if corpus.validation:
+            how = (settings.data, settings.decoding, settings.validation, corpus.target_language)
+            validation = Validation(model, layout, corpus.validation, vocabularies, *how)
+        return Trainer(
+            engine,
+            layout,
+            CheckpointStore(run.checkpoints, settings.checkpoints.keep_last, settings.checkpoints.keep_best),
+            monitor,
+            validation,
+            stopping=settings.stopping,
+            schedule=settings.schedule,
+            saving=settings.saving,
+            evaluate_every_updates=settings.validation.evaluate_every_updates,
+        )
+
+    def speak(self, rank: int) -> None:
+        logs.say_on_standard_error({0: INFO, 1: ERROR}.get(rank))
+
+    def follow(self, rank: int) -> None:
+        directory = Path(self._settings.run.run_directory, "logs")
+        application.log_to(directory, f"rank-{rank}")
+        logs.divert_tensorflow(directory)
+
+    def newest_saved(self) -> int:
+        return CheckpointStore(Path(self._settings.run.run_directory, "checkpoints")).newest or 0
 
 
 def _sharing_faults(model: ModelSettings, source: Vocabulary, target: Vocabulary) -> list[str]:
@@ -178,137 +194,25 @@ def _sharing_faults(model: ModelSettings, source: Vocabulary, target: Vocabulary
     ]
 
 
-@contextlib.contextmanager
-def _open_run(settings: Settings, place: Place, parts: _Parts) -> Iterator[_Opened]:
-    """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
-    facts = _facts(settings, place, parts.model, parts.layout, parts.survey)
-    if settings.run.dry_run:
-        yield _Opened(facts, None)
-        return
-    with RunDirectory.locked(settings.run.run_directory, *settings, free=ENGINES.values()) as run:
-        yield _Opened(facts, run)
-
-
-def _lead(
-    settings: Settings,
-    place: Place,
-    parts: _Parts,
-    opened: _Opened,
-    make_engine: Callable[[], Engine],
-    live: EngineState | None = None,
-) -> int:
-    """Trains, or tells how it would."""
-    facts, run = opened
-    if run is None:
-        print(application.configuration_table(*settings), *_lines(facts, parts.layout), sep="\n")
-        return 0
-    run.adopt_vocabularies(*(vocabulary.path for vocabulary in parts.vocabularies))
-    application.log_to(run.logs)
-    for line in [*_lines(facts), describe_limits(settings.stopping)]:
-        logging.info("%s", line)
-    if place.cluster or place.ranks:
-        logs.divert_tensorflow(run.logs)
-        application.end_at_once()
-    with tasks_of(place.cluster) if place.cluster else contextlib.nullcontext():
-        return _train(settings, run, parts, facts, make_engine(), live)
-
-
-def _follow(settings: Settings, rank: int, engine: "HorovodEngine", live: EngineState | None) -> int:
-    """Does what rank 0 says."""
-    directory = Path(settings.run.run_directory, "logs")
-    application.log_to(directory, f"rank-{rank}")
-    logs.divert_tensorflow(directory)
-    if live:
-        engine.restore(live)
-    return engine.follow()
-
-
-def _recipe(settings: Settings, place: Place, parts: _Parts) -> Recipe:
-    """What is trained."""
-
-    def make_batches(position, worker, workers):
-        return training_batches(
-            parts.corpus.train,
-            *parts.vocabularies,
-            settings.data,
-            seed=settings.strategy.seed,
-            position=position,
-            shard=worker,
-            shards=workers,
-        )
-
-    trained = phases(settings.strategy, settings.row, place.workers, settings.optimizer)
-    return Recipe(
-        parts.model,
-        parts.layout,
-        trained,
-        settings.schedule,
-        settings.strategy,
-        make_batches,
-        streams=place.streams,
-    )
-
-
-def _train(
-    settings: Settings,
-    run: RunDirectory,
-    parts: _Parts,
-    facts: dict[str, str],
-    engine: Engine,
-    live: EngineState | None,
-) -> int:
-    """Builds everything around the engine, and trains to the end; the exit code."""
-    corpus, vocabularies, model, layout = parts.corpus, parts.vocabularies, parts.model, parts.layout
-    validation = None
-    if corpus.validation:
-        validation = Validation(
-            model,
-            layout,
-            corpus.validation,
-            vocabularies,
-            settings.data,
-            settings.decoding,
-            settings.validation,
-            corpus.target_language,
-        )
-    store = CheckpointStore(run.checkpoints, settings.checkpoints.keep_last, settings.checkpoints.keep_best)
-    monitor = Monitor(run, settings.monitoring, settings.stopping)
-    trainer = Trainer(
-        engine,
-        layout,
-        store,
-        monitor,
-        validation,
-        stopping=settings.stopping,
-        schedule=settings.schedule,
-        saving=settings.saving,
-        evaluate_every_updates=settings.validation.evaluate_every_updates,
-    )
-    if trainer.resume(live):
-        logging.info("Going on from update %s of %s.", f"{trainer.update:,}", run.path)
-    monitor.describe(settings, facts)
-    return trainer.train()
-
-
-def _facts(settings: Settings, place: Place, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
+def _facts(settings: Settings, session: Session, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
-    phase = phases(strategy, settings.row, place.workers, settings.optimizer)[-1]
+    phase = phases(strategy, settings.row, session.workers, settings.optimizer)[-1]
     row = phase.strategy
-    payloads = (1 if place.ranks else place.workers) + (row.quorum > 1)  # on their way, and their sum
+    payloads = session.payloads(row) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
     of_worker = 1 + len(row.exchange.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = layout.size * 4 / 1e6
-    step_tokens = strategy.global_batch_tokens or place.workers * round(found.target_tokens_per_batch)
-    tokens = step_tokens * row.steps_per_update // place.workers
+    step_tokens = strategy.global_batch_tokens or session.workers * round(found.target_tokens_per_batch)
+    tokens = step_tokens * row.steps_per_update // session.workers
     law = LearningRates(schedule, strategy, phase).describe()
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
         "Memory": f"{of_servers * megabytes:,.0f} MB for what servers hold, "
         f"{of_worker * megabytes:,.0f} MB for each worker; activations extra",
         "Corpus": found.describe(),
-        "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {place.describe()}",
+        "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {session.describe()}",
         "Update": f"about {tokens:,} target tokens: {row.describe()}",
         "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} "
         f"{'local steps' if row.exchange.trains_replicas else 'updates'} of warm-up; {law}",

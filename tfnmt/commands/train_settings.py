@@ -1,13 +1,12 @@
 """What the command line of tfnmt-train asks for, which tfnmt-launch hands on."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tfnmt.checkpoints import CheckpointSettings
 from tfnmt.commands import application
 from tfnmt.data.settings import DataSettings
-from tfnmt.decoding.settings import DecodingSettings
-from tfnmt.engines.registry import ENGINES, EngineSettings
+from tfnmt.engines import registry
 from tfnmt.models.base import ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice
 from tfnmt.optimizers.optimizers import OptimizerSettings
@@ -17,7 +16,7 @@ from tfnmt.strategies import STRATEGIES, RowSettings, StrategySettings
 from tfnmt.training.monitoring import MonitoringSettings
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings
-from tfnmt.training.validation import ValidationSettings
+from tfnmt.training.validation import ValidationDecodingSettings, ValidationSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class RunSettings:
         "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; horovod, "
         "ranks that reduce among themselves; simulated, virtual workers under a virtual clock; auto, ranks where a "
         "launcher has started some, a cluster otherwise, unless one worker needs none.",
-        choices=tuple(ENGINES),
+        choices=tuple(registry.ENGINES),
         may_change=True,
     )
     threads: int = setting(
@@ -64,36 +63,25 @@ class Settings(NamedTuple):
     data: DataSettings
     choice: ModelChoice
     model: ModelSettings
-    engine: EngineSettings
+    engine: Any  # of the class that registry.SETTINGS has for --engine
     strategy: StrategySettings
     row: RowSettings
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     validation: ValidationSettings
-    decoding: DecodingSettings
+    decoding: ValidationDecodingSettings
     stopping: StoppingSettings
     saving: SavingSettings
     checkpoints: CheckpointSettings
     monitoring: MonitoringSettings
 
 
-REQUESTS = (
-    RunSettings,
-    DataSettings,
-    ModelChoice,
-    application.Choice("model", SETTINGS),
-    application.Choice("engine", ENGINES),
-    StrategySettings,
-    application.Choice("strategy", STRATEGIES),
-    OptimizerSettings,
-    ScheduleSettings,
-    ValidationSettings,
-    DecodingSettings,
-    StoppingSettings,
-    SavingSettings,
-    CheckpointSettings,
-    MonitoringSettings,
-)
+_CHOSEN = {
+    "model": application.Choice("model", SETTINGS),
+    "engine": application.Choice("engine", registry.SETTINGS),
+    "row": application.Choice("strategy", STRATEGIES),
+}
+REQUESTS = tuple({**Settings.__annotations__, **_CHOSEN}.values())
 """What the command line asks for; the order is that of `Settings`."""
 
 

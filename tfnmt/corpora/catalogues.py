@@ -50,12 +50,7 @@ class Catalogues:
         return english | set(self._members)
 
     def messages(self, source: str, target: str) -> list[Message]:
-        """The messages that have ids in either language; none when the wheel lacks one of the two.
-
-        Args:
-          source: a language code.
-          target: another.
-        """
+        """The messages that have ids in either language; none when the wheel lacks one of the two."""
         texts = {language: self._texts(language) for language in (source, target)}
         if self._gettext and _ENGLISH in texts:
             other = target if source == _ENGLISH else source

@@ -5,12 +5,13 @@ what was met before is a duplicate, whatever it was dropped for.
 """
 
 import dataclasses
-import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from tfnmt.corpora.languages import script_of, scripts_of
+import regex
+
+from tfnmt.corpora.languages import letters_of
 from tfnmt.corpora.markup import has_markup
 from tfnmt.corpora.pairs import PLACEHOLDER, Pair, skeleton
 from tfnmt.corpora.report import Step
@@ -34,12 +35,7 @@ class CleaningSettings:
 
 
 def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings) -> tuple[list[Pair], Step]:
-    """The pairs worth training on, each once.
-
-    Args:
-      pairs: as they were read.
-      languages: codes of source and target.
-      settings: the limits.
+    """The pairs worth training on, each once; `languages` are the codes of source and target.
 
     Returns:
       The pairs kept, in order, in normal form; and the counts.
@@ -75,7 +71,7 @@ def normal_text(text: str) -> str:
 
 
 def _rules(languages: tuple[str, str], settings: CleaningSettings, ratio: float) -> dict[str, Rule]:
-    scripts = [scripts_of(language) for language in languages]
+    letters = [letters_of(language) for language in languages]
     return {
         "empty": lambda pair: not pair.source or not pair.target,
         "markup": lambda pair: has_markup(pair.source) or has_markup(pair.target),
@@ -86,7 +82,7 @@ def _rules(languages: tuple[str, str], settings: CleaningSettings, ratio: float)
         "too long": lambda pair: max(len(pair.source), len(pair.target)) > settings.maximum_characters,
         "length ratio": lambda pair: _imbalance(pair, ratio) > settings.maximum_length_ratio,
         "wrong script": lambda pair: (
-            _is_foreign(pair.source, pair.target, scripts[0]) or _is_foreign(pair.target, pair.source, scripts[1])
+            _is_foreign(pair.source, pair.target, letters[0]) or _is_foreign(pair.target, pair.source, letters[1])
         ),
     }
 
@@ -124,18 +120,16 @@ _OWN_SHARE = 0.25
 _LATIN_WORD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
-def _is_foreign(text: str, other: str, scripts: frozenset[str]) -> bool:
+def _is_foreign(text: str, other: str, own_letters: str) -> bool:
     """Whether hardly any letter of `text` is in the scripts of its language; False where these are unknown.
 
     Names that a translation copies in Latin letters, words that are in the `other` side too, are not counted.
     """
-    if not scripts or ("LATIN" in scripts and text.isascii()):
+    is_latin = "Latn" in own_letters
+    if not own_letters or (is_latin and text.isascii()):
         return False
     copied = set(_LATIN_WORD.findall(other))
     rest = _LATIN_WORD.sub(lambda word: "" if word[0] in copied else word[0], PLACEHOLDER.sub("", text))
-    letters = [character for character in rest if character.isalpha()]
-    own = sum(_script(character) in scripts for character in letters)
-    return own < _OWN_SHARE * len(letters) or (own == 0 and "LATIN" not in scripts)
-
-
-_script = functools.lru_cache(maxsize=1 << 14)(script_of)
+    letters = "".join(filter(str.isalpha, rest))
+    own = len(regex.findall(own_letters, letters))
+    return own < _OWN_SHARE * len(letters) or (own == 0 and not is_latin)

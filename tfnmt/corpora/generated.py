@@ -28,15 +28,10 @@ class GeneratedSettings:
     generated_seed: int = setting(1, "Seed of words and sentences.", minimum=0)
 
 
-def generate(pairs: int = 4000, seed: int = 1) -> list[Pair]:
-    """Different sentence pairs of the synthetic languages.
+def generate(pairs: int, seed: int) -> list[Pair]:
+    """So many sentence pairs of the synthetic languages; no two have the same source, and no two the same target.
 
-    Args:
-      pairs: how many.
-      seed: the same seed gives the same words and the same sentences, in the same order.
-
-    Returns:
-      The pairs; no two have the same source, and no two the same target.
+    The same seed gives the same words and the same sentences, in the same order.
     """
     lexicon = _lexicon(seed)
     randomness = random.Random(f"{seed}/sentences")

@@ -2,24 +2,16 @@
 
 import collections
 import re
-import unicodedata
 from collections.abc import Collection, Iterable
+
+from langcodes import Language, LanguageTagError, tag_distance
 
 from tfnmt.errors import UserError
 
-# What a catalogue may call a language, best first, where the code alone does not say it.
-_OTHER_NAMES = {
-    "zh": ("zh-hans", "zh-cn", "zh-hans-cn", "zh-sg"),
-    "zh-hant": ("zh-tw", "zh-hant-tw"),
-    "no": ("nb", "nb-no", "no-no"),
-    "nb": ("nb-no", "no"),
-    "he": ("iw", "he-il"),
-    "pt": ("pt-pt",),
-    "sr": ("sr-cyrl", "sr-cyrl-rs", "sr-rs"),
-    "sr-latn": ("sr-latn-rs",),
-}
 _CODE = re.compile("[A-Za-z]{2,3}(_[A-Za-z0-9]+)*")
 _LISTED = 40
+_NO_LANGUAGE = "zxx"
+_SAME, _REGIONAL = 1, 5  # langcodes' distance of two names of one language, and the largest one of two regions
 
 
 def parse_pair(languages: str) -> tuple[str, str]:
@@ -37,90 +29,64 @@ def parse_pair(languages: str) -> tuple[str, str]:
     return codes[0], codes[1]
 
 
-def normal_code(code: str) -> str:
-    """One spelling for "pt_BR", "pt-br" and "sr@latin": lower case with hyphens."""
-    return code.strip().lower().replace("_", "-").replace("@", "-").replace("latin", "latn")
-
-
-def shown_code(code: str) -> str:
-    """`code`, normal, as it is given to --languages and used in file names: "pt_BR", "zh_Hant"."""
-    language, *parts = code.split("-")
-    return "_".join([language, *(part.upper() if len(part) == 2 else part.capitalize() for part in parts)])
-
-
 def find_code(wanted: str, codes: Collection[str]) -> str | None:
-    """The one of `codes` that holds the language `wanted`, None when none does.
-
-    Args:
-      wanted: a code in any spelling.
-      codes: codes as a catalogue writes them.
-    """
-    wanted = normal_code(wanted)
-    spelled = {normal_code(code): code for code in sorted(codes)}
-    names = (wanted, *_OTHER_NAMES.get(wanted, ()), f"{wanted}-{wanted}")
-    for name in names:
-        if name in spelled:
-            return spelled[name]
-    regional = [code for name, code in spelled.items() if _is_region_of(name, wanted)]
-    return regional[0] if len(regional) == 1 else None
+    """The one of a catalogue's `codes` that holds the language `wanted`, None when none does; in any spelling."""
+    goal = _language(wanted)
+    others = {code: other for code in codes if _comparable(goal, other := _language(code))}
+    # Of several that are as near, the very code is best, and one without a region says more surely what it holds.
+    keys = {
+        code: (tag_distance(goal, other), other != goal, bool(other.territory), abs(len(code) - len(wanted)))
+        for code, other in others.items()
+    }
+    ranking = sorted((*key, code) for code, key in keys.items())
+    limit = _REGIONAL if wanted.isalpha() else _SAME
+    near = [(distance, code) for distance, *_, code in ranking if distance <= limit]
+    return near[0][1] if near and (near[0][0] <= _SAME or len(near) == 1) else None
 
 
-def _is_region_of(name: str, language: str) -> bool:
-    """True for "ja-jp" of "ja": a country's code, not a script, dialect or form of address."""
-    return name.startswith(f"{language}-") and len(name) == len(language) + 3
+def _language(code: str) -> Language:
+    """One form of "pt_BR" and "pt-br", of "sr@latin" and "sr_Latn"; that of no language for what is no code."""
+    code = re.sub("[@_-]latin", "-Latn", code.strip(), flags=re.IGNORECASE).replace("@", "-")
+    try:
+        # Where catalogues say "pt" alone they mean Portugal's, langcodes Brazil's.
+        return Language.get("pt-PT" if code.lower() == "pt" else code)
+    except LanguageTagError:
+        return Language.get(_NO_LANGUAGE)
+
+
+def _comparable(wanted: Language, other: Language) -> bool:
+    """False where the script, the dialect or the form of address is another one."""
+    return wanted.maximize().script == other.maximize().script and wanted.variants == other.variants
 
 
 def listing(catalogues: Iterable[Collection[str]]) -> str:
-    """The languages that most catalogues have, in the spelling that --languages takes.
-
-    Args:
-      catalogues: for each catalogue, the codes as it writes them.
-    """
-    counts = collections.Counter(code for codes in catalogues for code in {_listed(code) for code in codes})
+    """The languages that most of the catalogues, each given by its codes, have, in the spelling of --languages."""
+    counts = collections.Counter(code for codes in catalogues for code in {*map(_listed, codes)} - {_NO_LANGUAGE})
     common = sorted(code for code, _ in counts.most_common(_LISTED))
     rarer = len(counts) - len(common)
     return ", ".join(common) + (f" and {rarer} rarer ones" if rarer else "")
 
 
 def _listed(code: str) -> str:
-    """The code that stands for `code` in a listing: "de" for "de_DE", "zh" for "zh-Hans"."""
-    name = normal_code(code)
-    for language, names in _OTHER_NAMES.items():
-        if name in names and name not in _OTHER_NAMES:
-            return shown_code(language)
-    language, *parts = name.split("-")
-    return language if parts == [language] else shown_code(name)
+    """The code that stands for `code` in a listing: "de" for "de_DE", "zh" for "zh-Hans", "zh_Hant" for "zh_TW"."""
+    language = _language(code)
+    name = str(language.language)
+    if not _comparable(_language(name), language):
+        name = f"{name}_{language.maximize().script}"
+    is_same = _comparable(_language(name), language) and tag_distance(_language(name), language) == 0
+    return name if is_same else language.to_tag().replace("-", "_")
 
 
-_SCRIPTS = {
-    "CYRILLIC": "be bg kk ky mk mn ru sr tg uk",
-    "GREEK": "el",
-    "CJK HIRAGANA KATAKANA": "ja zh",
-    "HANGUL": "ko",
-    "HEBREW": "he yi",
-    "ARABIC": "ar fa ps ur",
-    "DEVANAGARI": "hi mr ne",
-    "BENGALI": "bn",
-    "GEORGIAN": "ka",
-    "ARMENIAN": "hy",
-    "TAMIL": "ta",
-    "TELUGU": "te",
-    "MALAYALAM": "ml",
-    "THAI": "th",
-    "LATIN": "af ca cs cy da de en eo es et eu fi fr fy ga gl gsw hr hu id is it lb lt lv ms nb nl nn no pl pt ro sk "
-    "sl sq sv tr vi",
-}
+# The scripts of a language that is written in several at once, as regular expressions name them.
+_MIXED = {"Jpan": r"\p{Han}\p{Hira}\p{Kana}", "Kore": r"\p{Hang}\p{Han}", "Hans": r"\p{Han}", "Hant": r"\p{Han}"}
 
 
-def scripts_of(code: str) -> frozenset[str]:
-    """Unicode's names of the scripts that the language is written in; empty when it is not known here."""
-    language, *parts = normal_code(code).split("-")
-    if "latn" in parts:
-        return frozenset({"LATIN"})
-    found = (scripts.split() for scripts, languages in _SCRIPTS.items() if language in languages.split())
-    return frozenset(next(found, ()))
-
-
-def script_of(character: str) -> str:
-    """Unicode's name of the script of a letter: LATIN, CYRILLIC, CJK ..."""
-    return unicodedata.name(character, "UNKNOWN").split(" ")[0]
+def letters_of(code: str) -> str:
+    """The letters of a language's scripts, as a set [...] for the package `regex`; empty when they are not known."""
+    language = _language(code)
+    full = language.maximize()
+    # Where langcodes knows nothing about a language, it says what it says of English.
+    if language.script is None and full.territory == "US" and full.language != "en":
+        return ""
+    script = full.script or ""
+    return "[" + _MIXED.get(script, rf"\p{{{script}}}") + "]"

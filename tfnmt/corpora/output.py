@@ -16,11 +16,7 @@ DESCRIPTION = "corpus.json"
 def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, facts: Mapping[str, Any]) -> None:
     """Writes train.en, train.de and so on; corpus.json comes last, so that it vouches for complete files.
 
-    Args:
-      directory: created when missing; files of these names in it are replaced.
-      languages: the ends of the file names, source first.
-      splits: what to write.
-      facts: what else corpus.json says.
+    The directory is created when missing, and files of these names in it are replaced. `facts` go into corpus.json.
 
     Raises:
       UserError: the directory cannot be written.

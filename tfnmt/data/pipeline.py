@@ -10,11 +10,10 @@ so a dataset can be built on, or sent to, any worker.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfnmt.batch import START, Batch
+from tfnmt.batch import START
 from tfnmt.data.files import TextPair
 from tfnmt.data.lines import END_OF_EPOCH, key, line_pairs, shuffled_pools
 from tfnmt.data.pools import Pool, PoolBuilder
@@ -25,13 +24,6 @@ _OF_LINES, _OF_LENGTHS, _OF_BATCHES = range(3)
 """The purposes of the streams of random numbers of an epoch."""
 
 _BATCHES_AHEAD = 16
-
-
-class IndexedBatch(NamedTuple):
-    """A batch, and the line number (from 0) of each of its pairs."""
-
-    batch: Batch
-    indices: tf.Tensor  # int64 [B]
 
 
 def training_batches(
@@ -93,12 +85,9 @@ def pair_batches(
     target_vocabulary: Vocabulary,
     settings: DataSettings,
 ) -> tf.data.Dataset:
-    """Every pair once, none left out, for validation and forced scoring.
+    """Every pair once, none left out, for validation: a dataset of `Batch`.
 
-    Pairs of like length share a batch, so lines come out of order, within `pool_pairs` lines; `indices` restores it.
-
-    Returns:
-      A dataset of `IndexedBatch`.
+    Pairs of like length share a batch, so lines come out of order, within `pool_pairs` lines.
     """
     builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
 
@@ -106,10 +95,7 @@ def pair_batches(
         return builder.every_pair(tf.stack([0, number]), *lines)
 
     def batches_of_pool(pool: Pool) -> tf.data.Dataset:
-        def indexed(number: tf.Tensor) -> IndexedBatch:
-            return IndexedBatch(pool.batch(number, number), pool.place[1] * settings.pool_pairs + pool.rows_of(number))
-
-        return tf.data.Dataset.range(pool.batches).map(indexed)
+        return tf.data.Dataset.range(pool.batches).map(lambda number: pool.batch(number, number))
 
     pools = line_pairs(files).batch(settings.pool_pairs).enumerate().map(pool_of_lines)
     return _with_options(pools.flat_map(batches_of_pool).prefetch(_BATCHES_AHEAD))

@@ -17,7 +17,6 @@ class Pool(NamedTuple):
     place: tf.Tensor  # int64 [2]: epoch and pool
     source_ids: tf.RaggedTensor  # int32 [B, None]
     target_ids: tf.RaggedTensor  # int32 [B, None]
-    rows: tf.Tensor  # int64 [B]: place of each pair among the lines that the pool was given
     borders: tf.Tensor  # int32 [batches + 1]
     verdicts: tf.Tensor  # int32 [lines]: what became of each pair; see `filters.VERDICTS`
 
@@ -32,10 +31,6 @@ class Pool(NamedTuple):
         position = tf.concat([self.place, [place]], axis=0)
         return Batch(self.source_ids[start:end].to_tensor(), self.target_ids[start:end].to_tensor(), position)
 
-    def rows_of(self, number: tf.Tensor) -> tf.Tensor:
-        """The part of `rows` that is in batch `number`."""
-        return self.rows[self.borders[number] : self.borders[number + 1]]
-
 
 @dataclasses.dataclass(frozen=True)
 class PoolBuilder:
@@ -46,7 +41,7 @@ class PoolBuilder:
     settings: DataSettings
 
     def every_pair(self, place: tf.Tensor, source_lines: tf.Tensor, target_lines: tf.Tensor) -> Pool:
-        """A pool of all the lines [B], as validation and scoring need it."""
+        """A pool of all the lines [B], as validation needs it."""
         source_ids = self.source_vocabulary.tokenize(source_lines)
         target_ids = self.target_vocabulary.tokenize(target_lines)
         return self._pool(place, source_ids, target_ids, tf.zeros([source_ids.nrows()], tf.int32))
@@ -74,9 +69,9 @@ class PoolBuilder:
         rows = tf.gather(kept, order)
         source_ids, target_ids = tf.gather(source_ids, rows), tf.gather(target_ids, rows)
         borders = batching.cut(
-            _lengths(source_ids), _lengths(target_ids), self.settings.source_budget, self.settings.batch_tokens
+            _lengths(source_ids), _lengths(target_ids), self.settings.source_budget, self.settings.batch_positions
         )
-        return Pool(place, source_ids, target_ids, rows, borders, verdicts)
+        return Pool(place, source_ids, target_ids, borders, verdicts)
 
 
 def _lengths(ids: tf.RaggedTensor) -> tf.Tensor:

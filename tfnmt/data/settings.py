@@ -50,11 +50,17 @@ class TextSettings:
 class DataSettings(TextSettings):
     """Files, filters and batches."""
 
-    batch_tokens: int = setting(4096, "Target positions in a worker's batch, padding included.", minimum=8)
-    source_batch_tokens: int = setting(
+    batch_positions: int = setting(
+        4096,
+        "Target positions in a worker's batch at most: sentences times the longest one's tokens, padding included.",
+        minimum=8,
+        formerly="batch_tokens",
+    )
+    source_batch_positions: int = setting(
         0,
-        "Source positions in a worker's batch, padding included; 0 for one and a half times --batch_tokens.",
+        "Source positions in a worker's batch at most, padding included; 0 for one and a half times --batch_positions.",
         minimum=0,
+        formerly="source_batch_tokens",
     )
     max_length: int = setting(
         256, "Training leaves out sentences of more tokens, the end included; never more than a batch has.", minimum=2
@@ -77,6 +83,7 @@ class DataSettings(TextSettings):
         "Smoothing of subword sampling; the lower, the more even. With --subword_nbest=-1 low values cut words so "
         "finely that small corpora are learned badly.",
         minimum=0,
+        only_with={"subword_nbest": None},
     )
 
     def faults(self) -> list[str]:
@@ -92,9 +99,9 @@ class DataSettings(TextSettings):
     @property
     def source_budget(self) -> int:
         """Source positions in a batch."""
-        return self.source_batch_tokens or math.ceil(1.5 * self.batch_tokens)
+        return self.source_batch_positions or math.ceil(1.5 * self.batch_positions)
 
     @property
     def length_limit(self) -> int:
         """Tokens in a training sentence: one that fills more than a batch cannot be used."""
-        return min(self.max_length, self.batch_tokens, self.source_budget)
+        return min(self.max_length, self.batch_positions, self.source_budget)

@@ -1,6 +1,7 @@
 """What training will see of its files: what is left out and why, lengths, padding and batches."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Counts over the first `sum(verdicts.values())` pairs of the files.
+    """Counts over the first `pairs_read` pairs of the files.
 
     Attributes:
       pairs: sentence pairs in the files.
@@ -48,7 +49,7 @@ class Survey:
       batches: how many the kept pairs make on one worker.
       source: sums of the source side.
       target: sums of the target side.
-      batch_tokens: the budget of target positions.
+      batch_positions: the budget of target positions.
     """
 
     pairs: int
@@ -56,12 +57,17 @@ class Survey:
     batches: int
     source: Side
     target: Side
-    batch_tokens: int
+    batch_positions: int
+
+    @property
+    def pairs_read(self) -> int:
+        """Sentence pairs that the counts are of."""
+        return sum(self.verdicts.values())
 
     @property
     def share_read(self) -> float:
         """The part of the files that the counts are of."""
-        return sum(self.verdicts.values()) / self.pairs
+        return self.pairs_read / self.pairs
 
     @property
     def batches_per_epoch(self) -> int:
@@ -76,7 +82,7 @@ class Survey:
     @property
     def fill(self) -> float:
         """Target positions of a batch on average, as a share of the budget."""
-        return self.target.positions / (self.batches * self.batch_tokens)
+        return self.target.positions / (self.batches * self.batch_positions)
 
     @property
     def target_tokens_per_batch(self) -> float:
@@ -92,15 +98,15 @@ class Survey:
     def _pairs_text(self) -> str:
         kept, *left_out = self.verdicts.items()
         reasons = ", ".join(f"{count:,} {name}" for name, count in left_out if count) or "none"
-        partly = "" if self.share_read == 1 else f" of the first {self.share_read:.0%} of {self.pairs:,}"
-        return f"{kept[1]:,} pairs kept{partly}; left out: {reasons}"
+        part = "all" if self.pairs_read == self.pairs else f"the first {self.pairs_read:,} of"
+        return f"{kept[1]:,} of {part} {self.pairs:,} pairs kept; left out of these: {reasons}"
 
     def _batches_text(self) -> str:
         pairs = self.source.sentences / self.batches
         return (
             f"{self.batches_per_epoch:,} batches an epoch on one worker, each with {pairs:.0f} pairs and "
             f"{self.target_tokens_per_batch:,.0f} target tokens on average; {self.padding_share:.1%} padding, "
-            f"{self.fill:.1%} of --batch_tokens used"
+            f"{self.fill:.1%} of --batch_positions used"
         )
 
 
@@ -115,6 +121,8 @@ def survey(
 ) -> Survey:
     """Tokenizes the first `limit` pairs, as training would, and counts.
 
+    It reads on until every worker has a pair: one whose shard has none would wait for a batch for ever.
+
     Args:
       files: the training files, inspected before.
       source_vocabulary: cuts the source lines.
@@ -124,25 +132,40 @@ def survey(
       limit: where to stop.
 
     Raises:
-      UserError: no pair is left, or fewer than there are workers, or a vocabulary cannot sample subwords as wished.
+      UserError: a worker has no pair left in all the files, or a vocabulary cannot sample subwords as wished.
     """
     for vocabulary in (source_vocabulary, target_vocabulary):
         vocabulary.require_sampling(settings.subword_nbest)
     builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
-    no_seed, no_place = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
-
-    def counted(source_lines: tf.Tensor, target_lines: tf.Tensor) -> _Counts:
-        return _count(builder.for_training(no_place, source_lines, target_lines, no_seed))
-
-    pools = line_pairs(files).take(limit).batch(settings.pool_pairs).map(counted)
-    counts = _Counts(*(np.stack(field) for field in zip(*pools.as_numpy_iterator())))
+    counts, kept_by_shard = _read(files, builder, shards, limit)
     verdicts = dict(zip(filters.VERDICTS, counts.verdicts.sum(axis=0).tolist()))
+    if not kept_by_shard.all():
+        raise UserError(_too_few(files, verdicts, settings, kept_by_shard))
     read = sum(verdicts.values())
     pairs = read if read < limit else count_pairs(files)
-    if verdicts["kept"] < (shards if pairs == read else 1):
-        raise UserError(_too_few(files, verdicts, settings, shards))
     source, target = (_side(verdicts["kept"], sums) for sums in (counts.source, counts.target))
-    return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_tokens)
+    return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_positions)
+
+
+def _read(files: Sequence[TextPair], builder: PoolBuilder, shards: int, limit: int) -> tuple["_Counts", np.ndarray]:
+    """Reads `limit` pairs, or more until each shard has one: the counts of the pools, and the pairs of each shard."""
+    no_seed, no_place = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
+
+    def counted(source_lines: tf.Tensor, target_lines: tf.Tensor) -> tuple[_Counts, tf.Tensor]:
+        pool = builder.for_training(no_place, source_lines, target_lines, no_seed)
+        return _count(pool), tf.where(pool.verdicts == filters.KEPT)[:, 0]
+
+    lines = line_pairs(files)
+    parts = (part.batch(builder.settings.pool_pairs).map(counted) for part in (lines.take(limit), lines.skip(limit)))
+    pools: list[_Counts] = []
+    read, kept_by_shard = 0, np.zeros(shards, np.int64)
+    for counts, rows in itertools.chain.from_iterable(part.as_numpy_iterator() for part in parts):
+        pools.append(counts)
+        kept_by_shard += np.bincount((read + rows) % shards, minlength=shards)  # Line n is in shard n modulo shards.
+        read += counts.verdicts.sum()
+        if read >= limit and kept_by_shard.all():
+            break
+    return _Counts(*map(np.stack, zip(*pools))), kept_by_shard
 
 
 class _Counts(NamedTuple):
@@ -175,13 +198,21 @@ def _side(sentences: int, counts: np.ndarray) -> Side:
     return Side(sentences, tokens, positions, int(counts[:, 2].max()), unknown)
 
 
-def _too_few(files: Sequence[TextPair], verdicts: dict[str, int], settings: DataSettings, shards: int) -> str:
-    names = "; ".join(str(pair) for pair in files)
+def _too_few(
+    files: Sequence[TextPair], verdicts: dict[str, int], settings: DataSettings, kept_by_shard: np.ndarray
+) -> str:
+    names, shards = "; ".join(str(pair) for pair in files), len(kept_by_shard)
     reasons = ", ".join(f"{count:,} {name}" for name, count in verdicts.items())
-    if verdicts["kept"]:
-        remedy = "use fewer workers or more text"
+    if not verdicts["kept"]:
+        return (
+            f"{names}: no pair is left after filtering ({reasons}); the limits are --max_length={settings.max_length}, "
+            f"--batch_positions={settings.batch_positions} and --max_length_ratio={settings.max_length_ratio:g}."
+        )
+    remedy = "use fewer workers or more text"
+    if verdicts["kept"] < shards:
         return f"{names}: {verdicts['kept']} pairs are too few for {shards} workers ({reasons}); {remedy}."
+    worker = int(np.argmin(kept_by_shard))
     return (
-        f"{names}: no pair is left after filtering ({reasons}); the limits are --max_length={settings.max_length}, "
-        f"--batch_tokens={settings.batch_tokens} and --max_length_ratio={settings.max_length_ratio:g}."
+        f"{names}: filtering leaves no pair to worker {worker}, which reads one line of every {shards} from line "
+        f"{worker + 1} on ({reasons}); {remedy}, or shuffle the lines."
     )

@@ -49,6 +49,19 @@ class Vocabulary:
         """The text of every piece, in the order of the ids."""
         return [self._processor.id_to_piece(index) for index in range(self.size)]
 
+    def texts(self) -> list[bytes]:
+        """What every piece adds to a text, in the order of the ids, with a mark for each space.
+
+        Pieces that spell a byte are that byte, special ones nothing.
+        """
+        return [self._text_of(index) for index in range(self.size)]
+
+    def _text_of(self, index: int) -> bytes:
+        if self._processor.is_control(index):
+            return b""
+        piece = self._processor.id_to_piece(index)
+        return bytes([int(piece[1:-1], 16)]) if self._processor.is_byte(index) else piece.encode()
+
     def segment(self, line: str) -> list[str]:
         """The pieces that `line` is cut into, END left out."""
         return self._processor.encode(line, out_type=str)

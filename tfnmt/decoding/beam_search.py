@@ -19,6 +19,7 @@ from tfnmt.decoding.candidates import IMPOSSIBLE, Candidates, best_candidates, e
 from tfnmt.decoding.settings import SearchSettings
 from tfnmt.models.base import Nest
 
+SPACE = "▁"  # as SentencePiece writes it
 DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than computing the done ones in vain
 
 
@@ -44,6 +45,7 @@ class Hypotheses(NamedTuple):
     ids: tf.Tensor  # int32 [B, N, T], END_ID included when finished, filled up with PAD_ID
     scores: tf.Tensor  # float32 [B, N]: log-probability, divided by the length penalty when finished; or -infinity
     attention: tf.Tensor  # float32 [B, N, T, S]; T is 0 unless attention was asked for
+    texts: tf.Tensor  # string [B, N]: the pieces joined, during the search; [B, 0] unless texts have to differ
 
 
 class Search(NamedTuple):
@@ -53,7 +55,7 @@ class Search(NamedTuple):
     places: tf.Tensor  # int32 [B]: each sentence's row in the output
     limits: tf.Tensor  # int32 [B]: most tokens of a translation, END_ID included
     done: tf.Tensor  # bool [B]
-    endings: tf.Tensor  # int32 [B]: hypotheses finished so far
+    endings: tf.Tensor  # int32 [B]: hypotheses finished so far, or their texts where these have to differ
     live: Hypotheses  # K of them
     finished: Hypotheses  # the N best
     memory: Nest  # first dimension B
@@ -62,9 +64,17 @@ class Search(NamedTuple):
 
 
 def beam_search(
-    model: Decoder, views: Any, source_ids: tf.Tensor, settings: SearchSettings, with_attention: bool = False
+    model: Decoder,
+    views: Any,
+    source_ids: tf.Tensor,
+    settings: SearchSettings,
+    with_attention: bool = False,
+    pieces: tf.Tensor | None = None,
 ) -> Hypotheses:
     """The N best translations of each sentence; to be called inside a graph.
+
+    Several sequences of pieces may spell one text. Given the `pieces`, the search keeps the best of them alone, and
+    counts them as one, so that it goes on until it has N texts.
 
     Args:
       model: the model, or an `Ensemble`.
@@ -72,16 +82,17 @@ def beam_search(
       source_ids: int32 [B, S], B at least 1; ending with END_ID and filled up with PAD_ID.
       settings: beam size, length penalty, N and limits.
       with_attention: whether to keep the attention.
+      pieces: string [V], the text of each piece; None where translations of the same text may stand side by side.
     """
 
     def go_on(search: Search) -> tf.Tensor:
         return tf.logical_not(tf.reduce_all(search.done))
 
     def advance(search: Search) -> tuple[Search]:
-        search, parents = _advance(model, views, search, settings, with_attention)
+        search, parents = _advance(model, views, search, settings, with_attention, pieces)
         return (_reorder(search, parents),)
 
-    search = _begin(model, views, source_ids, settings, with_attention)
+    search = _begin(model, views, source_ids, settings, with_attention, with_texts=pieces is not None)
     (search,) = tf.while_loop(go_on, advance, (search,), (_loose_shapes(search),), parallel_iterations=1)
     found = _deliver(search)
     return found._replace(ids=found.ids[:, :, 1:], attention=found.attention[:, :, 1:])
@@ -93,7 +104,14 @@ def length_limits(source_ids: tf.Tensor, settings: SearchSettings) -> tf.Tensor:
     return tf.cast(settings.max_length_factor * tf.cast(lengths, tf.float32), tf.int32) + settings.max_length_constant
 
 
-def _begin(model: Decoder, views: Any, source_ids: tf.Tensor, settings: SearchSettings, with_attention: bool) -> Search:
+def _begin(
+    model: Decoder,
+    views: Any,
+    source_ids: tf.Tensor,
+    settings: SearchSettings,
+    with_attention: bool,
+    with_texts: bool,
+) -> Search:
     batch, source_length = tf.unstack(tf.shape(source_ids))
     limits = length_limits(source_ids, settings)
     longest = tf.reduce_max(limits)
@@ -104,6 +122,7 @@ def _begin(model: Decoder, views: Any, source_ids: tf.Tensor, settings: SearchSe
             ids=tf.fill([batch, count, 1], BEGIN_ID),
             scores=tf.fill([batch, count], IMPOSSIBLE),
             attention=tf.zeros([batch, count, 1, source_length]),
+            texts=tf.fill([batch, count if with_texts else 0], ""),
         )
 
     # All K hypotheses begin alike, so that only the first may be continued.
@@ -141,7 +160,12 @@ def _loose_shapes(search: Search) -> Search:
 
 
 def _advance(
-    model: Decoder, views: Any, search: Search, settings: SearchSettings, with_attention: bool
+    model: Decoder,
+    views: Any,
+    search: Search,
+    settings: SearchSettings,
+    with_attention: bool,
+    pieces: tf.Tensor | None,
 ) -> tuple[Search, tf.Tensor]:
     """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]
@@ -155,33 +179,60 @@ def _advance(
     ended = ending(candidates, settings.beam_size)
     alive = going_on(candidates, settings.beam_size)
     penalized = ended.log_probabilities / length_penalty(length, settings.length_penalty)
-    finished = _best_of_both(search.finished, _extend(search.live, ended, penalized, attention))
-
-    endings = search.endings + tf.math.count_nonzero(tf.math.is_finite(penalized), axis=1, dtype=tf.int32)
+    finished, more = _best_of_both(search.finished, _extend(search.live, ended, penalized, attention, pieces))
+    endings = search.endings + more
     hope = alive.log_probabilities[:, 0] / length_penalty(search.limits, settings.length_penalty)
     done = search.done | must_end | (endings >= settings.beam_size) | (hope <= finished.scores[:, -1])
     # A sentence that is done but still in the batch has nothing alive, so that nothing of it can finish any more.
     scores = tf.where(done[:, None], IMPOSSIBLE, alive.log_probabilities)
-    live = _extend(search.live, alive, scores, attention)
+    live = _extend(search.live, alive, scores, attention, pieces)
     search = search._replace(step=length, done=done, endings=endings, live=live, finished=finished, cache=cache)
     return search, alive.parents
 
 
-def _extend(hypotheses: Hypotheses, chosen: Candidates, scores: tf.Tensor, attention: tf.Tensor | None) -> Hypotheses:
+def _extend(
+    hypotheses: Hypotheses,
+    chosen: Candidates,
+    scores: tf.Tensor,
+    attention: tf.Tensor | None,
+    pieces: tf.Tensor | None,
+) -> Hypotheses:
     """The hypotheses continued by the chosen candidates."""
     ids, rows = (tf.gather(kept, chosen.parents, batch_dims=1) for kept in (hypotheses.ids, hypotheses.attention))
     if attention is not None:
         rows = tf.concat([rows, tf.gather(attention, chosen.parents, batch_dims=1)[:, :, None, :]], axis=2)
-    return Hypotheses(tf.concat([ids, chosen.tokens[:, :, None]], axis=2), scores, rows)
+    texts = hypotheses.texts
+    if pieces is not None:
+        texts = tf.gather(texts, chosen.parents, batch_dims=1) + tf.gather(pieces, chosen.tokens)
+    return Hypotheses(tf.concat([ids, chosen.tokens[:, :, None]], axis=2), scores, rows, texts)
 
 
-def _best_of_both(finished: Hypotheses, ended: Hypotheses) -> Hypotheses:
-    """The N best of those that finished before and now; the earlier one where two are equal."""
+def _best_of_both(finished: Hypotheses, ended: Hypotheses) -> tuple[Hypotheses, tf.Tensor]:
+    """The N best of those that finished before and now, the earlier one where two are equal; how many are new [B]."""
     finished = _fill_up(finished, tf.shape(ended.ids)[2], tf.shape(ended.attention)[2])
     both = Hypotheses(*(tf.concat(pair, axis=1) for pair in zip(finished, ended)))
-    scores, places = tf.math.top_k(both.scores, finished.scores.shape[1])
+    scores = tf.where(_is_repeated(both), IMPOSSIBLE, both.scores) if both.texts.shape[1] else both.scores
+    best, places = tf.math.top_k(scores, finished.scores.shape[1])
     ids, attention = (tf.gather(kept, places, batch_dims=1) for kept in (both.ids, both.attention))
-    return Hypotheses(ids, scores, attention)
+    texts = tf.gather(both.texts, places, batch_dims=1) if both.texts.shape[1] else both.texts
+    return Hypotheses(ids, best, attention, texts), _count(scores) - _count(finished.scores)
+
+
+def _is_repeated(hypotheses: Hypotheses) -> tf.Tensor:
+    """bool [B, N]: whether another one has the same text and scores higher, or stands first where both score alike.
+
+    Spaces at the beginning, which detokenization drops, and at the end, which nobody sees, are no part of the text.
+    """
+    texts, scores = tf.strings.regex_replace(hypotheses.texts, f"^{SPACE}+|{SPACE}+$", ""), hypotheses.scores
+    mine, other = scores[:, :, None], scores[:, None, :]
+    places = tf.range(scores.shape[1])
+    is_better = (other > mine) | ((other == mine) & tf.math.is_finite(other) & (places < places[:, None]))
+    return tf.reduce_any(tf.equal(texts[:, :, None], texts[:, None, :]) & is_better, axis=2)
+
+
+def _count(scores: tf.Tensor) -> tf.Tensor:
+    """int32 [B]: how many of the hypotheses there are."""
+    return tf.math.count_nonzero(tf.math.is_finite(scores), axis=1, dtype=tf.int32)
 
 
 def _fill_up(hypotheses: Hypotheses, length: tf.Tensor, rows: tf.Tensor) -> Hypotheses:
@@ -237,4 +288,7 @@ def _deliver(search: Search) -> Hypotheses:
     places = search.places[:, None]
     output = search.output
     found = _fill_up(search.finished, tf.shape(output.ids)[2], tf.shape(output.attention)[2])
-    return Hypotheses(*(tf.tensor_scatter_nd_update(old, places, new) for old, new in zip(output, found)))
+    moved = {name: getattr(found, name) for name in ("ids", "scores", "attention")}  # Texts serve the search alone.
+    return output._replace(
+        **{name: tf.tensor_scatter_nd_update(getattr(output, name), places, new) for name, new in moved.items()}
+    )

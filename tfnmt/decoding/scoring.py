@@ -39,7 +39,7 @@ class Scorer:
         target_vocabulary: Vocabulary,
         *,
         batch_sentences: int,
-        batch_tokens: int,
+        batch_positions: int,
     ):
         """Prepares the graphs.
 
@@ -49,11 +49,11 @@ class Scorer:
           source_vocabulary: cuts the source lines.
           target_vocabulary: cuts the target lines.
           batch_sentences: most pairs in a batch.
-          batch_tokens: most positions of the longer side in a batch, padding included.
+          batch_positions: most positions of the longer side in a batch, padding included.
         """
         self._models, self._layouts = list(models), list(layouts)
         self._vocabularies = (source_vocabulary, target_vocabulary)
-        self._batch_sentences, self._batch_tokens = batch_sentences, batch_tokens
+        self._batch_sentences, self._batch_positions = batch_sentences, batch_positions
         ids = tf.TensorSpec([None, None], tf.int32)
         vectors = [tf.TensorSpec([layout.size], tf.float32) for layout in layouts]
         self._graph = tf.function(self._log_probabilities, input_signature=[vectors, ids, ids], autograph=False)
@@ -73,7 +73,7 @@ class Scorer:
         )
         lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids)]
         scores: dict[int, PairScore] = {}
-        for places in cut_batches(lengths, self._batch_sentences, self._batch_tokens):
+        for places in cut_batches(lengths, self._batch_sentences, self._batch_positions):
             batch = [pad([side[place] for place in places]) for side in (source_ids, target_ids)]
             sums = self._graph(vectors, *batch).numpy()
             scores |= {place: PairScore(float(total), len(target_ids[place])) for place, total in zip(places, sums)}

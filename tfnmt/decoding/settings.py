@@ -52,8 +52,12 @@ class DecodingSettings(SearchSettings):
     """The search and its batches."""
 
     decoding_batch_sentences: int = setting(64, "Sentences translated at once, at most.", minimum=1, may_change=True)
-    decoding_batch_tokens: int = setting(
-        4096, "Source positions, padding included, that are translated at once, at most.", minimum=1, may_change=True
+    decoding_batch_positions: int = setting(
+        4096,
+        "Source positions, padding included, that are translated at once, at most.",
+        minimum=1,
+        may_change=True,
+        formerly="decoding_batch_tokens",
     )
     concurrent_batches: int | None = setting(
         None, "Batches translated at the same time; empty for one a core, but two at least.", minimum=1, may_change=True

@@ -124,7 +124,7 @@ class Translator:
         """The places of the sentences in each batch; sentences without tokens are in none."""
         places = [place for place, ids in enumerate(sentences) if len(ids)]
         lengths = [len(sentences[place]) for place in places]
-        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_tokens)
+        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_positions)
         return [[places[index] for index in batch] for batch in cut_batches(lengths, *most)]
 
     def graph(self, members: int, with_attention: bool = False) -> Any:
@@ -152,12 +152,14 @@ class Translator:
         vectors: Sequence[tf.Tensor],
         source_ids: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        pieces = tf.constant(self._target_vocabulary.texts()) if self.settings.nbest > 1 else None
         members = zip(models, layouts, vectors)
         views = [model.cast(layout.unpack(vector)) for model, layout, vector in members]
+        options = (source_ids, self.settings, with_attention, pieces)
         if len(models) == 1:
-            found = beam_search(models[0], views[0], source_ids, self.settings, with_attention)
+            found = beam_search(models[0], views[0], *options)
         else:
-            found = beam_search(Ensemble(models), views, source_ids, self.settings, with_attention)
+            found = beam_search(Ensemble(models), views, *options)
         sentences, results, length = tf.unstack(tf.shape(found.ids))
         texts = self._target_vocabulary.detokenize(tf.reshape(found.ids, [sentences * results, length]))
         return (tf.reshape(texts, [sentences, results]), found.ids, found.scores, found.attention)

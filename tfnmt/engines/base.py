@@ -1,8 +1,9 @@
 """What an engine is to whoever drives it."""
 
+import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,33 +37,26 @@ class EngineState:
         return self.vectors[self.counters["evaluated"]]
 
 
-class Engine(Protocol):
-    """Where a strategy runs; see `tfnmt.engines.local.LocalEngine`."""
+class Engine(abc.ABC):
+    """Where a strategy runs, and what all engines do alike when they are told to."""
 
+    _servers: "Servers"
+    _stopping = False
+
+    @abc.abstractmethod
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
 
         Between two reports of a row with a barrier nothing moves; under the others, workers go on meanwhile.
         """
 
-    def stop(self) -> None:
-        """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
-
+    @abc.abstractmethod
     def state(self) -> EngineState:
         """Everything that a resume needs, as it is now."""
 
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the rate of the plateau schedule."""
-
+    @abc.abstractmethod
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; called before `blocks`."""
-
-
-class Driven:
-    """What all engines do alike when they are told to."""
-
-    _servers: "Servers"
-    _stopping = False
 
     def stop(self) -> None:
         """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
@@ -71,3 +65,7 @@ class Driven:
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the rate of the plateau schedule."""
         self._servers.plateau_scale *= factor
+
+    def rehearse(self) -> None:
+        """Builds the graphs of all that a worker does, and computes nothing; the engine is of no use behind it."""
+        self._servers.trace()

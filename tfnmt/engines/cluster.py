@@ -5,8 +5,9 @@ number, its data, its place in the program), let the worker compute it, hand the
 the worker of its number; when that worker is down, another one takes it over. Everything about a lane that cannot be
 computed anew is known to the chief (`Servers.progress`), so a lane is at home wherever it runs.
 
-Pushes are transferred by the workers and absorbed by the chief, one behind the other. The arithmetic runs on the
-servers; a worker that dies, at whatever instant, leaves a whole update or none.
+Pushes are transferred by the workers, queue, and are absorbed in one thread of the chief, one behind the other, while
+the workers compute their next blocks. All other work on the servers' variables queues there, too. The arithmetic runs
+on the servers; a worker that dies, at whatever instant, leaves a whole update or none.
 """
 
 import contextlib
@@ -14,7 +15,9 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +30,7 @@ from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
@@ -38,7 +41,7 @@ from tfnmt.errors import LostError
 _LOOK_SECONDS = 0.5
 
 
-class ClusterEngine(Driven):
+class ClusterEngine(Engine):
     """Runs every row but those of a ring."""
 
     def __init__(self, recipe: Recipe, *, cluster: Cluster):
@@ -49,13 +52,14 @@ class ClusterEngine(Driven):
           cluster: who is where.
         """
         self._recipe, self._cluster, self._workers = recipe, cluster, len(cluster.workers)
-        self._coordinator = connect(cluster)
-        devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
-        self._servers = Servers(recipe, self._workers, devices=devices)
+        self._updates = ThreadPoolExecutor(1, "updates")  # whatever the chief does with other tasks' variables
+        self._unfinished = 0  # pushes that have been handed to it
+        self._failure: Exception | None = None  # of one of them
         self._condition = threading.Condition()
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: dict[int, float] = {}  # worker -> since when
         self._closed = self._paused = False
+        self._paused_at = 0.0
         self._stall_watch = StallWatch(
             cluster.stall_timeout,
             self._busy,
@@ -65,6 +69,10 @@ class ClusterEngine(Driven):
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[_Lane] = []
         self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
+        devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
+        with self._stall_watch, self._watched():
+            self._coordinator = connect(cluster)
+            self._servers = Servers(recipe, self._workers, devices=devices)
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -73,8 +81,7 @@ class ClusterEngine(Driven):
           LostError: a parameter server is gone, or somebody did not answer for too long.
         """
         with self._stall_watch:
-            with self._watched():
-                self._begin_phase()
+            self._alone(self._begin_phase)
             for _ in range(self._workers):
                 # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
                 self._coordinator._cluster.schedule(self._serve, None, None)
@@ -90,31 +97,34 @@ class ClusterEngine(Driven):
             self._condition.notify_all()
 
     def state(self) -> EngineState:
-        """Everything that a resume needs, as it is between two pushes."""
-        with self._with_servers(), self._watched():
-            state = self._servers.state()
-            slots: dict[str, np.ndarray] = {}
-            for _, worker in self._crew.values():
-                with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
-                    slots |= worker.vectors()
-            reports = []
-            while not self._reports.empty():
-                reports.append(self._reports.get())
-            return dataclasses.replace(state.with_vectors(slots), reports=tuple(reports))
+        """Everything that a resume needs, behind every push that has come."""
+        return self._alone(self._read)
+
+    def _read(self) -> EngineState:
+        state = self._servers.state()
+        with self._condition:
+            crew = [worker for _, worker in self._crew.values()]
+        slots: dict[str, np.ndarray] = {}
+        for worker in crew:
+            with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
+                slots |= worker.vectors()
+        reports = []
+        while not self._reports.empty():
+            reports.append(self._reports.get())
+        return dataclasses.replace(state.with_vectors(slots), reports=tuple(reports))
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
-        with self._watched():
-            self._servers.restore(state)
+        self._alone(self._servers.restore, state)
 
     def _begin_phase(self) -> None:
-        """Prepares the row that trains now: its graph, and a payload variable for every worker on every server."""
+        """Prepares the row that trains now: its graph, and every worker's payload variables on every server."""
         servers = self._servers
         self._phase = servers.phase
         self._pace = Pace(self._workers, servers.strategy.slack)
         self._graph = servers.worker_graph()
-        self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
-        self._graph.trace(self._outboxes[0], iter(self._recipe.make_batches(None, 0, self._workers)))
+        self._outboxes = [[servers.new_outbox() for _ in range(self._pace.payloads)] for _ in range(self._workers)]
+        self._graph.trace(self._outboxes[0][0], iter(self._recipe.make_batches(None, 0, self._workers)))
         self._lanes = [_Lane() for _ in range(self._workers)]
         self._crew = {}
 
@@ -136,23 +146,30 @@ class ClusterEngine(Driven):
                 del self._down[index]
             while not self._closed:
                 for lane in [index, *(self._down if self._servers.strategy.slack is not None else ())]:
-                    if self._may_begin(lane):
+                    if self._may_begin(lane, index):
                         self._lanes[lane].begin(index)
                         return lane
                 self._condition.wait(_LOOK_SECONDS)
             return None
 
-    def _may_begin(self, lane: int) -> bool:
-        idle = self._lanes[lane].block is None
-        return idle and not self._stopping and not self._paused and self._pace.may_begin(lane)
+    def _may_begin(self, lane: int, worker: int) -> bool:
+        if self._stopping or self._paused or self._lanes[lane].block is not None:
+            return False
+        # One who begins a lane anew has to know how far it has come.
+        knows = self._crew.get(lane, (None,))[0] == worker or not self._pace.unabsorbed(lane)
+        return knows and self._pace.may_begin(lane)
 
     def _work(self, index: int, lane: int) -> None:
-        """One block, and what the servers make of it."""
+        """One block; its push is queued."""
         worker = self._worker(index, lane)
+        # The servers may yet have to absorb the payload before, which is in another outbox.
+        worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
         with self._condition:
             if push:
-                self._arrive(push)
+                for ready in self._pace.arrive(push):
+                    self._unfinished += 1
+                    self._updates.submit(self._absorb, ready, self._lanes[ready.worker].waited())
             self._lanes[lane].end()
             self._condition.notify_all()
 
@@ -160,19 +177,29 @@ class ClusterEngine(Driven):
         """What a lane keeps on a worker: as it was left there, or as the servers know it."""
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
-            worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane])
+            worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane][0])
             with self._condition:
                 self._crew[lane] = (index, worker)
         return worker
 
-    def _arrive(self, push: Push) -> None:
-        """Lets the servers absorb what may be absorbed now; the caller holds the condition."""
-        for ready in self._pace.arrive(push):
-            with tf.device(None):
-                report = self._servers.absorb(ready, self._lanes[ready.worker].waited())
+    def _absorb(self, push: Push, wait_seconds: float) -> None:
+        """What the servers make of a push; in the thread of the updates."""
+        if self._failure:
+            return  # nothing may come on top of what may be half an update
+        try:
+            with self._watched():
+                report = self._servers.absorb(push, wait_seconds)
+        except Exception as error:
+            self._failure = error
+            return
+        with self._condition:
+            self._pace.absorb(push)
+            self._unfinished -= 1
             if report:
                 self._reports.put(report)
                 self._paused = self._phase != self._servers.phase or self._servers.strategy.has_barrier
+                self._paused_at = time.monotonic()
+            self._condition.notify_all()
 
     def _fall(self, index: int, error: Exception) -> None:
         """A worker's block has failed: what it kept there is lost."""
@@ -198,7 +225,8 @@ class ClusterEngine(Driven):
             with contextlib.suppress(queue.Empty):
                 return self._reports.get(timeout=_LOOK_SECONDS)
             with self._condition:
-                if self._stopping and all(lane.block is None for lane in self._lanes) and self._reports.empty():
+                idle = all(lane.block is None for lane in self._lanes) and not self._unfinished
+                if self._stopping and idle and self._reports.empty():
                     return None
                 if self._down:
                     self._check_servers()
@@ -209,16 +237,19 @@ class ClusterEngine(Driven):
         with self._condition:
             if not self._paused:
                 return
-            if self._phase != self._servers.phase:
-                with self._watched():
-                    self._begin_phase()
-            self._servers.restart_clock()
+        paused_seconds = time.monotonic() - self._paused_at
+        for lane in self._lanes:  # none of which has a block
+            lane.forget(paused_seconds)
+        if self._phase != self._servers.phase:
+            self._alone(self._begin_phase)
+        self._servers.restart_clock()
+        with self._condition:
             self._paused = False
             self._condition.notify_all()
 
     def _check_coordinator(self) -> None:
-        """Raises what ended a worker's loop for good, even while the others go on."""
-        if error := self._coordinator._cluster.closure_queue._error:
+        """Raises what ended a worker's loop or the updates for good, even while the others go on."""
+        if error := self._failure or self._coordinator._cluster.closure_queue._error:
             with self._condition:
                 self._check_servers()
             self._closed = True
@@ -261,25 +292,30 @@ class ClusterEngine(Driven):
                 "training ends. Look at their logs; start training again, and it goes on from the newest checkpoint."
             )
 
-    @contextlib.contextmanager
-    def _with_servers(self) -> Iterator[None]:
-        """Reads the servers, alone; says it when one of them is gone."""
-        with self._condition:
-            try:
-                yield
-            except tf.errors.OpError:
-                self._check_servers()
-                raise
+    def _alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Works on the servers' variables behind the pushes that have come; says it when a server is gone."""
+
+        def watched() -> Any:
+            if self._failure:
+                raise self._failure  # nobody may read half an update
+            with self._watched():
+                return work(*arguments)
+
+        try:
+            with self._stall_watch:  # also before and behind training
+                return self._updates.submit(watched).result()
+        except tf.errors.OpError:
+            self._check_servers()
+            raise
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Has the stall watch see what the chief does inside, also before and behind training."""
-        with self._stall_watch:
-            self._own.begin(CHIEF_ITSELF)
-            try:
-                yield
-            finally:
-                self._own.end()
+        """Has the stall watch see what the chief does inside, in the thread of the updates."""
+        self._own.begin(CHIEF_ITSELF)
+        try:
+            yield
+        finally:
+            self._own.end()
 
     def _close(self) -> None:
         """Ends the workers' loops."""
@@ -316,6 +352,10 @@ class _Lane:
         if self.block is not None:
             self.longest_seconds = max(self.longest_seconds, now - self.block[1])
         self.block, self._idle_since = None, now
+
+    def forget(self, seconds: float) -> None:
+        """Leaves out so many seconds in which nobody trained."""
+        self._idle_since += seconds
 
     def waited(self) -> float:
         """Seconds that it stood still since this was asked before."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Arrival, Servers
@@ -29,7 +29,7 @@ _OWN = "own_"
 _SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
 
 
-class HorovodEngine(Driven):
+class HorovodEngine(Engine):
     """Runs the rows that have a barrier. Rank 0 drives it by the methods of an engine; the others `follow`."""
 
     def __init__(
@@ -135,7 +135,7 @@ class HorovodEngine(Driven):
 
     def _begin_phase(self) -> None:
         """Prepares the row that trains now."""
-        servers, settings, pack = self._servers, self._settings, None
+        servers, settings, transport, pack = self._servers, self._settings, self._ranks.transport, None
         self._phase, self._building = servers.phase, True
         number_bytes = 2 if settings.compression == HALF else self._recipe.dtype.size
         payload_bytes = self._recipe.layout.size * servers.strategy.payload_vectors * number_bytes
@@ -143,10 +143,11 @@ class HorovodEngine(Driven):
         self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
         if self._overlaps:
             nonfinite_at = tf.Variable(-1, dtype=tf.int64, trainable=False)
-            pack = functools.partial(pack_sums, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
-            self._reduction = tf.function(functools.partial(exchange_numbers, nonfinite_at=nonfinite_at))
+            pack = functools.partial(pack_sums, transport, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
+            reduction: Callable = functools.partial(exchange_numbers, transport, nonfinite_at=nonfinite_at)
         else:
-            self._reduction = tf.function(functools.partial(ring_allreduce, half=settings.compression == HALF))
+            reduction = functools.partial(ring_allreduce, transport, half=settings.compression == HALF)
+        self._reduction = tf.function(reduction)
         self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
         self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
 

@@ -117,6 +117,7 @@ class Ledger:
         now, pushes = self._clock(), self._pushes
         refusals = [push.refused for push in pushes if push.refused]
         seconds, self._pushes, self._reported_at = now - self._reported_at, [], now
+        counted = {name: int(getattr(sums, name)) for name in _COUNTED}
         return BlockReport(
             update=self.version,
             epoch=epoch,
@@ -129,7 +130,8 @@ class Ledger:
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
             momentum_norm=momentum_norm,
             pushes=tuple(pushes),
-            **{name: int(getattr(sums, name)) for name in _COUNTED},
+            is_virtual=False,
+            **counted,
         )
 
     def counters(self) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """The local engine: one process, one worker, the server beside it."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
+from tfnmt.engines.session import Job, Session, start_streams
 from tfnmt.engines.worker import Worker
 
 
-class LocalEngine(Driven):
+class LocalEngine(Engine):
     """Runs a strategy with one worker."""
 
     def __init__(self, recipe: Recipe):
@@ -40,3 +42,25 @@ class LocalEngine(Driven):
 
     def _new_worker(self) -> Worker:
         return self._servers.new_worker(self._servers.worker_graph(), 0, self._servers.new_outbox())
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSettings:
+    """One worker in this process."""
+
+
+class LocalSession(Session):
+    """One worker, and as many shards as it has streams, which are updated side by side, too."""
+
+    workers = 1
+
+    def __init__(self, settings: LocalSettings, threads: int | None, environment: Mapping[str, str]):
+        self.servers = self.streams = start_streams(threads, environment)
+
+    def describe(self) -> str:
+        """The processes in words."""
+        return "1 worker in this process"
+
+    def run(self, job: Job) -> int:
+        """Trains in this process; the exit code."""
+        return self.lead(job, lambda recipe, work: work(LocalEngine(recipe)))

@@ -38,3 +38,4 @@ class BlockReport(NamedTuple):
     skipped: str | None = None  # why the update was not applied: the step and the first bad parameter
     momentum_norm: float | None = None  # L2 norm of the update that the servers carry on, where they carry one
     pushes: tuple[PushReport, ...] = ()  # what reached the servers since the last report
+    is_virtual: bool = False  # whether all its seconds are those of a virtual clock

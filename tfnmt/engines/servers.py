@@ -101,7 +101,7 @@ class Servers:
         """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches)
+        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches, self._ledger.steps)
         worker.restore(self._given)
         return worker
 
@@ -112,6 +112,12 @@ class Servers:
             with tf.device(shard.device):
                 outbox.append(tf.Variable(tf.zeros_like(shard.parameters), trainable=False, name="payload"))
         return outbox
+
+    def trace(self) -> None:
+        """Traces a worker's blocks of every phase, of which the last is then entered."""
+        for phase in range(len(self._recipe.phases)):
+            self._enter(phase)
+            self.worker_graph().trace(self.new_outbox(), iter(self._recipe.make_batches(None, 0, self._workers)))
 
     def absorb(self, push: Push, wait_seconds: float = 0.0) -> BlockReport | None:
         """Takes in a push, at most once; the report when it made an update, or would have.

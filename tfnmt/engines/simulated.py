@@ -2,32 +2,29 @@
 
 Workers take turns at the points where a cluster's would meet: a pull reads the servers when its transfer begins, a push
 reaches them when its transfer ends. What happens in between is decided by the cost model or, in tests, by a script. The
-same seed gives the same trace of events and the same parameters, bit for bit.
+same seed gives the same trace of events and the same parameters, bit for bit; no time of the real machine is in either.
 """
 
 import dataclasses
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from graphs.block import Steps
-from tfnmt.engines.base import Driven, EngineState
+from tfnmt.engines import links
+from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.servers import Servers
-from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.engines.session import Job, Session, counted, start_streams
+from tfnmt.engines.timeline import Event, Timeline, Transfer
+from tfnmt.engines.virtual_time import AUTO, RING, STAR, Costs, CostSettings
 from tfnmt.engines.worker import Worker
+from tfnmt.settings import setting
+from tfnmt.strategies import Strategy, StrategySettings
 
-PULLED, STEPPED, PUSHED, ABSORBED = "pulled", "stepped", "pushed", "absorbed"
-
-
-class Event(NamedTuple):
-    """Something that a worker has done at a time; events happen in the order of time, then worker."""
-
-    seconds: float
-    worker: int
-    kind: str
+MET, PULLED, STEPPED, PUSHED, SERVED, ABSORBED = "met", "pulled", "stepped", "pushed", "served", "absorbed"
+"""Kinds of events; MET and SERVED are only where a meeting, or the servers' work, costs time."""
 
 
 class Fault(NamedTuple):
@@ -47,7 +44,7 @@ class Fault(NamedTuple):
     seconds: float = 1.0
 
 
-class SimulatedEngine(Driven):
+class SimulatedEngine(Engine):
     """Runs every row.
 
     Attributes:
@@ -77,8 +74,7 @@ class SimulatedEngine(Driven):
         self._workers, self._script, self._faults = workers, script, list(faults)
         self._now = 0.0
         self._servers = Servers(recipe, workers, clock=self._clock)
-        layout, model_bytes = recipe.layout, recipe.layout.size * recipe.dtype.size
-        self._costs = Costs(costs or CostSettings(), recipe.settings.seed, workers, layout.shards, model_bytes)
+        self._costs = _costs(costs or CostSettings(), recipe, workers)
         self.trace: list[Event] = []
         self._reports: list[BlockReport] = []
         self._begin_phase()
@@ -111,51 +107,59 @@ class SimulatedEngine(Driven):
         self._now = state.counters.get("virtual_seconds", 0.0)
         self._servers.restore(state)
         self._servers.restart_clock()
-        self._begin_phase()
+        self._begin_phase(state.counters["arrived"])
 
     def _clock(self) -> float:
         return self._now
 
-    def _begin_phase(self) -> None:
-        """Engages new workers, who know the row that trains now."""
+    def _begin_phase(self, arrived: int = 0) -> None:
+        """Engages new workers, who know the row that trains now; so many payloads wait for the next update."""
         servers = self._servers
         self._pace = Pace(self._workers, servers.strategy.slack)
         self._graph = servers.worker_graph()
         self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
         self.crew: list[Worker] = []
-        self._lives: list[Iterator[Event | None]] = []
+        self._lives: list[Iterator[Event | Transfer | None]] = []
         for number in range(self._workers):
             self.crew.append(self._new_worker(number))
             self._lives.append(self._life(self.crew[number]))
-        self._coming: list[Event] = []  # a heap
-        self._standing = dict.fromkeys(range(self._workers), self._now)  # worker -> since when it waits for others
+        self._timeline = Timeline(self._costs.new_links(), self._now)
+        self._standing = set(range(self._workers))  # who waits for others
+        self._waited = [0.0] * self._workers  # seconds since the last push that was absorbed
+        self._arrived = arrived
+        self._served_at = self._now  # when the servers have done all work that has come to them
         self._reports = []
 
     def _new_worker(self, number: int) -> Worker:
         return self._servers.new_worker(self._graph, number, self._outboxes[number])
 
-    def _life(self, worker: Worker) -> Iterator[Event | None]:
-        """What a worker does: each event is yielded before it has happened, None where it waits for others."""
-        number, waited = worker.number, 0.0
+    def _life(self, worker: Worker) -> Iterator[Event | Transfer | None]:
+        """What a worker does: what is going to happen is yielded before it has, None where it waits for others."""
+        number = worker.number
         while True:
             block = worker.next_block()
             if not (self._pace.may_begin(number) and not self._stopping):
                 since = self._now
                 yield None
-                waited += self._now - since
+                self._waited[number] += self._now - since
+            if self._costs.settings.meeting_seconds:
+                yield Event(self._now + self._costs.settings.meeting_seconds, number, MET)
             for action in block:
                 if isinstance(action, Steps):
                     yield from self._steps(worker, action)
                     continue
                 _, push = worker.run((action,), self._servers.plateau_scale)
-                yield Event(self._transfer_ends("in" if push else "out"), number, PUSHED if push else PULLED)
-                if push:
-                    self._arrive(push, waited)
-                    waited = 0.0
-                    yield Event(self._now, number, ABSORBED)
+                if push is None:
+                    yield self._transfer(number, PULLED, links.PULL)
+                    continue
+                yield self._transfer(number, PUSHED, links.PUSH)
+                yield from self._serve(number)
+                self._absorb(push)
+                yield Event(self._now, number, ABSORBED)
 
-    def _transfer_ends(self, direction: str) -> float:
-        return self._costs.transfer_ends(direction, self._now, self._servers.strategy.payload_vectors)
+    def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
+        """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
+        return Event(self._now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
 
     def _steps(self, worker: Worker, steps: Steps) -> Iterator[Event]:
         began, limit = self._now, self._servers.strategy.meetings.most_seconds
@@ -167,23 +171,42 @@ class SimulatedEngine(Driven):
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
             yield Event(self._now + seconds, worker.number, STEPPED)
 
-    def _arrive(self, push, waited: float) -> None:
-        """A payload has reached the servers, or the last one a round of the ring, which takes its time at once."""
-        ready = self._pace.arrive(push)
-        if ready and ready[-1].worker == self._workers - 1:
-            self._now += self._costs.reduction_seconds(self._servers.strategy.payload_vectors)
-        for each in ready:
-            report = self._servers.absorb(each, waited if each is push else 0.0)
-            self._reports += [report] if report else []
+    def _serve(self, worker: int) -> Iterator[Event]:
+        """The time that the servers, or the ring, take for a payload that has come, and for all that came before it."""
+        self._arrived += 1
+        if self._arrived >= self._servers.strategy.quorum:
+            self._arrived = 0
+            seconds = self._costs.update_seconds(self._servers.strategy.payload_vectors)
+            self._served_at = max(self._served_at, self._now) + seconds
+        if self._served_at > self._now:
+            yield Event(self._served_at, worker, SERVED)
+
+    def _absorb(self, push) -> None:
+        """Hands the servers what they may take now that this push is there."""
+        for each in self._pace.arrive(push):
+            report = self._servers.absorb(each, self._waited[each.worker])
+            self._pace.absorb(each)
+            self._waited[each.worker] = 0.0
+            self._reports += [self._virtual(report)] if report else []
+
+    def _virtual(self, report: BlockReport) -> BlockReport:
+        """The report of an update under this clock, which knows no reader, and on this network."""
+        pushes = report.pushes
+        if self._costs.is_ring:
+            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.payload_vectors))
+            pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
+        return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
 
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""
-        event = next(self._lives[worker])
-        if event is None:
-            self._standing[worker] = self._now
+        self._standing.discard(worker)
+        coming = next(self._lives[worker])
+        if coming is None:
+            self._standing.add(worker)
+        elif isinstance(coming, Transfer):
+            self._timeline.begin(self._now, coming, self._costs.parts(self._servers.strategy.payload_vectors))
         else:
-            self._standing.pop(worker, None)
-            heapq.heappush(self._coming, event)
+            self._timeline.add(coming)
 
     def _release(self) -> None:
         """Lets those go on for whom the others have done enough."""
@@ -198,13 +221,12 @@ class SimulatedEngine(Driven):
         for worker, kind in self._script or ():
             event = None
             while event is None or event.kind != kind:
-                event = next((each for each in self._coming if each.worker == worker), None)
+                event = self._timeline.next_of(worker)
                 if event is None:
                     raise ValueError(f"Script: worker {worker} waits for others and cannot have {kind!r}.")
-                self._coming.remove(event)
                 yield event
-        while self._coming and self._script is None:
-            yield heapq.heappop(self._coming)
+        while self._script is None and (event := self._timeline.next()):
+            yield event
 
     def _fault_at(self, event: Event) -> Fault | None:
         """The fault that strikes now, which is used up."""
@@ -221,9 +243,55 @@ class SimulatedEngine(Driven):
         self.crew[worker] = self._new_worker(worker)
         fresh = self._life(self.crew[worker])
 
-        def reborn() -> Iterator[Event | None]:
+        def reborn() -> Iterator[Event | Transfer | None]:
             yield Event(self._now + fault.seconds, worker, "restarted")
             yield from fresh
 
         self._lives[worker] = reborn()
         self._go_on(worker)
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSettings(CostSettings):
+    """Virtual workers in one process, under a virtual clock: real gradients, pretended machines."""
+
+    workers: int = setting(2, "Virtual workers.", minimum=1)
+    parameter_servers: int = setting(1, "Virtual parameter servers.", minimum=1)
+
+    def faults(self) -> list[str]:
+        """Stragglers that are none of the workers."""
+        return super().faults() or [
+            f"--stragglers={text}: --workers={self.workers} are numbered from 0 to {self.workers - 1}."
+            for text in self.stragglers
+            if int(text.split(":")[0]) >= self.workers
+        ]
+
+
+class SimulatedSession(Session):
+    """Virtual workers and parameter servers in this process."""
+
+    def __init__(self, settings: SimulationSettings, threads: int | None, environment: Mapping[str, str]):
+        self._costs, self.workers, self.servers = settings, settings.workers, settings.parameter_servers
+        self.streams = start_streams(threads, environment)
+
+    def describe(self) -> str:
+        """The processes in words."""
+        return f"{counted(self.workers, 'virtual worker')}, {counted(self.servers, 'parameter server')}"
+
+    def faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """Rows that make no ring."""
+        fault = f"--network={RING}: --strategy={shared.strategy} has no barrier; use --network={STAR}."
+        return super().faults(shared, strategy) + [fault] * (self._costs.network == RING and not strategy.has_barrier)
+
+    def run(self, job: Job) -> int:
+        """Trains in this process; the exit code."""
+        workers, costs = self.workers, self._costs
+        return self.lead(job, lambda recipe, work: work(SimulatedEngine(recipe, workers=workers, costs=costs)))
+
+
+def _costs(settings: CostSettings, recipe: Recipe, workers: int) -> Costs:
+    """The costs of a run; a warm start travels as the row behind it does."""
+    layout, row = recipe.layout, recipe.phases[-1].strategy
+    is_ring = settings.network == RING or (settings.network == AUTO and row.ring)
+    vector_bytes = layout.size * recipe.dtype.size
+    return Costs(settings, recipe.settings.seed, workers, layout.shards, vector_bytes, is_ring=is_ring)

@@ -1,12 +1,17 @@
 """What computing and sending cost under the virtual clock of the simulated engine."""
 
 import dataclasses
+import math
 
 import numpy as np
 
+from tfnmt.engines.links import Links
 from tfnmt.settings import setting
 
-STAR, RING = "star", "ring"
+AUTO, STAR, RING = "auto", "star", "ring"
+
+SLOW_JITTER_STEPS = 100
+"""Steps in which the slow part of the jitter forgets all but 1/e of itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +20,38 @@ class CostSettings:
 
     seconds_per_token: float = setting(0.0004, "Seconds that a worker computes for each target token.", minimum=0)
     step_seconds: float = setting(0.0, "Seconds that a worker needs for a step beside its tokens.", minimum=0)
-    jitter: float = setting(0.1, "Standard deviation of the logarithm of a step's compute time.", minimum=0)
+    jitter: float = setting(
+        0.1,
+        "Standard deviation of the logarithm of a step's compute time, anew at every step; the mean stays.",
+        minimum=0,
+    )
+    slow_jitter: float = setting(
+        0.0,
+        f"The same of a part that a worker keeps for about {SLOW_JITTER_STEPS} steps, as a machine with other work.",
+        minimum=0,
+    )
     stragglers: tuple[str, ...] = setting((), "Slow workers, as worker:factor: 3:2.5 computes 2.5 times as long.")
+    meeting_seconds: float = setting(
+        0.0, "Seconds that each block of a worker costs beside its steps and transfers.", minimum=0
+    )
+    server_seconds_per_byte: float = setting(
+        0.0,
+        "Seconds for each byte of an update: servers, or the workers of a ring, move their parameters one update after "
+        "the other.",
+        minimum=0,
+    )
     network: str = setting(
-        STAR, "Workers around parameter servers, or a ring of workers for rows with a barrier.", choices=(STAR, RING)
+        AUTO,
+        "Workers around parameter servers, or a ring of workers for rows with a barrier; auto is the ring where the "
+        "strategy has no servers.",
+        choices=(AUTO, STAR, RING),
     )
     network_latency_seconds: float = setting(0.0001, "Seconds before the first byte of a transfer arrives.", minimum=0)
     network_bytes_per_second: float = setting(
         1.25e9, "Speed of each worker's link and each parameter server's link, in each direction.", minimum=1
+    )
+    switch_bytes_per_second: float = setting(
+        0.0, "What all transfers together cannot exceed; 0 for no such limit.", minimum=0
     )
 
     def faults(self) -> list[str]:
@@ -35,49 +64,90 @@ class CostSettings:
 
 
 class Costs:
-    """The durations of one run's events: functions of the seed, but for links, which are free or not."""
+    """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`."""
 
-    def __init__(self, settings: CostSettings, seed: int, workers: int, servers: int, whole_bytes: int):
-        """Takes the size of a whole parameter vector, of which each server has an equal part."""
-        self._settings, self._seed, self._workers = settings, seed, workers
+    def __init__(
+        self, settings: CostSettings, seed: int, workers: int, servers: int, vector_bytes: int, *, is_ring: bool
+    ):
+        """Takes the size of a vector of all parameters, of which each server has an equal part."""
+        self.settings, self.is_ring = settings, is_ring
+        self._seed, self._workers, self._servers, self._vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
-        own_link = whole_bytes / settings.network_bytes_per_second
-        self._transfer_seconds = own_link
-        self._server_seconds = own_link / servers
-        self._free_at = {"out": 0.0, "in": 0.0}
-
-    @property
-    def is_ring(self) -> bool:
-        """Whether there are no servers in between."""
-        return self._settings.network == RING
+        self._slow_parts = [_SlowPart(seed, worker) for worker in range(workers)]
 
     def compute_seconds(self, worker: int, step: int, target_tokens: float) -> float:
-        """How long the worker computes one step."""
-        noise = np.random.default_rng([self._seed, worker, step]).normal(0, self._settings.jitter)
-        seconds = self._settings.step_seconds + target_tokens * self._settings.seconds_per_token
-        return float(seconds * np.exp(noise) * self._factors.get(worker, 1.0))
+        """How long the worker computes one step, from 1: a function of the seed, the worker and the step."""
+        seconds = self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
+        return seconds * self._factors.get(worker, 1.0) * self._noise(worker, step)
 
-    def transfer_ends(self, direction: str, begins: float, vectors: int) -> float:
-        """When whole vectors that want to go in or out of the servers at `begins` are over.
+    def _noise(self, worker: int, step: int) -> float:
+        """A log-normal factor of mean one: exp(z - s²/2) for a normal z of standard deviation s."""
+        fast, slow = self.settings.jitter, self.settings.slow_jitter
+        normal = fast * np.random.default_rng([self._seed, worker, step]).normal()
+        if slow:
+            normal += slow * self._slow_parts[worker].at(step)
+        return math.exp(normal - (fast**2 + slow**2) / 2)
 
-        The servers' links are shared: transfers of one direction queue for them; a worker's own link is its own.
-        """
-        if self.is_ring:
-            return begins
-        start = max(begins, self._free_at[direction])
-        self._free_at[direction] = start + vectors * self._server_seconds
-        seconds = vectors * max(self._transfer_seconds, self._server_seconds)
-        return start + self._settings.network_latency_seconds + seconds
+    def new_links(self) -> Links:
+        """The links of the star, with nothing under way."""
+        return Links(
+            self._workers,
+            self._servers,
+            self.settings.network_bytes_per_second,
+            switch_bytes_per_second=self.settings.switch_bytes_per_second,
+            latency_seconds=self.settings.network_latency_seconds,
+        )
 
-    def reduction_seconds(self, vectors: int) -> float:
-        """How long the workers reduce vectors among themselves once all have them; nothing with servers in between.
+    def parts(self, vectors: int) -> list[float]:
+        """[servers], the bytes of whole vectors on each server."""
+        return [vectors * self._vector_bytes / self._servers] * self._servers
 
-        Reduce-scatter and all-gather of a ring: 2 (N - 1) messages of the N-th part, one behind the other.
+    def update_seconds(self, vectors: int) -> float:
+        """How long an update of whole vectors takes once all that it is made of is there.
+
+        Servers move their parts side by side. The workers of a ring reduce first, and each moves whole vectors.
         """
         if not self.is_ring:
-            return 0.0
+            return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
+        return self._reduction_seconds(vectors) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+
+    def _reduction_seconds(self, vectors: int) -> float:
+        """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
+        settings, rate = self.settings, self.settings.network_bytes_per_second
+        if settings.switch_bytes_per_second:
+            rate = min(rate, settings.switch_bytes_per_second / self._workers)
         messages = 2 * (self._workers - 1)
-        return messages * (self._settings.network_latency_seconds + vectors * self._transfer_seconds / self._workers)
+        return messages * settings.network_latency_seconds + self.ring_bytes(vectors) / rate
+
+    def ring_bytes(self, vectors: int) -> float:
+        """Bytes that each worker of a ring sends, and receives, to reduce whole vectors."""
+        return 2 * vectors * self._vector_bytes * (self._workers - 1) / self._workers
+
+
+class _SlowPart:
+    """An AR(1) process of standard deviation one for one worker: x[t] = φ x[t-1] + √(1 - φ²) normal[t].
+
+    It is a function of the seed, the worker and the step; steps that are asked for in order cost one draw each.
+    """
+
+    _KEPT = math.exp(-1 / SLOW_JITTER_STEPS)  # φ
+
+    def __init__(self, seed: int, worker: int):
+        self._address = [seed, worker]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._random = np.random.default_rng([*self._address, 0])  # steps, which have generators too, begin at 1
+        self._step, self._value = 0, self._random.normal()
+
+    def at(self, step: int) -> float:
+        """x at a step."""
+        if step < self._step:  # a worker came back, or a run was resumed
+            self._begin()
+        for normal in self._random.normal(size=step - self._step):
+            self._value = self._KEPT * self._value + math.sqrt(1 - self._KEPT**2) * normal
+        self._step = step
+        return self._value
 
 
 def _parse(text: str) -> tuple[int, float] | None:

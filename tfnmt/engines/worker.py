@@ -173,6 +173,7 @@ class Worker:
       number: from 0.
       step: steps so far.
       replica: its variables.
+      outbox: where its next payload goes.
     """
 
     def __init__(
@@ -183,16 +184,17 @@ class Worker:
         replica: Replica,
         outbox: Outbox,
         batches: Iterator[Batch],
+        clock: float = 0.0,
     ):
-        """A worker that has come as far as `progress`; everything that it owns is given."""
+        """A worker that has come as far as `progress`, at that clock; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
-        self._outbox, self._batches = outbox, batches
+        self.outbox, self._batches = outbox, batches
         self._program = itertools.cycle(graph.strategy.program())
         self._holds_nothing = True
         self._work: Work | None = None
         self._version = self._pulls = 0
-        self._clock = 0.0  # of the local updates
+        self._clock = clock  # of the local updates
 
     def next_block(self) -> Block:
         """What the program says to do next."""
@@ -206,7 +208,7 @@ class Worker:
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
             self.replica,
-            self._outbox,
+            self.outbox,
             self._batches,
             tf.constant(self.number, tf.int64),
             tf.constant(self.step, tf.int64),
@@ -218,13 +220,15 @@ class Worker:
         self._clock = work.clock
         if work.version >= 0:
             self._version = work.version
+            if self._work and self._graph.strategy.exchange.trains_replicas:  # steps of the block's earlier parts
+                self._clock += self._work.sums.steps
         self._pulls += sum(action in (BEGIN, PULL) for action in block)
         self._work = work if self._work is None else gathered_work(self._work, work)
         if PUSH not in block:
             return work, None
         self._block += 1
         gathered, self._work, pulls, self._pulls = self._work, None, self._pulls, 0
-        return work, Push(self.number, self._block, self.step, self._version, pulls, self._outbox, gathered)
+        return work, Push(self.number, self._block, self.step, self._version, pulls, self.outbox, gathered)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""

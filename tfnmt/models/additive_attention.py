@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tfnmt.layout import Parameter
 from tfnmt.models import layers
-from tfnmt.models.attention import MASKED
 from tfnmt.models.base import Views
 from tfnmt.models.recurrence import Multiply, add_bias
 
@@ -51,11 +50,6 @@ class AdditiveAttention:
             rows = layers.layer_norm(views, f"{self._name}/key", rows)
         shape = tf.shape(memory)
         return tf.reshape(rows, [shape[0], shape[1], width])
-
-    @staticmethod
-    def bias(is_token: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """What is added to the energies so that padding is not read: [B, 1, S] for `is_token` [B, S]."""
-        return tf.where(is_token, tf.zeros([], dtype), tf.constant(MASKED, dtype))[:, None]
 
     def read(self, multiply: Multiply, views: Views, hidden: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Reads the memory for K queries of each sentence.

@@ -2,17 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfnmt.batch import Batch
+from tfnmt.errors import refuse
 from tfnmt.layout import Parameter
-from tfnmt.settings import setting
-
-Views = Mapping[str, tf.Tensor]
-"""Parameter name -> tensor of its shape, as `Layout.unpack` gives them."""
+from tfnmt.models.layers import Views
+from tfnmt.models.tables import Tables, tying_faults
+from tfnmt.settings import faults_of, setting
 
 Nest = Any
 """A nested structure of tensors."""
@@ -59,6 +58,17 @@ class Model(abc.ABC):
     settings: ModelSettings
     parameters: tuple[Parameter, ...]
 
+    def __init__(self, settings: ModelSettings, source_size: int, target_size: int, table_width: int):
+        """Names the embedding tables, of `table_width` columns, for vocabularies of these sizes.
+
+        Raises:
+          UserError: the settings contradict each other or the vocabularies.
+        """
+        refuse(faults_of(settings) + tying_faults(settings.tied_embeddings, source_size, target_size))
+        self.settings = settings
+        self._tables = Tables(settings.tied_embeddings, table_width, source_size, target_size)
+        self._target_vocabulary_size = target_size
+
     @abc.abstractmethod
     def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:
         """The loss of `batch`.
@@ -88,11 +98,7 @@ class Model(abc.ABC):
     def start(self, views: Views, memory: Nest, beams: int, length: tf.Tensor) -> Nest:
         """The decoder's cache before the first token: tensors whose first dimensions are [B, beams].
 
-        Args:
-          views: the parameters.
-          memory: what `encode` returned.
-          beams: hypotheses per sentence.
-          length: int32 scalar, the largest number of steps that will be taken.
+        At most `length` steps, an int32 scalar, will be taken.
         """
 
     @abc.abstractmethod

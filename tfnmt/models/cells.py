@@ -35,14 +35,7 @@ class Cell(abc.ABC):
     state_size: int
 
     def __init__(self, name: str, width: int, input_width: int | None, normalized: bool):
-        """Names the cell's parameters.
-
-        Args:
-          name: prefix of their names.
-          width: D.
-          input_width: columns of the inputs; None for a cell that reads its state alone.
-          normalized: whether there is layer normalization.
-        """
+        """Names the cell's parameters; `input_width` is None for a cell that reads its state alone."""
         self.width, self._input_width, self._normalized = width, input_width, normalized
         self.input_kernel, self._recurrent_kernel = f"{name}/input/kernel", f"{name}/recurrent/kernel"
         self._bias, self._input_norm, self._recurrent_norm = f"{name}/bias", f"{name}/input", f"{name}/recurrent"
@@ -79,14 +72,10 @@ class Cell(abc.ABC):
         projected: tf.Tensor | None = None,
         mask: tf.Tensor | None = None,
     ) -> Tensors:
-        """The state behind one position.
+        """The state, tensors [N, D], behind one position, from the one before it.
 
-        Args:
-          multiply: multiplies with the weight of a name.
-          views: the other parameters.
-          state: tensors [N, D].
-          projected: x [N, G D]; None for a cell that reads its state alone.
-          mask: dropout of the state on its way into the product, [N, D], or None.
+        `projected` is x [N, G D], or None for a cell that reads its state alone; `mask` [N, D] is the dropout of the
+        state on its way into the product.
         """
         recurrent = multiply(state[0] if mask is None else state[0] * mask, self._recurrent_kernel)
         if self._normalized:

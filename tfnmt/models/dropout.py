@@ -15,12 +15,9 @@ class Dropout:
     """
 
     def __init__(self, rate: float, seed: tf.Tensor | None, purpose: int = 0):
-        """Dropout at `rate`.
+        """Drops a share of the activations by the stateless seed, int32 [2], of this step; none without a seed.
 
-        Args:
-          rate: share of the activations dropped.
-          seed: stateless seed, int32 [2], of this step; None for no dropout.
-          purpose: tells the dropouts of one step, of different rates, apart.
+        The purpose tells the dropouts of one step, of different rates, apart.
         """
         self._dropped_levels = 0 if seed is None else round(rate * LEVELS)
         self._places = 0

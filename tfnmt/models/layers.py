@@ -1,12 +1,14 @@
 """Initial values, dense layers, layer normalization, embeddings and positions, as functions of named views."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
 from tfnmt.layout import Initializer, Parameter
-from tfnmt.models.base import Views
+
+Views = Mapping[str, tf.Tensor]
+"""Parameter name -> tensor of its shape, as `Layout.unpack` gives them."""
 
 NORM_EPSILON = 1e-6
 
@@ -146,13 +148,7 @@ def fold_norm(views: Views, name: str, kernel: tf.Tensor, bias: tf.Tensor) -> tu
     """Kernel and bias that take normalized rows to what the layer gives behind the whole layer normalization.
 
     (x s + o) K + b = x (s K) + (o K + b): scale and offset touch the kernel, which is smaller than the states, and
-    their gradients need no sum over the rows of a batch.
-
-    Args:
-      views: the parameters.
-      name: the layer normalization.
-      kernel: [D, outputs].
-      bias: [outputs].
+    their gradients need no sum over the rows of a batch. The kernel is [D, outputs], the bias [outputs].
     """
     scale, offset = views[f"{name}/scale"], views[f"{name}/offset"]
     return scale[:, None] * kernel, bias + tf.matmul(offset[None], kernel)[0]

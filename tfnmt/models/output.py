@@ -16,15 +16,10 @@ SMALLEST_PROBABILITY = 1e-37
 
 
 def logits(states: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
-    """Unnormalized log-probabilities of the whole vocabulary, at least in float32.
+    """Unnormalized log-probabilities [..., V] of the whole vocabulary for `states` [..., D].
 
-    Args:
-      states: [..., D].
-      kernel: [V, D], one row for each token, as in an embedding.
-      bias: [V] or None.
-
-    Returns:
-      [..., V], float32 (float64 if the states are)
+    The kernel [V, D] has one row for each token, as an embedding has. The result is float32, or float64 if the
+    states are.
     """
     rows = _logits(tf.reshape(states, [-1, kernel.shape[1]]), kernel, bias)
     return tf.reshape(rows, tf.concat([tf.shape(states)[:-1], [kernel.shape[0]]], axis=0))

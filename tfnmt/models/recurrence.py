@@ -139,7 +139,8 @@ def _backward(
     initial, inputs, weights, constants = values
     length, position = _positions(inputs, backwards)
     before = _states_before(initial, results, backwards)
-    transposed = {name: _transpose(weight) for name, weight in weights.items()}
+    # One transposition in front of the loop is far cheaper than one inside of each product.
+    transposed = {name: tf.linalg.matrix_transpose(weight) for name, weight in weights.items()}
     names = sorted(weights)
     shapes: list[tf.TensorShape] = []
 
@@ -187,11 +188,6 @@ def _replay(transposed: Mapping[str, tf.Tensor], products: Mapping[str, tf.Tenso
         return replay(x)
 
     return multiply
-
-
-def _transpose(weight: tf.Tensor) -> tf.Tensor:
-    """W' of W [..., n, m]. One transposition in front of the loop is far cheaper than one inside of each product."""
-    return tf.linalg.matrix_transpose(weight)
 
 
 def _trained(inputs: Nest) -> Tensors:

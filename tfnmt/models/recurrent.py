@@ -5,43 +5,18 @@ One layer on either side is Nematus' shallow model; several layers, `--encoder_t
 translation" (Miceli Barone et al. 2017), which Marian calls best-deep.
 """
 
-import dataclasses
-
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, Batch, is_token
-from tfnmt.errors import refuse
 from tfnmt.layout import Parameter
 from tfnmt.models import layers, output
-from tfnmt.models.base import LossSums, Model, ModelSettings, Views
-from tfnmt.models.cells import CELLS
+from tfnmt.models.base import LossSums, Model, Views
 from tfnmt.models.dropout import Dropout
 from tfnmt.models.recurrence import Tensors
 from tfnmt.models.recurrent_decoder import Decoder, Memory
 from tfnmt.models.recurrent_encoder import Encoder
+from tfnmt.models.recurrent_settings import RecurrentSettings
 from tfnmt.models.sentence_dropout import SentenceDropout
-from tfnmt.models.tables import Tables, tying_faults
-from tfnmt.settings import faults_of, setting
-
-
-@dataclasses.dataclass(frozen=True)
-class RecurrentSettings(ModelSettings):
-    """What a recurrent model has beyond any model; its width D is that of a state."""
-
-    cell: str = setting("gru", "Recurrent cell.", choices=tuple(CELLS))
-    embedding_width: int = setting(256, "Width E of the embeddings and of what the projection reads.", minimum=1)
-    attention_width: int = setting(256, "Width A of the attention's hidden layer.", minimum=1)
-    encoder_type: str = setting(
-        "bidirectional",
-        "Each of the encoder's two stacks reads one way (bidirectional) or turns with each layer (alternating).",
-        choices=("bidirectional", "alternating"),
-    )
-    transition_depth: int = setting(1, "Cells that a state passes through for each token, in each layer.", minimum=1)
-    recurrent_normalization: bool = setting(False, "Layer normalization in cells, attention and output.")
-    state_dropout: float = setting(
-        0.0, "Share of a state dropped on its way to the next token, during training.", minimum=0, maximum=0.9
-    )
-    word_dropout: float = setting(0.0, "Share of the words that are not read, during training.", minimum=0, maximum=0.9)
 
 
 class Recurrent(Model):
@@ -50,23 +25,8 @@ class Recurrent(Model):
     settings: RecurrentSettings
 
     def __init__(self, settings: RecurrentSettings, source_vocabulary_size: int, target_vocabulary_size: int):
-        """Declares the parameters.
-
-        Args:
-          settings: sizes.
-          source_vocabulary_size: tokens of the source vocabulary.
-          target_vocabulary_size: tokens of the target vocabulary.
-
-        Raises:
-          UserError: the settings contradict each other or the vocabularies.
-        """
-        refuse(_faults(settings, source_vocabulary_size, target_vocabulary_size))
-        self.settings = settings
-        self._target_vocabulary_size = target_vocabulary_size
-        self._tables = Tables(
-            settings.tied_embeddings, settings.embedding_width, source_vocabulary_size, target_vocabulary_size
-        )
-        self._encoder, self._decoder = _encoder(settings), _decoder(settings)
+        super().__init__(settings, source_vocabulary_size, target_vocabulary_size, settings.embedding_width)
+        self._encoder, self._decoder = Encoder(settings), Decoder(settings)
         self.parameters = (
             *self._tables.parameters,
             *self._encoder.parameters(),
@@ -169,33 +129,5 @@ class _Dropouts:
         self.words = Dropout(settings.word_dropout, seed, purpose=2)
 
 
-def _encoder(settings: RecurrentSettings) -> Encoder:
-    return Encoder(
-        CELLS[settings.cell],
-        settings.width,
-        settings.embedding_width,
-        layers=settings.encoder_layers,
-        depth=settings.transition_depth,
-        alternating=settings.encoder_type == "alternating",
-        normalized=settings.recurrent_normalization,
-    )
-
-
-def _decoder(settings: RecurrentSettings) -> Decoder:
-    return Decoder(
-        CELLS[settings.cell],
-        settings.width,
-        settings.embedding_width,
-        settings.attention_width,
-        layers=settings.decoder_layers,
-        depth=settings.transition_depth,
-        normalized=settings.recurrent_normalization,
-    )
-
-
 def _is_kernel(name: str) -> bool:
     return name.endswith("/kernel")
-
-
-def _faults(settings: RecurrentSettings, source_size: int, target_size: int) -> list[str]:
-    return faults_of(settings) + tying_faults(settings.tied_embeddings, source_size, target_size)

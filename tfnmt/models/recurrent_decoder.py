@@ -12,9 +12,11 @@ import tensorflow as tf
 from tfnmt.layout import Parameter
 from tfnmt.models import layers as dense_layers
 from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
+from tfnmt.models.attention import padding_bias
 from tfnmt.models.base import Views
-from tfnmt.models.cells import Cell, DeepCell
+from tfnmt.models.cells import CELLS
 from tfnmt.models.recurrence import Multiply, Tensors, add_bias, multiply_by, recur
+from tfnmt.models.recurrent_settings import RecurrentSettings, deep_cell
 from tfnmt.models.sentence_dropout import SentenceDropout
 
 
@@ -30,37 +32,16 @@ class Memory(NamedTuple):
 class Decoder:
     """States and output of the target side. A state is one tuple of tensors [N, D] over all layers."""
 
-    def __init__(
-        self,
-        kind: type[Cell],
-        width: int,
-        embedding_width: int,
-        attention_width: int,
-        *,
-        layers: int,
-        depth: int,
-        normalized: bool,
-    ):
-        """Sizes.
-
-        Args:
-          kind: the cells.
-          width: D; annotations have 2 D.
-          embedding_width: E of the embeddings and the output.
-          attention_width: A.
-          layers: the conditional cell and those above it.
-          depth: cells that a state passes through for each token, beside the first of the conditional cell.
-          normalized: whether there is layer normalization.
-        """
-        self._sizes = width, embedding_width
-        self._normalized = normalized
+    def __init__(self, settings: RecurrentSettings):
+        """Names the cells: the conditional one, whose annotations have 2 D columns, and those above it."""
+        self._sizes = width, embedding_width = settings.width, settings.embedding_width
+        self._normalized = normalized = settings.recurrent_normalization
+        kind = CELLS[settings.cell]
         self._first = kind("decoder/0/token", width, embedding_width, normalized)
-        self._attention = AdditiveAttention("decoder/attention", width, 2 * width, attention_width, normalized)
-        self._second = DeepCell(kind, "decoder/0/context", width, 2 * width, depth, normalized)
-        self._higher = [
-            DeepCell(kind, f"decoder/{layer}", width, width, depth, normalized) for layer in range(1, layers)
-        ]
-        self._parts, self._state_size = kind.state_size, kind.state_size * layers
+        self._attention = AdditiveAttention("decoder/attention", width, 2 * width, settings.attention_width, normalized)
+        self._second = deep_cell(settings, "decoder/0/context", 2 * width)
+        self._higher = [deep_cell(settings, f"decoder/{layer}", width) for layer in range(1, settings.decoder_layers)]
+        self._parts, self._state_size = kind.state_size, kind.state_size * settings.decoder_layers
 
     def parameters(self) -> list[Parameter]:
         """What the decoder declares."""
@@ -75,20 +56,14 @@ class Decoder:
         return declared + (dense_layers.norm_parameters("decoder/output", embedding_width) if self._normalized else [])
 
     def remember(self, views: Views, annotations: tf.Tensor, is_token: tf.Tensor) -> Memory:
-        """What does not change from token to token.
-
-        Args:
-          views: the parameters.
-          annotations: [S, B, 2 D], zero on padding.
-          is_token: bool [S, B].
-        """
+        """What does not change from token to token; `annotations` [S, B, 2 D] are zero on padding."""
         multiply, weights = multiply_by(views), tf.cast(is_token, annotations.dtype)
         mean = tf.reduce_sum(annotations, axis=0) / tf.reduce_sum(weights, axis=0)[:, None]
         start = tf.tanh(add_bias(multiply(mean, "decoder/start/kernel"), views["decoder/start/bias"]))
         annotations = tf.transpose(annotations, [1, 0, 2])
         keys = self._attention.keys(multiply, views, annotations)
         annotations = tf.cast(annotations, views["decoder/start/kernel"].dtype)
-        bias = self._attention.bias(tf.transpose(is_token), keys.dtype)
+        bias = padding_bias(tf.transpose(is_token), keys.dtype)[:, 0]
         return Memory(annotations, keys, bias, tuple(tf.split(start, self._state_size, axis=-1)))
 
     def run(
@@ -109,13 +84,7 @@ class Decoder:
     def step(
         self, views: Views, memory: Memory, state: Tensors, embedded: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        """One token for each of K hypotheses of each sentence.
-
-        Args:
-          views: the parameters.
-          memory: of B sentences.
-          state: [B K, D] each.
-          embedded: the tokens before, [B K, E].
+        """One token for each of K hypotheses of each of B sentences: `state` [B K, D] each, `embedded` [B K, E].
 
         Returns:
           the output's states [B K, E], the new state, and the attention's weights [B, K, S]
@@ -123,8 +92,7 @@ class Decoder:
         views = {**views, MEMORY: memory.annotations, KEYS: memory.keys}
         multiply = multiply_by(views)
         projected = self._first.project(multiply, views, embedded)
-        below = self._conditional(multiply, views, state[: self._parts], projected, memory.bias)
-        new_state, context, weights = below
+        new_state, context, weights = self._conditional(multiply, views, state[: self._parts], projected, memory.bias)
         states = new_state[0]
         for place, cell in enumerate(self._higher, 1):
             before = state[place * self._parts : (place + 1) * self._parts]

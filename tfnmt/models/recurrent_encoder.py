@@ -4,42 +4,24 @@ import tensorflow as tf
 
 from tfnmt.layout import Parameter
 from tfnmt.models.base import Views
-from tfnmt.models.cells import Cell, DeepCell
+from tfnmt.models.recurrent_settings import RecurrentSettings, deep_cell
 from tfnmt.models.sentence_dropout import SentenceDropout
 
 
 class Encoder:
     """Annotates each source token with the states of both stacks, [S, B, 2 D]."""
 
-    def __init__(
-        self,
-        kind: type[Cell],
-        width: int,
-        input_width: int,
-        *,
-        layers: int,
-        depth: int,
-        alternating: bool,
-        normalized: bool,
-    ):
-        """Sizes.
-
-        Args:
-          kind: the cells.
-          width: D of each stack.
-          input_width: columns of the embeddings.
-          layers: layers of each stack; every one but the first has a residual connection.
-          depth: cells that a state passes through for each token.
-          alternating: whether a stack turns its direction with each layer, so that its states know both sides.
-          normalized: whether there is layer normalization.
-        """
-        self._alternating = alternating
+    def __init__(self, settings: RecurrentSettings):
+        """Names the cells; every layer of a stack but the first has a residual connection."""
+        self._alternating = settings.encoder_type == "alternating"
         self._stacks = [
             [
-                DeepCell(
-                    kind, f"encoder/{direction}/{layer}", width, width if layer else input_width, depth, normalized
+                deep_cell(
+                    settings,
+                    f"encoder/{direction}/{layer}",
+                    settings.width if layer else settings.embedding_width,
                 )
-                for layer in range(layers)
+                for layer in range(settings.encoder_layers)
             ]
             for direction in ("forward", "backward")
         ]
@@ -56,17 +38,9 @@ class Encoder:
         dropout: SentenceDropout,
         state_dropout: SentenceDropout,
     ) -> tf.Tensor:
-        """States of both stacks' last layers.
+        """States [S, B, 2 D] of both stacks' last layers for `embedded` [S, B, E]; zero where `is_token` [S, B] is not.
 
-        Args:
-          views: the parameters.
-          embedded: [S, B, E].
-          is_token: bool [S, B]; states on padding are zero.
-          dropout: of what the layers above the first read.
-          state_dropout: of the states on their way to the next token.
-
-        Returns:
-          [S, B, 2 D]
+        The first dropout is that of what the layers above the first read.
         """
         annotations = []
         for stack, first_backwards in zip(self._stacks, (False, True), strict=True):

@@ -27,13 +27,7 @@ class ModelChoice:
 
 
 def build_model(name: str, settings: ModelSettings, source_vocabulary_size: int, target_vocabulary_size: int) -> Model:
-    """The model `name` with `settings`.
-
-    Args:
-      name: a key of `SETTINGS`.
-      settings: of the class that `SETTINGS` has for this name.
-      source_vocabulary_size: tokens of the source vocabulary.
-      target_vocabulary_size: tokens of the target vocabulary.
+    """The model `name` with `settings`, of the class that `SETTINGS` has for this name.
 
     Raises:
       UserError: there is no such model, or its settings contradict each other or the vocabularies.

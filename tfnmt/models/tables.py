@@ -15,14 +15,7 @@ class Tables:
     """
 
     def __init__(self, tied: str, width: int, source_size: int, target_size: int):
-        """Names and declares the tables.
-
-        Args:
-          tied: `--tied_embeddings`.
-          width: of an embedding.
-          source_size: tokens of the source vocabulary.
-          target_size: tokens of the target vocabulary; the same where all tables are one.
-        """
+        """Names and declares the tables for `--tied_embeddings` and the tokens of either vocabulary."""
         self.source, self.target = ("embedding",) * 2 if tied == "all" else ("encoder/embedding", "decoder/embedding")
         self.output = "output/kernel" if tied == "none" else self.target
         sizes = {self.source: source_size, self.target: target_size, self.output: target_size}

@@ -9,13 +9,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, Batch, is_token
-from tfnmt.errors import refuse
 from tfnmt.models import layers, output
 from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
 from tfnmt.models.base import LossSums, Model, Views
 from tfnmt.models.dropout import Dropout
-from tfnmt.models.tables import Tables
-from tfnmt.models.transformer_parameters import TransformerSettings, declare, faults
+from tfnmt.models.transformer_parameters import TransformerSettings, declare
 
 
 class Memory(NamedTuple):
@@ -39,20 +37,7 @@ class Transformer(Model):
     settings: TransformerSettings
 
     def __init__(self, settings: TransformerSettings, source_vocabulary_size: int, target_vocabulary_size: int):
-        """Declares the parameters.
-
-        Args:
-          settings: sizes.
-          source_vocabulary_size: tokens of the source vocabulary.
-          target_vocabulary_size: tokens of the target vocabulary.
-
-        Raises:
-          UserError: the settings contradict each other or the vocabularies.
-        """
-        refuse(faults(settings, source_vocabulary_size, target_vocabulary_size))
-        self.settings = settings
-        self._target_vocabulary_size = target_vocabulary_size
-        self._tables = Tables(settings.tied_embeddings, settings.width, source_vocabulary_size, target_vocabulary_size)
+        super().__init__(settings, source_vocabulary_size, target_vocabulary_size, settings.width)
         self.parameters = (*self._tables.parameters, *declare(settings))
 
     def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:

@@ -5,8 +5,7 @@ import dataclasses
 from tfnmt.layout import Parameter
 from tfnmt.models import layers
 from tfnmt.models.base import ModelSettings
-from tfnmt.models.tables import tying_faults
-from tfnmt.settings import faults_of, setting
+from tfnmt.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +19,12 @@ class TransformerSettings(ModelSettings):
     )
     attention_dropout: float = setting(0.0, "Share of attention weights dropped.", minimum=0, maximum=0.9)
     feed_forward_dropout: float = setting(0.0, "Share of hidden feed-forward units dropped.", minimum=0, maximum=0.9)
+
+    def faults(self) -> list[str]:
+        """Heads that do not divide the width."""
+        if self.width % self.heads == 0:
+            return []
+        return [f"--heads={self.heads}: must divide --width={self.width}; take another number of heads."]
 
 
 def declare(settings: TransformerSettings) -> list[Parameter]:
@@ -65,11 +70,3 @@ def _feed_forward_parameters(layer: str, settings: TransformerSettings) -> list[
         *layers.dense_parameters(f"{name}/hidden", width, hidden),
         *layers.dense_parameters(f"{name}/output", hidden, width),
     ]
-
-
-def faults(settings: TransformerSettings, source_size: int, target_size: int) -> list[str]:
-    """What is wrong with `settings`, alone or with vocabularies of these sizes."""
-    found = faults_of(settings)
-    if settings.heads > 0 and settings.width % settings.heads:
-        found.append(f"--heads={settings.heads}: must divide --width={settings.width}; take another number of heads.")
-    return found + tying_faults(settings.tied_embeddings, source_size, target_size)

@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from tfnmt.settings import setting
 
+_ADAM = {"optimizer": ("adam", "adamw")}
+_COOLDOWN = {"adam_cooldown_updates": None}
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
@@ -21,22 +24,43 @@ class OptimizerSettings:
     optimizer: str = setting(
         "adam", "Server update.", choices=("sgd", "momentum", "nesterov", "adam", "adamw", "adagrad")
     )
-    momentum: float = setting(0.9, "Share of the last update kept by momentum and nesterov.", minimum=0, maximum=1)
-    adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)
-    adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, below=1)
-    adam_epsilon: float = setting(1e-9, "Added to the root of Adam's second moment.", above=0)
+    momentum: float = setting(
+        0.9,
+        "Share of the last update kept by momentum and nesterov.",
+        minimum=0,
+        below=1,
+        only_with={"optimizer": ("momentum", "nesterov")},
+    )
+    adam_beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1, only_with=_ADAM)
+    adam_beta2: float = setting(0.98, "Decay of Adam's second moment.", minimum=0, below=1, only_with=_ADAM)
+    adam_epsilon: float = setting(
+        1e-9,
+        "Added to the root of Adam's second moment, of the workers' local Adam too.",
+        above=0,
+        only_with={**_ADAM, "local_optimizer_steps": None},
+    )
     adam_cooldown_updates: int = setting(
         0,
         "Server updates after which Adam's decays change to --adam_cooldown_beta1 and --adam_cooldown_beta2; 0 for "
         "never. Those of the workers' local optimizers stay.",
         minimum=0,
+        only_with=_ADAM,
     )
-    adam_cooldown_beta1: float = setting(0.92, "Decay of the first moment from then on.", minimum=0, below=1)
-    adam_cooldown_beta2: float = setting(0.998, "Decay of the second moment from then on.", minimum=0, below=1)
+    adam_cooldown_beta1: float = setting(
+        0.92, "Decay of the first moment from then on.", minimum=0, below=1, only_with=_COOLDOWN
+    )
+    adam_cooldown_beta2: float = setting(
+        0.998, "Decay of the second moment from then on.", minimum=0, below=1, only_with=_COOLDOWN
+    )
     weight_decay: float = setting(
-        0.01, "Share of the parameters that adamw removes per unit of learning rate.", minimum=0
+        0.01,
+        "Share of the parameters that adamw removes per unit of learning rate.",
+        minimum=0,
+        only_with={"optimizer": ("adamw",)},
     )
-    adagrad_start: float = setting(0.1, "First value of Adagrad's sum of squares.", above=0)
+    adagrad_start: float = setting(
+        0.1, "First value of Adagrad's sum of squares.", above=0, only_with={"optimizer": ("adagrad",)}
+    )
 
 
 class Optimizer(Protocol):

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tfnmt.settings import setting
 
+_PLATEAU = {"schedule": ("plateau",)}
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSettings:
@@ -21,10 +23,24 @@ class ScheduleSettings:
         choices=("constant", "inverse_sqrt", "cosine", "plateau"),
     )
     warmup_updates: int = setting(4000, "Updates of linear warm-up from zero.", minimum=0)
-    decay_updates: int = setting(100_000, "Update at which cosine has reached --final_learning_rate.", minimum=1)
-    final_learning_rate: float = setting(0.0, "Floor of the learning rate.", minimum=0)
-    plateau_factor: float = setting(0.5, "What plateau multiplies the learning rate by.", minimum=0, maximum=1)
-    plateau_patience: int = setting(3, "Evaluations without improvement before plateau falls.", minimum=1)
+    decay_updates: int = setting(
+        100_000,
+        "Update at which cosine has reached --final_learning_rate.",
+        minimum=1,
+        only_with={"schedule": ("cosine",)},
+    )
+    final_learning_rate: float = setting(
+        0.0,
+        "Floor of the learning rate.",
+        minimum=0,
+        only_with={"schedule": ("inverse_sqrt", "cosine", "plateau")},
+    )
+    plateau_factor: float = setting(
+        0.5, "What plateau multiplies the learning rate by.", minimum=0, maximum=1, only_with=_PLATEAU
+    )
+    plateau_patience: int = setting(
+        3, "Evaluations without improvement before plateau falls.", minimum=1, only_with=_PLATEAU
+    )
 
 
 def learning_rate(settings: ScheduleSettings, version: tf.Tensor, plateau_scale: tf.Tensor) -> tf.Tensor:

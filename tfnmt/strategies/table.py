@@ -7,6 +7,8 @@ from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.settings import setting
 from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedAsync
 from tfnmt.strategies.averaging import Bmuf, ModelAverage
+from tfnmt.strategies.delayed_nesterov import DelayedNesterov
+from tfnmt.strategies.elastic import Elastic
 from tfnmt.strategies.row import Strategy
 from tfnmt.strategies.synchronous import RingAllreduce, Single, Sync
 
@@ -28,6 +30,8 @@ STRATEGIES = {
     "async": Async,
     "delayed_async": DelayedAsync,
     "summed_async": SummedAsync,
+    "elastic": Elastic,
+    "delayed_nesterov": DelayedNesterov,
 }
 
 

@@ -2,7 +2,8 @@
 
 TensorFlow's own summary writer lacks the one record that a resumed run needs: the start of a session, from
 which TensorBoard knows that the points behind it were taken back. So the records are made here, of TensorBoard's
-messages; an update's scalars share one record.
+messages; an update's scalars share one record. TensorBoard's `EventFileWriter` would take them, but it writes in a
+thread, which ends with a stack trace on the terminal when the disk is full.
 """
 
 import struct
@@ -28,12 +29,9 @@ class EventFile:
     """One session's event file in a run's directory of events."""
 
     def __init__(self, directory: Path | str, update: int):
-        """Opens a new file behind those that are there.
+        """Opens a new file behind those that are there, in a directory that is created when missing.
 
-        Args:
-          directory: created when missing.
-          update: the update from which training goes on; TensorBoard drops the points behind it that an earlier
-            session wrote.
+        Training goes on from `update`: TensorBoard drops the points behind it that an earlier session wrote.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)

@@ -56,13 +56,22 @@ def training_line(window: Totals, totals: Totals, report: BlockReport, left: flo
         f"loss {window.loss_per_token:.3f}",
         f"ppl {format_number(window.perplexity)}",
         f"lr {report.learning_rate:.3g}",
-        f"{format_number(window.target_tokens_per_second)} tokens/s",
-        f"wait {window.data_wait_share:.1%}",
+        speed_text(window, report),
+        "" if report.is_virtual else f"wait {window.data_wait_share:.1%}",  # a virtual clock knows no reader
         f"grad {window.mean_gradient_norm:.3g}",
         f"skipped {totals.skipped}" if totals.skipped else "",
-        f"left {format_seconds(left)}" if left is not None else "",
+        f"left {format_seconds(left)}{_clock(report)}" if left is not None else "",
     ]
     return "  ".join(part for part in parts if part)
+
+
+def speed_text(totals: Totals, report: BlockReport) -> str:
+    """The speed of training, and on which clock it is measured when that is not the wall's."""
+    return f"{format_number(totals.target_tokens_per_second)} tokens/s{_clock(report)}"
+
+
+def _clock(report: BlockReport) -> str:
+    return " (virtual)" if report.is_virtual else ""
 
 
 def validation_line(update: int, metrics: Mapping[str, float], early_stopping: EarlyStopping, metric: str) -> str:

@@ -14,12 +14,13 @@ import tensorflow as tf
 from absl import logging
 
 from tfnmt.engines.report import BlockReport, PushReport
-from tfnmt.progress import Progress, format_number
+from tfnmt.evaluation import Scores
+from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
 from tfnmt.training.events import EventFile
 from tfnmt.training.exchange import exchange_values
-from tfnmt.training.log_points import training_line, training_values, validation_line
+from tfnmt.training.log_points import METRICS, speed_text, training_line, training_values, validation_line
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
@@ -72,6 +73,7 @@ class Monitor:
         self._last: tuple[BlockReport, Totals] | None = None
         self._pushes: list[PushReport] = []  # since the last log point
         self._scores = ""
+        self._signatures: Mapping[str, str] = {}  # of sacreBLEU, as they were told last
         self._writable = True
 
     def describe(self, settings: Sequence[Any], facts: Mapping[str, Any]) -> None:
@@ -116,11 +118,14 @@ class Monitor:
             logging.info("  source:     %s", sample.source)
             logging.info("  reference:  %s", sample.reference)
             logging.info("  hypothesis: %s", sample.hypothesis)
-        signatures = {f"{name}_signature": text for name, text in evaluation.scores.signatures().items()}
+        new_signatures = self._new_signatures(evaluation.scores)
+        for name, text in new_signatures.items():
+            logging.info("  %s signature: %s", METRICS[name][0], text)
+        signatures = {f"{name}_signature": text for name, text in self._signatures.items()}
         spent = {"target_tokens": totals.target_tokens, "training_hours": totals.seconds / 3600}
         self._append("validation", update, {**found, **signatures, **spent})
         with self._tolerant():
-            self._write_evaluation(update, evaluation, found)
+            self._write_evaluation(update, evaluation, found, new_signatures)
 
     def close(self) -> None:
         """Writes what is left and ends the files and the bar; again, it does nothing."""
@@ -184,22 +189,33 @@ class Monitor:
         facts = (
             f"loss {window.loss_per_token:.3f}",
             self._scores,
-            f"{format_number((totals - self._began).target_tokens_per_second)} tokens/s",
+            speed_text(totals - self._began, report),
             f"update {totals.updates:,}",
         )
         share = share_done(self._stopping, totals) or 0.0
-        progress.show(share, ", ".join(filter(None, facts)), self._seconds_left(totals))
+        left = None if report.is_virtual else self._seconds_left(totals)  # the bar's own clock is the wall's
+        progress.show(share, ", ".join(filter(None, facts)), left)
 
     def _seconds_left(self, totals: Totals) -> float | None:
         return seconds_left(self._stopping, totals, self._built or totals)
 
-    def _write_evaluation(self, update: int, evaluation: Evaluation, values: Mapping[str, float]) -> None:
+    def _new_signatures(self, scores: Scores) -> Mapping[str, str]:
+        """Metric -> signature, unless this session has told the same before: they hardly ever change."""
+        known, self._signatures = self._signatures, scores.signatures()
+        return {} if known == self._signatures else self._signatures
+
+    def _write_evaluation(
+        self, update: int, evaluation: Evaluation, values: Mapping[str, float], signatures: Mapping[str, str]
+    ) -> None:
         if self._events is None:
             return
+        if signatures:
+            rows = [(METRICS[name][0], text) for name, text in signatures.items()]
+            self._events.text(update, "signatures", markdown_table(("metric", "signature"), rows))
         self._events.scalars(update, {f"validation/{name}": value for name, value in values.items()})
         if evaluation.samples:
-            rows = [(sample.source, sample.reference, sample.hypothesis) for sample in evaluation.samples]
-            self._events.text(update, "samples", markdown_table(("source", "reference", "hypothesis"), rows))
+            samples = [(sample.source, sample.reference, sample.hypothesis) for sample in evaluation.samples]
+            self._events.text(update, "samples", markdown_table(("source", "reference", "hypothesis"), samples))
         for number, sample in enumerate(evaluation.samples[: self._settings.attention_pictures], start=1):
             if sample.attention.size:
                 png = attention_picture(sample.source_pieces, sample.target_pieces, sample.attention)

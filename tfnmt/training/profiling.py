@@ -23,12 +23,7 @@ class Profiler:
     """Profiles the updates of one range."""
 
     def __init__(self, updates: tuple[int, int] | None, directory: Path | str):
-        """Starts nothing yet.
-
-        Args:
-          updates: the first and the last update to profile; None for none.
-          directory: where TensorBoard finds it.
-        """
+        """Starts nothing yet; `updates` are the first and the last one to profile, None for none."""
         self._updates, self._directory = updates, str(directory)
         self._running = False
 

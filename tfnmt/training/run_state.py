@@ -32,6 +32,11 @@ class RunState:
         skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         return dataclasses.replace(self, totals=totals, meter=meter, skipped_in_a_row=skipped_in_a_row)
 
+    def with_other_workers(self) -> "RunState":
+        """The state from which another number of workers goes on, all of them at the beginning of the next epoch."""
+        has_begun = self.totals.sentences > 0
+        return dataclasses.replace(self, meter=dataclasses.replace(self.meter, breaks_off=has_begun))
+
     def to_json(self) -> dict[str, Any]:
         """JSON values of all fields."""
         return dataclasses.asdict(self)

@@ -23,13 +23,7 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 
 def attention_picture(source_pieces: Sequence[str], target_pieces: Sequence[str], attention: np.ndarray) -> bytes:
-    """Draws where each target piece looked, dark for much; a PNG file.
-
-    Args:
-      source_pieces: S of them.
-      target_pieces: T of them.
-      attention: weights, float [T, S].
-    """
+    """Draws where each target piece looked, dark for much, from weights float [T, S]; a PNG file."""
     from matplotlib import rc_context  # a picture is drawn once in a while, and loading this takes a second
     from matplotlib.figure import Figure
 

@@ -90,22 +90,35 @@ class Totals:
 
 @dataclasses.dataclass(frozen=True)
 class EpochMeter:
-    """Measures an epoch's length in sentences, which filters make unknowable before one has been read."""
+    """Measures an epoch's length in sentences, which filters make unknowable before one has been read.
+
+    Another number of workers begins the next epoch, whatever is left of the one that they had begun. Of such an epoch
+    what was read counts, and it says nothing of the length.
+    """
 
     epoch: int = 0
     began_at: int = 0  # sentences read before this epoch
     length: float | None = None  # sentences in an epoch
+    broken_off: int = 0  # epochs that were not read to their end
+    broken_off_sentences: int = 0  # read of those epochs
+    breaks_off: bool = False  # the next report is of another epoch, though this one has not ended
 
     def at(self, epoch: int, sentences: int) -> "EpochMeter":
         """The meter once a batch of `epoch` comes, `sentences` having been read before it."""
         if epoch <= self.epoch:
             return self
-        return EpochMeter(epoch, sentences, (sentences - self.began_at) / (epoch - self.epoch))
+        more, read = epoch - self.epoch, sentences - self.began_at
+        if self.breaks_off:
+            broken_off, read = self.broken_off + more, self.broken_off_sentences + read
+            return EpochMeter(epoch, sentences, self.length, broken_off, read)
+        return dataclasses.replace(self, epoch=epoch, began_at=sentences, length=read / more)
 
     def epochs(self, sentences: int) -> float:
         """Epochs read, once `sentences` have been."""
-        share = (sentences - self.began_at) / self.length if self.length else 0.0
-        return self.epoch + min(share, 1.0)
+        whole = self.epoch - self.broken_off
+        if not self.length:
+            return whole
+        return whole + self.broken_off_sentences / self.length + min((sentences - self.began_at) / self.length, 1.0)
 
 
 def perplexity(cross_entropy: float) -> float:

@@ -5,6 +5,7 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +18,9 @@ from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.settings import setting
+from tfnmt.signals import StopSignals
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.run_state import RunState
-from tfnmt.training.signals import StopSignals
 from tfnmt.training.stopping import (
     HIGHER_IS_BETTER,
     EarlyStopping,
@@ -27,6 +28,8 @@ from tfnmt.training.stopping import (
     limit_reached,
 )
 from tfnmt.training.validation import Validation
+
+_ANSWER = "training saves after this update and ends; once more ends it unsaved."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Trainer:
         schedule: ScheduleSettings,
         saving: SavingSettings,
         evaluate_every_updates: int,
+        clock: Callable[[], float] = time.monotonic,
     ):
         """Brings the parts together.
 
@@ -70,6 +74,7 @@ class Trainer:
           schedule: told about evaluations without improvement when it is a plateau.
           saving: when to save.
           evaluate_every_updates: 0 for no evaluation.
+          clock: seconds, by which the run is saved between evaluations.
         """
         self._engine, self._layout, self._store = engine, layout, store
         self._monitor, self._validation = (
@@ -81,12 +86,13 @@ class Trainer:
         self._state = RunState.beginning()
         self._saved_update: int | None = None
         self._evaluated_update: int | None = None
-        self._saved_at = time.monotonic()
+        self._clock, self._saved_at = clock, clock()
 
-    def resume(self, live: EngineState | None = None) -> bool:
+    def resume(self, workers: int, live: EngineState | None = None) -> bool:
         """Takes up the newest checkpoint that verifies; False when there is none.
 
         Args:
+          workers: how many there are now.
           live: a state of the engine that is newer, which follows from the checkpoint by its reports.
 
         Raises:
@@ -95,7 +101,7 @@ class Trainer:
         self._store.remove_leftovers()
         if not self._store.updates():
             if live is not None:
-                self._go_on_from(live)
+                self._go_on_from(live, workers)
             return live is not None
         checkpoint = self._store.load()
         if "engine" not in checkpoint.progress:
@@ -109,14 +115,16 @@ class Trainer:
         counters = checkpoint.progress["engine"]
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
-        self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters))
+        self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters), workers)
         return True
 
-    def _go_on_from(self, state: EngineState) -> None:
+    def _go_on_from(self, state: EngineState, workers: int) -> None:
         self._engine.restore(state)
         for report in state.reports:
             if report.update > self.update:
                 self._state = self._state.after(report)
+        if len(state.counters["workers"]) != workers:
+            self._state = self._state.with_other_workers()
 
     def train(self) -> int:
         """Runs to the end and saves; the process's exit code: 0, or 128 + the signal that ended it.
@@ -127,7 +135,7 @@ class Trainer:
         """
         reached = self._state.early_stopping.target_reached(self._stopping)
         reason = reached or limit_reached(self._stopping, self._state.totals)
-        with self._monitor, StopSignals() as signals:
+        with self._monitor, StopSignals(_ANSWER) as signals:
             if self._evaluation_is_due:  # a signal came before it
                 reason = self._between_updates() or reason
             if reason is None:
@@ -181,7 +189,7 @@ class Trainer:
             self._evaluate(self._validation, scheduled=True)
             found = self._state.early_stopping
             return found.target_reached(self._stopping) or found.patience_ended(self._stopping)
-        if time.monotonic() - self._saved_at >= 60 * self._saving.save_every_minutes:
+        if self._clock() - self._saved_at >= 60 * self._saving.save_every_minutes:
             self._save()
         return None
 
@@ -229,7 +237,7 @@ class Trainer:
                 "trainer": self._state.to_json(),
             },
         )
-        self._saved_at = time.monotonic()
+        self._saved_at = self._clock()
         try:
             self._store.save(checkpoint, metric)
             self._saved_update = self.update

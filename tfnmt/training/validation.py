@@ -46,6 +46,14 @@ class ValidationSettings:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidationDecodingSettings(DecodingSettings):
+    """How validation sentences are translated."""
+
+    beam_size: int = setting(5, "Training translates with --validation_beam_size.", only_with={}, may_change=True)
+    nbest: int = setting(1, "Training takes the best translation.", only_with={}, may_change=True)
+
+
 class Sample(NamedTuple):
     """One validation sentence with its translation."""
 
@@ -99,7 +107,7 @@ class Validation:
         """
         self._loss, self._layout, self._settings = in_streams(model.loss, runtime.streams()), layout, settings
         self._vocabularies, self._target_language = vocabularies, target_language
-        self._batches = pair_batches(files, *vocabularies, data).map(lambda indexed: indexed.batch)
+        self._batches = pair_batches(files, *vocabularies, data)
         pairs = [pair for file in files for pair in read_pairs(file)][: settings.validation_sentences or None]
         self._sources, self._references = ([pair[side] for pair in pairs] for side in range(2))
         search = dataclasses.replace(decoding, beam_size=settings.validation_beam_size, nbest=1)

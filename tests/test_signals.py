@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from tfnmt.training.signals import StopSignals
+from tfnmt.signals import StopSignals
 
 ORDERLY = """
     import sys, time
-    from tfnmt.training.signals import StopSignals
-    with StopSignals() as signals:
+    from tfnmt.signals import StopSignals
+    with StopSignals("saves, and ends.") as signals:
         print("ready", flush=True)
         while signals.requested is None:
             time.sleep(0.01)
@@ -24,9 +24,9 @@ ORDERLY = """
 
 BUSY = """
     import hashlib
-    from tfnmt.training import signals
+    from tfnmt import signals
     signals.SAME_REQUEST_SECONDS = {same}
-    with signals.StopSignals():
+    with signals.StopSignals("saves, and ends."):
         print("ready", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})  # no bytecode runs while this computes
         print("saved", flush=True)
@@ -71,7 +71,7 @@ def test_one_request_delivered_twice_is_one():
 def test_handlers_are_given_back():
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
-    with StopSignals() as stop:
+    with StopSignals("saves, and ends.") as stop:
         assert [signal.getsignal(number) for number in numbers] != before
         assert (stop.reason, stop.exit_code) == (None, 0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -84,7 +84,7 @@ def test_handlers_are_given_back():
 
 
 def test_other_signals_are_none_of_its_business():
-    stop = StopSignals()
+    stop = StopSignals("saves, and ends.")
     old = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with stop:
@@ -98,6 +98,6 @@ def test_other_signals_are_none_of_its_business():
 def test_the_pipe_is_closed():
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with StopSignals():
+        with StopSignals("saves, and ends."):
             pass
     assert len(os.listdir("/proc/self/fd")) == before

@@ -1,9 +1,10 @@
-"""SIGTERM and Ctrl-C: the first asks for an orderly end, the second ends the process at once."""
+"""SIGTERM and Ctrl-C: the first asks for an orderly end, the second for one at once."""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from absl import logging
@@ -13,7 +14,7 @@ SAME_REQUEST_SECONDS = 1.0
 
 
 class StopSignals:
-    """Inside the context the first SIGTERM or SIGINT only sets `requested`; the training loop looks between updates.
+    """Inside the context the first SIGTERM or SIGINT only sets `requested`, at which somebody looks now and then.
 
     A thread reads the signals from a pipe that the interpreter's own handler fills, because Python runs handlers
     between bytecodes alone: while an update of a minute computes, the answer must not wait. Enter the context in the
@@ -23,8 +24,14 @@ class StopSignals:
       requested: the first signal that came; None before.
     """
 
-    def __init__(self) -> None:
-        """Changes nothing yet."""
+    def __init__(self, answer: str, again: Callable[[signal.Signals], object] | None = None):
+        """Changes nothing yet.
+
+        Args:
+          answer: what the user is told behind the name of the first signal: what will happen now.
+          again: called for the second; None ends the process.
+        """
+        self._answer, self._again = answer, again or _end_at_once
         self.requested: signal.Signals | None = None
         self._requested_at = 0.0
 
@@ -66,13 +73,17 @@ class StopSignals:
         now = time.monotonic()
         if self.requested is None:
             self.requested, self._requested_at = number, now
-            logging.warning("%s: training saves after this update and ends; once more ends it unsaved.", number.name)
+            logging.warning("%s: %s", number.name, self._answer)
         elif now - self._requested_at > SAME_REQUEST_SECONDS:
-            os.write(2, f"\n{number.name} again: ended at once, without saving.\n".encode())
-            os._exit(128 + number)
+            self._again(number)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _end_at_once(number: signal.Signals) -> None:
+    os.write(2, f"\n{number.name} again: ended at once.\n".encode())
+    os._exit(128 + number)
 
 
 def _leave_it_to_the_pipe(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,138 @@
+"""The ring-allreduce subgraph between threads of this process."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
+from tests import toy
+
+WEIGHTS = (2.0, 3.0, 5.0)
+VECTORS = np.arange(24.0).reshape(3, 8) / 7
+
+
+class Threads:
+    """A transport between as many threads, which exchange eagerly."""
+
+    def __init__(self, size):
+        self.size, self._rank = size, threading.local()
+        self._given, self._barrier = [None] * size, threading.Barrier(size, timeout=60)
+
+    def run(self, function):
+        """What the function of transport and rank returns on each rank."""
+
+        def run_one(rank):
+            self._rank.number = rank
+            return function(self, rank)
+
+        with ThreadPoolExecutor(self.size) as pool:
+            return list(pool.map(run_one, range(self.size)))
+
+    def _exchange(self, tensor):
+        self._given[self._rank.number] = tensor
+        self._barrier.wait()
+        given = list(self._given)
+        self._barrier.wait()
+        return given
+
+    def allreduce(self, vector, name):
+        return tf.add_n(self._exchange(vector))
+
+    def allgather(self, rows, name):
+        return tf.concat(self._exchange(rows), axis=0)
+
+
+def scalar(number):
+    return tf.constant(number, tf.float64)
+
+
+def reduce(vectors, weights=WEIGHTS, half=False):
+    """Each rank's payload, of two variables, and its table, behind the reduction."""
+
+    def work(transport, rank):
+        payload = [tf.Variable(part) for part in np.split(vectors[rank], 2)]
+        numbers = tf.constant([10.0 * rank], tf.float64)
+        table = ring_allreduce(transport, payload, scalar(weights[rank]), numbers, half)
+        return np.concatenate(payload), table.numpy()
+
+    return Threads(len(vectors)).run(work)
+
+
+def test_all_ranks_get_the_sum_and_everybody_s_numbers():
+    for payload, table in reduce(VECTORS):
+        np.testing.assert_allclose(payload, VECTORS.sum(axis=0), rtol=1e-15)
+        assert table.tolist() == [[weight, -1, 10 * rank] for rank, weight in enumerate(WEIGHTS)]
+
+
+@pytest.mark.parametrize("bad, place", [(np.nan, 5), (-np.inf, 0)])
+def test_a_payload_that_is_not_finite_is_left_out_and_named(bad, place):
+    vectors = VECTORS.copy()
+    vectors[1, place] = bad
+    for payload, table in reduce(vectors):
+        np.testing.assert_allclose(payload, VECTORS[0] + VECTORS[2], rtol=1e-15)
+        assert table.tolist() == [[2, -1, 0], [0, place, 10], [5, -1, 20]]
+
+
+def test_a_payload_without_weight_is_left_out():
+    for payload, table in reduce(VECTORS, (2.0, 3.0, 0.0)):
+        np.testing.assert_allclose(payload, VECTORS[0] + VECTORS[1], rtol=1e-15)
+        assert table[:, 0].tolist() == [2, 3, 0]
+
+
+def test_in_16_bits_a_sum_is_near_however_large_it_is():
+    """Squares of such sums, and the sums themselves, would overflow: what travels is a mean."""
+    scale = 1e6
+    for payload, _ in reduce(scale * VECTORS, tuple(scale * weight for weight in WEIGHTS), half=True):
+        error = np.abs(payload - scale * VECTORS.sum(axis=0)).max() / scale
+        assert 0 < error < 1e-2
+
+
+def sum_in_pieces(gradients):
+    """Each rank's vector of sums and its table; their numbers are the ranks."""
+    layout = toy.layout()
+
+    def work(transport, rank):
+        nonfinite_at = tf.Variable(-1, dtype=tf.int64)
+        sums = pack_sums(transport, layout, 2, nonfinite_at, gradients[rank])
+        numbers = tf.constant([float(rank)], tf.float64)
+        table = exchange_numbers(transport, [tf.Variable(sums)], scalar(WEIGHTS[rank]), numbers, nonfinite_at)
+        return sums.numpy(), table.numpy()
+
+    return layout, Threads(len(gradients)).run(work)
+
+
+def gradients_of(rank):
+    shapes = {parameter.name: parameter.shape for parameter in toy.layout().parameters}
+    random = np.random.default_rng(rank)
+    return {name: tf.constant(random.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def test_pieces_make_the_whole_sum():
+    gradients = [gradients_of(rank) for rank in range(2)]
+    layout, found = sum_in_pieces(gradients)
+    for sums, table in found:
+        np.testing.assert_allclose(sums, layout.pack(gradients[0]) + layout.pack(gradients[1]), rtol=1e-15)
+        assert table.tolist() == [[2, -1, 0], [3, -1, 1]]
+
+
+def test_with_pieces_one_bad_gradient_spoils_the_sum_and_is_named():
+    gradients = [gradients_of(rank) for rank in range(2)]
+    gradients[1]["bias"] *= np.nan
+    layout, found = sum_in_pieces(gradients)
+    for _, table in found:
+        assert table[:, 0].tolist() == [0, 0]
+        assert table[0, 1] == -1
+        assert layout.name_at(int(table[1, 1])) == "bias"
+
+
+def test_sums_of_parameters_tell_copies_apart():
+    layout = toy.layout()
+    vector = tf.Variable(layout.pack(gradients_of(0)))
+    before = parameter_sums(layout, vector).numpy()
+    place = layout.offsets[1]
+    vector[place].assign(np.nextafter(vector[place].numpy(), np.inf))
+    differs = parameter_sums(layout, vector).numpy() != before
+    assert [parameter.name for parameter, each in zip(layout.parameters, differs) if each] == ["transform"]

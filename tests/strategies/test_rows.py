@@ -1,0 +1,75 @@
+"""Meetings, and what the columns of the rows say about themselves."""
+
+import doctest
+import importlib
+
+import pytest
+
+from graphs.block import BEGIN, PULL, PUSH, Steps
+from graphs.work import NO_SUMS
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.strategies import STRATEGIES, Async, Downpour, Meetings, ModelAverage, Strategy
+from tfnmt.strategies.exchanges import GradientSum, ParameterDelta, StepSum
+
+
+@pytest.mark.parametrize(
+    "pull, push, blocks",
+    [
+        (1, 1, [(PULL, Steps(1, True), PUSH)]),
+        (3, 3, [(PULL, Steps(3, True), PUSH)]),
+        (4, 2, [(PULL, Steps(2, True), PUSH), (Steps(2, True), PUSH)]),
+        (2, 4, [(PULL, Steps(2, True), PULL, Steps(2, False), PUSH)]),
+        (3, 2, [(PULL, Steps(2, True), PUSH), (Steps(1, True), PULL, Steps(1, False), PUSH), (Steps(2, True), PUSH)]),
+    ],
+)
+def test_a_program_is_cut_behind_every_push(pull, push, blocks):
+    assert Meetings.every(pull, push).blocks() == tuple(blocks)
+
+
+def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
+    row = STRATEGIES["elastic"](local_steps=2).row(2, OptimizerSettings())
+    assert row.beginning(row.program()[0]) == (BEGIN, Steps(2, True), PULL, PUSH)
+    plain = Async().row(2, OptimizerSettings())
+    assert plain.beginning(plain.program()[0]) == plain.program()[0]
+
+
+@pytest.mark.parametrize(
+    "row, batches, words",
+    [
+        (ModelAverage(local_steps=5), 4, "4 parameter deltas of 5 steps; all wait for all"),
+        (Downpour(push_every=5), 1, "1 sum of mean gradients of 5 steps; nobody waits"),
+        (Async(slack=2), 1, "1 gradient sum of 1 step; at most 2 blocks ahead"),
+    ],
+)
+def test_what_a_row_says(row, batches, words):
+    found = row.row(4, OptimizerSettings())
+    assert (found.law_factor, found.describe()) == (batches, words)
+
+
+@pytest.mark.parametrize(
+    "exchange, weight",
+    [(GradientSum(), 30.0), (StepSum(), 1.0), (ParameterDelta(), 1.0)],
+    ids=["sum", "steps", "delta"],
+)
+def test_weights(exchange, weight):
+    """What was refused as a whole weighs nothing."""
+    sums = NO_SUMS._replace(target_tokens=30.0, steps=3.0, batches=6.0, refused=1.0)
+    assert float(exchange.weight(sums)) == weight
+    assert float(exchange.weight(NO_SUMS._replace(steps=3.0, refused=3.0))) == 0.0
+
+
+def test_laws_go_by_what_a_gradient_is_averaged_over():
+    sums = NO_SUMS._replace(target_tokens=30.0, steps=3.0, batches=6.0)
+    assert GradientSum().averaged(sums) == (30.0, 6.0)
+    assert StepSum().averaged(sums) == (10.0, 2.0)
+
+
+def test_every_name_of_the_table_makes_a_row():
+    for settings in STRATEGIES.values():
+        assert isinstance(settings().row(1, OptimizerSettings()), Strategy)
+
+
+@pytest.mark.parametrize("module", ["exchanges", "row", "elastic", "delayed_nesterov"])
+def test_examples(module):
+    found = doctest.testmod(importlib.import_module(f"tfnmt.strategies.{module}"))
+    assert found.attempted and not found.failed

@@ -1,0 +1,117 @@
+"""Where a run trains: a session of an engine, as one of its processes takes part in it."""
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from tfnmt import runtime
+from tfnmt.cluster.launched import threads_of_rank
+from tfnmt.cluster.supervisor import Task
+from tfnmt.engines.base import Engine, EngineState
+from tfnmt.engines.recipe import Recipe
+from tfnmt.strategies import Strategy, StrategySettings
+
+CLUSTER, HOROVOD = "cluster", "horovod"
+
+
+Drive = Callable[[Callable[[Engine], int]], int]
+"""Has an engine, while the other tasks are there, for what is done with it; the exit code."""
+Lead = Callable[[Drive, EngineState | None], int]
+"""Trains in the run directory, from a live state if there is one; the exit code."""
+
+
+class Job(Protocol):
+    """A run, as a session carries it out."""
+
+    dry_run: bool
+
+    def refuse_unsuitable(self) -> None:
+        """Refuses a row that has `Session.faults`."""
+
+    def recipe(self) -> Recipe:
+        """What is trained, unless it is refused; the files are read once, however often the workers change."""
+
+    def leading(self) -> AbstractContextManager[Lead]:
+        """Holds the run directory."""
+
+    def speak(self, rank: int) -> None:
+        """Leaves standard error to rank 0 and, where that cannot speak, rank 1."""
+
+    def follow(self, rank: int) -> None:
+        """Logs beside the process that leads."""
+
+    def newest_saved(self) -> int:
+        """The update of the newest checkpoint; 0 for none."""
+
+
+class Session(abc.ABC):
+    """The processes of a run; every engine has a session of its own.
+
+    Attributes:
+      has_peers: whether there are several tasks, of whose coming and going TensorFlow tells, and for whom it waits.
+      workers: how many.
+      servers: parameter servers, or shards that are updated side by side.
+      streams: parts of a worker's batch that are computed side by side.
+    """
+
+    has_peers: ClassVar[bool] = False
+    workers: int
+    servers: int
+    streams: int
+
+    @abc.abstractmethod
+    def __init__(self, settings: Any, threads: int | None, environment: Mapping[str, str]):
+        """Makes TensorFlow ready, and finds the other processes.
+
+        Args:
+          settings: of the engine.
+          threads: cores for each process; None for all, or a share where workers or ranks have one machine.
+          environment: what launchers tell a process.
+        """
+
+    @classmethod
+    def task_maker(cls, settings: Any) -> Callable[[Path, Sequence[str]], Sequence[Task]]:
+        """What makes all tasks on this machine, the one that leads last, of a directory for logs and a command."""
+        raise NotImplementedError
+
+    @classmethod
+    def commands(cls, settings: Any, given_but: Callable[..., str]) -> Iterable[str]:
+        """The command of each task, for its host; `given_but` has the flags that were given, without some."""
+        raise NotImplementedError
+
+    def payloads(self, strategy: Strategy) -> int:
+        """How many are on their way at once, beside one copy of the server parameters."""
+        return self.workers
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """The processes in words."""
+
+    def faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """Why a row cannot run here, and what can."""
+        if strategy.most_workers is None or self.workers <= strategy.most_workers:
+            return []
+        return [f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy."]
+
+    @abc.abstractmethod
+    def run(self, job: Job) -> int:
+        """This process's part in a run; the exit code."""
+
+    def lead(self, job: Job, drive: Callable[[Recipe, Callable[[Engine], int]], int]) -> int:
+        """The part of the process that leads; the exit code."""
+        recipe = job.recipe()
+        with job.leading() as lead:
+            return lead(lambda work: drive(recipe, work), None)
+
+
+def counted(number: int, noun: str) -> str:
+    """One thing, or several things."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+def start_streams(threads: int | None, environment: Mapping[str, str]) -> int:
+    """Makes TensorFlow ready for a process that computes; in how many streams."""
+    runtime.prepare(threads or threads_of_rank(environment), in_streams=True)
+    return runtime.streams()
