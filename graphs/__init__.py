@@ -1,1 +1,1 @@
-"""The subgraphs of one training block: broadcast, forward-backward, local steps, reduce-average, ring-allreduce."""
+"""The subgraphs of training: the block, with its broadcast and forward-backward; reduce-average; ring-allreduce."""

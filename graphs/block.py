@@ -1,7 +1,7 @@
-"""The block: what a worker does between two pushes, as one graph of pulls, local steps and a push.
+"""The block: a worker's pulls, local steps and push, from behind one push to the next, as one graph.
 
-The graph knows no strategy. An `Exchange` says what a pull, a step and a push do to the vectors that a worker holds,
-and the loop below calls its functions.
+The graph knows no strategy. An `Exchange` says what a pull, a step and a push do to the vectors that a worker holds;
+`BlockGraph.run` calls its functions.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
 Vectors = Mapping[str, Any]
-"""Vectors [size] by name: tensors, or variables, which are read where they are used."""
+"""Vectors [size] by name. They may be tensors or variables: an operation reads a variable when it runs."""
 
 Outbox = Sequence[tf.Variable]
-"""Where a worker's payload goes: a variable for each shard, on the shard's server; further vectors' behind them."""
+"""Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server."""
 
 
 class Gradient(NamedTuple):
-    """The gradient of one local step."""
+    """The gradient of one local step, as an exchange sees it."""
 
     sum: tf.Tensor  # [size], over the target tokens
     target_tokens: tf.Tensor  # scalar of the same dtype
@@ -38,18 +38,18 @@ class Gradient(NamedTuple):
 
 
 class Exchange(Protocol):
-    """What a worker exchanges with the servers: pure functions on the vectors that it holds.
+    """What a worker exchanges with the servers: pure functions on the vectors that the worker holds.
 
-    Each function returns the vectors that change, by name; the others stay. `held` has the replica, under `REPLICA`,
-    and the vectors that `keeps` names.
+    `held` has the worker's replica under the name `REPLICA`, and the vectors that `keeps` names. A function returns new
+    values, by name, of the vectors that it changes; the others stay as they are.
 
     Attributes:
-      name: of a payload, in words.
+      name: what a payload is, in words.
       keeps: names of the vectors that a worker holds beside its replica.
-      saved: names of the held vectors that outlive a push, so that a checkpoint has them.
-      trains_replicas: whether local updates move the replicas and the servers move by what becomes of these; otherwise
-        the servers move by gradients.
-      clips_at_servers: whether the servers clip the mean payload, which is a gradient.
+      saved: names of the held vectors that the next block needs as they are, so that checkpoints must hold them.
+      trains_replicas: whether the servers move by what local updates have made of the replicas; otherwise they move by
+        gradients.
+      clips_at_servers: whether the servers clip the mean of the payloads, which then must be a gradient.
     """
 
     name: str
@@ -59,19 +59,19 @@ class Exchange(Protocol):
     clips_at_servers: bool
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """What changes when the server parameters [size] arrive."""
+        """The vectors that change when the server parameters [size] arrive."""
 
     def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
-        """What changes with the gradient of a step, the first since a push or not."""
+        """The vectors that change with a step's gradient; `first` if no step came before it since the last push."""
 
     def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """The payload [size], and what changes when it leaves."""
+        """The payload [size], and the vectors that change when the worker pushes it."""
 
     def weight(self, sums: Sums) -> Any:
-        """What a payload counts when the sum of several is divided, from the sums of its steps; a scalar."""
+        """A payload's weight from the sums of its steps, a scalar: servers divide summed payloads by summed weights."""
 
     def averaged(self, sums: Sums) -> tuple[Any, Any]:
-        """Over how many target tokens and batches a gradient of such payloads is a mean: by these the laws go."""
+        """The target tokens and batches over which payloads with these sums average a gradient, for the laws."""
 
 
 BEGIN, PULL, PUSH = "begin", "pull", "push"
@@ -86,10 +86,10 @@ class Steps:
 
 
 Action = str | Steps
-"""BEGIN, PULL, PUSH or steps. BEGIN makes the replica what the servers hold, where the exchange's pull does not."""
+"""BEGIN, PULL, PUSH or steps. BEGIN copies the servers' parameters into the replica, which a pull need not do."""
 
 Block = tuple[Action, ...]
-"""What a worker does at a stretch, in this order."""
+"""The actions of one call of the graph, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +97,11 @@ class LocalTraining:
     """How workers move their replicas.
 
     Attributes:
-      optimizer: by which equation.
+      optimizer: the equation of a local update.
       learning_rate: (clock, target tokens, batches, plateau scale) -> rate of one step.
-      last_step: step of a worker from which it moves its replica no more; None for never.
-      resets: whether the optimizer begins anew at each pull.
-      averaged: the optimizer's slots, by name, whose means the servers hold: they are pulled and pushed too.
+      last_step: steps of a worker after which it moves its replica no more; None for never.
+      resets: whether each pull begins the optimizer's slots anew.
+      averaged: names of the optimizer's slots that are pulled and pushed too, because the servers hold their means.
     """
 
     optimizer: Optimizer
@@ -116,12 +116,12 @@ class BlockGraph:
     """Everything that the blocks of all workers have in common.
 
     Attributes:
-      server: where they pull from.
+      server: from whose variables workers pull.
       encoding: how payloads travel to the servers.
       exchange: what pulls, steps and pushes do.
-      local: how they move their replicas; None for not at all.
-      clip_norm: of a step's mean gradient.
-      most_seconds: after which a block's steps end early; 0 for never.
+      local: how workers move their replicas; None where they do not.
+      clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
+      most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
     """
 
     server: Server
@@ -142,21 +142,22 @@ class BlockGraph:
         plateau_scale: tf.Tensor,
         earlier: Sums,
     ) -> Work:
-        """Does one block, or a part of one.
+        """Does one block of one worker, or a part of one.
 
         Args:
-          block: what to do.
-          replica: what the worker holds, changed in place.
-          outbox: takes the payload.
+          block: its actions.
+          replica: the worker's variables, changed in place.
+          outbox: the worker's variables on the servers, which take the payload.
           step_gradient: (parameters [size], steps before) -> the gradient sum [size] and the work of one step.
           step: steps of the worker before the block, an int64 scalar.
-          clock: what the schedule of local updates reads, a float64 scalar; a pull sets it.
-          plateau_scale: what the plateau schedule has come to, a scalar.
-          earlier: the sums of the block's parts before this one.
+          clock: time of the schedule of local updates, a float64 scalar: versions of the servers or, where replicas are
+            trained, steps of a worker. A pull sets it.
+          plateau_scale: the plateau schedule's factor of the learning rate, a scalar.
+          earlier: sums of the block's parts before this one.
         """
         work = no_work(clock)
         for action in block:
-            # A pull behind steps must not run ahead of them; all else is ordered by the variables that it changes.
+            # The variables that actions change put them in order, but would not hold a pull back behind steps.
             with tf.control_dependencies([work.position]):
                 if isinstance(action, Steps):
                     done = tf.cast(work.sums.steps, tf.int64)
@@ -167,12 +168,15 @@ class BlockGraph:
                     self._push(replica, outbox, self.exchange.weight(sums))
                 else:
                     version, clock = self._pull(action, replica)
-                    own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed yet
+                    own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
                     work = work._replace(version=version, clock=clock + own)
         return work
 
     def _pull(self, action: str, replica: Replica) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pulls; the version that was pulled, or one before it while others push, and the clock that goes with it."""
+        """Pulls; the servers' version and the clock that goes with it, both read before the parameters.
+
+        So while others push, the version is that of the parameters or an older one, and staleness is never too small.
+        """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         with tf.control_dependencies([version, steps]):
             servers = pull([shard.parameters for shard in self.server.shards])
@@ -180,8 +184,8 @@ class BlockGraph:
         replica.assign(changed)
         if self.local is not None:
             self._pull_slots(self.local, replica)
-        # The servers' schedule counts versions; where replicas are trained it counts the steps of a worker, and the
-        # mean over all of them, lest workers of unequal speed have unequal rates.
+        # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
+        # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64)
 
     def _pull_slots(self, local: LocalTraining, replica: Replica) -> None:
@@ -204,10 +208,10 @@ class BlockGraph:
         replica.assign(changed)
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
-        """As many steps as are wanted or, with a limit of time, as many as fit, but one at least."""
+        """`steps.count` steps or, with a limit of time, at least one and as many as begin within it."""
         if steps.count == 1:
             return self._step(replica, step_gradient, step, clock, plateau_scale, steps.first)
-        if steps.first:  # a step before the loop would be a second copy of the model's graph
+        if steps.first:  # clears what was gathered: a first step before the loop would be a second copy of the model
             nothing = Gradient(tf.zeros_like(replica.parameters), tf.ones([], replica.parameters.dtype), 0.0)
             replica.assign(self.exchange.gather(replica.vectors, nothing, first=True))
         started = tf.timestamp()
@@ -227,7 +231,7 @@ class BlockGraph:
         return tf.while_loop(more, one_more, (no_work(clock), started))[0]
 
     def _step(self, replica, step_gradient, step, clock, plateau_scale, first: bool) -> Work:
-        """One local step: its gradient is gathered, or moves the replica, or both."""
+        """One local step: the exchange gathers its gradient, the local optimizer moves the replica by it, or both."""
         gradient_sum, work = step_gradient(replica.parameters.read_value(), step)
         work = work._replace(clock=clock + 1 if self.exchange.trains_replicas else clock)
         tokens = tf.cast(work.sums.target_tokens, gradient_sum.dtype)
@@ -241,7 +245,7 @@ class BlockGraph:
 
 
 def _refused_if(refused: tf.Tensor, sums: Sums) -> Sums:
-    """The sums of a step; of a refused one nothing counts but that it was one, and its time."""
+    """The sums of a step; for a refused one, zeros but for the step itself and the seconds that it waited for data."""
     counted = Sums(*(tf.where(refused, tf.zeros_like(number), number) for number in sums))
     kept = {"steps": sums.steps, "data_wait_seconds": sums.data_wait_seconds}
     return counted._replace(refused=tf.cast(refused, tf.float64), **kept)

@@ -8,11 +8,11 @@ import tensorflow as tf
 def pull(parameters: Sequence[tf.Variable]) -> tf.Tensor:
     """The server parameters [size] as they stand now, on the device of the caller.
 
-    Every shard is read at one instant, but different shards may be at different versions while others push (so are
-    Marian's); behind a barrier nobody pushes.
+    Each shard is read at one instant. While other workers push, different shards may have different versions, as they
+    may in Marian; behind a barrier nobody pushes.
 
     Args:
-      parameters: the shards, each on its server.
+      parameters: variables [size / shards], each on its server.
     """
     pieces = [shard.read_value() for shard in parameters]
     return tf.concat(pieces, axis=0) if len(pieces) > 1 else pieces[0]

@@ -24,16 +24,16 @@ def forward_backward(
 ) -> tuple[tf.Tensor, Any]:
     """The gradient of the summed loss of `batch` at `replica`.
 
-    The views, not the vector, are what is differentiated: the gradient of a slice would be a whole vector of
-    zeros around it, once for every parameter.
+    The tape watches the views and not the vector: the gradient of a slice would be a whole vector of zeros around it,
+    once for every parameter.
 
     Args:
       loss: the model's loss.
       layout: the map between views and vector.
       replica: parameter vector [size].
-      batch: whatever `loss` reads.
+      batch: the second argument of `loss`.
       seed: stateless seed of the step, int32 [2], or None for no randomness.
-      pack: what makes a vector [size] of the views' gradients; None for the layout's own.
+      pack: makes one vector [size] of the views' gradients; None for `layout.pack`.
 
     Returns:
       The gradient sum [size], and what `loss` returned.

@@ -1,4 +1,4 @@
-"""The loop of local steps in a worker's block: gradients gathered, or a local optimizer that moves the replica."""
+"""One local update: a worker moves its own replica by the mean gradient of a step."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ REPLICA = "replica"
 
 
 class Replica(NamedTuple):
-    """What one worker holds from step to step, on its own device.
+    """The variables of one worker, on its own device.
 
     Attributes:
-      vectors: variables [size] by name: the replica of the parameters, under `REPLICA`, and what an exchange keeps.
-      slots: variables [size] by name, of the local update.
-      updates: local updates since the slots began, a float64 scalar.
+      vectors: variables [size] by name: the replica of the parameters, under `REPLICA`, and the vectors that the
+        exchange keeps.
+      slots: variables [size] by name: the slots of the local optimizer.
+      updates: local updates since these slots began, a float64 scalar.
     """
 
     vectors: Mapping[str, tf.Variable]
@@ -26,7 +27,7 @@ class Replica(NamedTuple):
 
     @property
     def parameters(self) -> tf.Variable:
-        """The server parameters [size] as pulled, moved since by the local update if there is one."""
+        """The replica [size]: the server parameters as pulled, moved since by local updates if there are any."""
         return self.vectors[REPLICA]
 
     def assign(self, changed: Mapping[str, Any]) -> None:
@@ -39,7 +40,7 @@ class LocalUpdate(NamedTuple):
     """How a worker moves its own replica.
 
     Attributes:
-      optimizer: by which equation.
+      optimizer: the equation of the update.
       learning_rate: of this step, a scalar.
       clip_norm: largest norm of the mean gradient; 0 for no clipping.
       steps: steps of the worker after which it moves its replica no more; None for never.
@@ -52,7 +53,7 @@ class LocalUpdate(NamedTuple):
 
 
 def mean_norm(gradient_sum: tf.Tensor, target_tokens: tf.Tensor) -> tf.Tensor:
-    """The norm of g / T; of no tokens it is that of g."""
+    """The norm of g / T; the norm of g where T is 0."""
     return tf.sqrt(2 * tf.nn.l2_loss(gradient_sum)) / tf.maximum(target_tokens, 1)
 
 
@@ -67,7 +68,8 @@ def move_replica(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One local update w ← Opt(w, g / T), unless the gradient is not finite.
 
-    The optimizer counts the updates of its slots, which may be younger than the worker; all else goes by its steps.
+    The optimizer reads `replica.updates` and not `step`, because slots may be younger than their worker: Adam would
+    correct its moments by too many updates.
 
     Args:
       local: the update.

@@ -1,7 +1,6 @@
 """The reduce-average subgraph: payloads to one server update, computed where the server's variables live.
 
-Whoever calls these functions calls them one at a time: there is one sequence of payloads, and between two calls the
-servers are whole.
+The caller runs these functions one at a time: there is one sequence of payloads, and no update runs beside another.
 """
 
 import itertools
@@ -18,8 +17,8 @@ class Shard:
     """One server's part of every vector.
 
     Attributes:
-      device: where it lives; None for wherever the caller is.
-      parameters: variable [size / shards], what workers pull.
+      device: of its variables; None for the caller's.
+      parameters: variable [size / shards], which workers pull.
       slots: variables of the same shape by name, of the server update.
       local_slots: variables of the same shape by name: the means of the workers' own slots, where they are averaged.
       average: exponential moving average of the evaluated parameters; None when there is none.
@@ -37,13 +36,13 @@ class Shard:
         self.received: dict[str, tf.Variable] = {}
 
     def begin(self, slots: Mapping[str, float | None], local_slots: Mapping[str, float | None], summed: bool) -> None:
-        """Makes new vectors, each with its first value; one without starts as the parameters."""
+        """Makes new vectors, each with its first value; a vector whose first value is None starts as the parameters."""
         self.slots, self.local_slots = self._new(slots), self._new(local_slots)
         parts = ("received", *(f"received_{name}" for name in local_slots))
         self.received = self._new(dict.fromkeys(parts, 0.0)) if summed else {}
 
     def vectors(self) -> dict[str, tf.Variable]:
-        """Its part of each vector by name."""
+        """The shard's part of each vector, by name."""
         local_slots = {f"local_{name}": variable for name, variable in self.local_slots.items()}
         average = {} if self.average is None else {"average": self.average}
         return {"parameters": self.parameters, **self.slots, **local_slots, **average, **self.received}
@@ -63,12 +62,13 @@ class Server:
 
     Attributes:
       shards: one on each server.
-      update: how the parameters move.
+      update: the optimizer by which the parameters move.
       version: updates applied so far, int64, on the first server.
-      updates: of those, the updates that the slots have seen, int64, on the first server.
+      updates: updates since the slots began, int64, on the first server.
       steps: local steps that each worker has done for the updates so far, the mean, float64, on the first server.
       weight: of the payloads received since the last update, float64, on the first server.
-      local_updates: behind the means of the workers' own slots, a mean itself, float64, on the first server.
+      local_updates: local updates since the workers' own slots began, the mean, where slots are averaged, float64, on
+        the first server.
     """
 
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool = False):
@@ -86,12 +86,13 @@ class Server:
     def begin(self, update: Optimizer, summed: bool, local_slots: Mapping[str, float | None] | None = None) -> None:
         """From now on the parameters move by `update`.
 
-        An optimizer that goes on keeps its slots and counts on: a warm start's moments are worth as much behind it.
+        Slots and their count stay where `update` continues the optimizer before (`goes_on`): behind a warm start, fresh
+        moments would forget what it has learned.
 
         Args:
-          update: how they move.
+          update: the optimizer.
           summed: whether payloads may be received for a later update.
-          local_slots: names and first values of the workers' own slots that payloads bring behind their first vector.
+          local_slots: names and first values of the workers' own slots that follow the first vector of a payload.
         """
         kept = [shard.slots for shard in self.shards] if goes_on(self.update, update) else None
         self.update = update
@@ -113,7 +114,7 @@ class Server:
         return self.update.evaluated if self.update else "parameters"
 
     def received(self) -> list[tf.Variable]:
-        """What was received, in the order of a payload; only where payloads are summed."""
+        """The variables that sum received payloads, in the order of a payload; none where payloads are not summed."""
         return [shard.received[name] for name in self.shards[0].received for shard in self.shards]
 
     def local_slots(self) -> list[tf.Variable]:
@@ -121,24 +122,24 @@ class Server:
         return [shard.local_slots[name] for name in self.shards[0].local_slots for shard in self.shards]
 
     def vectors(self) -> dict[str, list[tf.Variable]]:
-        """The shards of each vector by its name: what a checkpoint holds of the servers beside the numbers."""
+        """The shards of each vector by its name; a checkpoint holds these and the counters."""
         per_shard = [shard.vectors() for shard in self.shards]
         return {name: [vectors[name] for vectors in per_shard] for name in per_shard[0]}
 
 
 def goes_on(before: Optimizer | None, after: Optimizer | None) -> bool:
-    """Whether the slots of one optimizer are what the other would have come to: both are of one kind."""
+    """Whether an optimizer can go on with the slots of the one before: they are of one class with the same slots."""
     return before is not None and type(before) is type(after) and before.slots == after.slots
 
 
 class Update(NamedTuple):
-    """What became of one server update."""
+    """The outcome of one server update."""
 
     applied: tf.Tensor  # bool scalar; False when the payloads were not finite
     norm: tf.Tensor  # scalar, of the mean gradient or delta before clipping
     learning_rate: tf.Tensor  # scalar
     nonfinite_at: tf.Tensor  # int64 scalar: first element that is not finite; -1 when all are
-    momentum_norm: tf.Tensor  # scalar, of the update that the servers carry on; 0 where they carry none
+    momentum_norm: tf.Tensor  # scalar, of the momentum that the servers carry from update to update; 0 for none
 
 
 def receive(
@@ -149,8 +150,8 @@ def receive(
     Args:
       server: whose shards take it.
       payload: variables, each on the device of its shard, of one vector behind the other.
-      weight: what it counts when the sum is divided, a float64 scalar; of one that weighs nothing nothing is added.
-      encoding: how it has travelled.
+      weight: what the payload adds to the divisor of the sum, a float64 scalar; a payload of weight 0 is left out.
+      encoding: how the payload has travelled.
 
     Returns:
       Whether it was taken, and its first element that is not finite, -1 when all are.
@@ -176,7 +177,7 @@ def update_from_received(
     local_updates: tf.Tensor | float = 0.0,
     steps: tf.Tensor | float = 1.0,
 ) -> Update:
-    """One server update of all the payloads received, of which none are left; see `update_from`."""
+    """One server update of the sum of all received payloads, which is zero behind it; see `update_from`."""
     received, weight = server.received(), server.weight.read_value()
     numbers = (clip_norm, average_weight, local_updates, steps)
     update = _update(server, _read(server, received), weight, learning_rate, *numbers)
@@ -202,18 +203,18 @@ def update_from(
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
-    A payload that is not finite, or weighs nothing, moves nothing. What it brings of the workers' own slots is divided
-    by the weight too, and takes the place of their mean.
+    A payload that is not finite, or of weight 0, moves nothing. The sums of the workers' own slots behind its first
+    vector are divided by the weight too, and become the means that the servers hold.
 
     Args:
-      server: what is moved, in place.
+      server: its variables are moved in place.
       payload: variables, each on the device of its shard: a gradient sum or a delta; behind it, sums of slots.
       weight: the target tokens of the sum, or one for a delta; a float64 scalar.
       learning_rate: version -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
-      average_weight: of the newest parameters in the moving average, a scalar.
-      local_updates: that the workers have done for the payload, in all, a float64 scalar.
-      steps: that the workers have done for the payload, the mean over all of them, a float64 scalar.
+      average_weight: weight of the newest parameters in the moving average, a scalar.
+      local_updates: local updates of all workers for the payload, their sum, a float64 scalar.
+      steps: local steps of each worker for the payload, the mean over all workers, a float64 scalar.
       encoding: how the payload has travelled.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
@@ -221,12 +222,12 @@ def update_from(
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
-    """What a vector of this norm is multiplied by to be no longer than `clip_norm`; 0 is no limit."""
+    """The factor, one at most, that shortens a vector of this norm to `clip_norm`; 0 is no limit."""
     return tf.minimum(clip_norm / norm, 1) if clip_norm else tf.ones_like(norm)
 
 
 def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
-    """The first element that is not finite, an int64 scalar; -1 when all are."""
+    """The index of the first element that is not finite, an int64 scalar; -1 when all are finite."""
     broken = tf.logical_not(tf.math.is_finite(vector))
     return tf.where(tf.reduce_any(broken), tf.argmax(broken, output_type=tf.int64), tf.constant(-1, tf.int64))
 
@@ -255,7 +256,8 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, lo
                 mean.assign(piece / weight)
         if slots_of_workers:
             server.local_updates.assign_add(updates_each)
-        # Nothing else orders these: a worker that pulls meanwhile must not see a version whose parameters are to come.
+        # The version is counted last, which nothing else ensures: a worker that pulls meanwhile must not read a version
+        # whose parameters are not there yet.
         with tf.control_dependencies(_read(server, [shard.parameters for shard in server.shards])):
             server.updates.assign_add(1)
             server.steps.assign_add(tf.cast(steps, tf.float64))
@@ -310,7 +312,7 @@ def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _first_nonfinite(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The place in the whole payload; -1 when every element is finite."""
+    """The index in the whole payload of the first element that is not finite; -1 when all are finite."""
     first, start = tf.constant(-1, tf.int64), 0
     for shard, piece in zip(itertools.cycle(server.shards), pieces):
         with tf.device(shard.device):

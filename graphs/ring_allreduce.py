@@ -1,8 +1,7 @@
-"""The ring-allreduce subgraph: every rank's payload to their sum on every rank.
+"""The ring-allreduce subgraph: it replaces every rank's payload by the sum of all ranks' payloads.
 
 The transport leaves the same bits on all ranks: Gloo, MPI and NCCL add up each part of the vector on one of them and
-hand the result round. A payload that is not finite is left out, as servers would refuse it: it travels as zeros of no
-weight.
+hand the result round. Servers would refuse a payload that is not finite; here it travels as zeros of weight 0.
 
 The bandwidth-optimal ring: Patarasuk & Yuan, 2009; Horovod: Sergeev & Del Balso, 2018.
 """
@@ -27,17 +26,17 @@ def ring_allreduce(
     """Replaces the payload by the sum of all ranks' payloads.
 
     Args:
-      transport: to the other ranks.
+      transport: the calls by which ranks exchange.
       payload: variables [size]: a gradient sum or a delta; behind it, slots.
-      weight: what it counts when the sum is divided, a float64 scalar.
-      numbers: float64 [k], handed to everybody as they are.
-      encoding: how payloads travel; all are encoded with the weight of their sum, and added up so.
+      weight: what the payload adds to the divisor of the sum, a float64 scalar.
+      numbers: float64 [k], which all ranks get unchanged.
+      encoding: how payloads travel; all are encoded with the weight of their sum, and are added up so.
 
     Returns:
-      float64 [N, 2 + k]: of each rank the weight that counted, the first element of its payload that was not finite or
-      -1, and its numbers.
+      float64 [N, 2 + k], a row of each rank: the weight that counted, the index of its payload's first element that was
+      not finite or -1, and its numbers.
     """
-    # One vector, one sum: Horovod would fuse several as their timing has it, and so change the order of the additions.
+    # One vector and one sum: Horovod would fuse several as they happen to arrive, and the order of additions with them.
     own = _joined(payload)
     nonfinite_at = _first_nonfinite([own])
     counts = (nonfinite_at < 0) & (weight > 0)
@@ -55,14 +54,15 @@ def pack_sums(
 ) -> tf.Tensor:
     """The vector [size] of the sums of all ranks' gradients, in pieces that overlap with the backward pass.
 
-    Each piece is on its way as soon as backward has come so far. So what is not finite on one rank is so on all.
+    A piece is sent as soon as the backward pass has computed it, before anybody knows whether the whole gradient is
+    finite. So what is not finite on one rank is not finite in the sum, on all ranks.
 
     Args:
-      transport: to the other ranks.
+      transport: the calls by which ranks exchange.
       layout: of the vector, in one shard.
-      pieces: how many, at most.
+      pieces: number of pieces, at most.
       nonfinite_at: int64 scalar, set to the first element of this rank's own gradient that is not finite, or -1.
-      gradients: this rank's by name.
+      gradients: this rank's gradients by name.
     """
     own = [part.pack(gradients) for part in layout.split(pieces)]
     nonfinite_at.assign(_first_nonfinite(own))
@@ -76,13 +76,13 @@ def exchange_numbers(
     numbers: tf.Tensor,
     nonfinite_at: tf.Variable,
 ) -> tf.Tensor:
-    """The table that `ring_allreduce` returns, of what `pack_sums` has summed; no weight counts if it is not finite."""
+    """The table of `ring_allreduce` for what `pack_sums` has summed; if that is not finite, all weights are 0."""
     finite = tf.math.is_finite(tf.nn.l2_loss(_joined(summed)))
     return _exchange(transport, tf.where(finite, weight, tf.zeros_like(weight)), nonfinite_at.read_value(), numbers)
 
 
 def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
-    """The sum of the bits of each parameter, int64 [parameters]: equal on ranks whose copies are."""
+    """The sum of the bits of each parameter, int64 [parameters]: equal on ranks with equal copies of it."""
     words = tf.bitcast(parameters.read_value(), tf.int32 if parameters.dtype.size == 4 else tf.int64)
     views = layout.unpack(tf.cast(words, tf.int64))
     return tf.stack([tf.reduce_sum(views[parameter.name]) for parameter in layout.parameters])
@@ -94,7 +94,7 @@ def _joined(payload: Sequence[tf.Variable]) -> tf.Tensor:
 
 
 def _first_nonfinite(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The place in the whole vector; -1 when every element is finite."""
+    """The index in the whole vector of the first element that is not finite; -1 when all are finite."""
     finite = tf.math.is_finite(tf.add_n([tf.nn.l2_loss(piece) for piece in pieces]))
     return tf.cond(finite, lambda: tf.constant(-1, tf.int64), lambda: first_nonfinite(tf.concat(pieces, axis=0)))
 

@@ -1,4 +1,4 @@
-"""What local steps come to: counters that are summed in the graph and travel to the engine as one vector."""
+"""The counters of local steps: the graph sums them, and hands them to the engine as one vector."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,21 +17,21 @@ class Sums(NamedTuple):
     sentences: tf.Tensor | float
     data_wait_seconds: tf.Tensor | float
     steps: tf.Tensor | float
-    refused: tf.Tensor | float  # local updates whose gradient was not finite
-    batches: tf.Tensor | float = 0.0  # read; a step reads several to have its share of --global_batch_tokens
+    refused: tf.Tensor | float  # steps whose local update was left out: its gradient was not finite
+    batches: tf.Tensor | float = 0.0  # a step reads several to have its share of --global_batch_tokens
 
 
 NO_SUMS = Sums(*[0.0] * len(Sums._fields))
 
 
 class Work(NamedTuple):
-    """What some local steps came to."""
+    """The counters of some local steps, and where the worker is behind them."""
 
     sums: Sums
     nonfinite_at: tf.Tensor | int  # first bad element of a refused local update, -1 for none
     version: tf.Tensor | int  # of the servers at the last pull, -1 without one
-    clock: tf.Tensor | float  # what the schedule of local updates reads next
-    position: tf.Tensor | tuple[int, ...]  # int64 [3] of the last batch
+    clock: tf.Tensor | float  # time of the schedule of local updates, behind these steps
+    position: tf.Tensor | tuple[int, ...]  # int64 [3], of the last batch that was read
 
 
 def no_work(clock: tf.Tensor | float = 0.0) -> Work:
@@ -46,13 +46,13 @@ def no_work(clock: tf.Tensor | float = 0.0) -> Work:
 
 
 def add_work(work: Work, more: Work) -> Work:
-    """Both together, in the graph; the clock, the version and the position are those of `more`."""
+    """The work of both, as tensors in a graph; clock, version and position are those of `more`, the later work."""
     sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
     return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at))
 
 
 def gathered_work(work: Work, more: Work) -> Work:
-    """Both together, in Python; work without a step or without a pull has no position or version of its own."""
+    """The work of both, as Python numbers: the version of the last pull, the position of the last step."""
     return Work(
         Sums(*(one + other for one, other in zip(work.sums, more.sums))),
         max(work.nonfinite_at, more.nonfinite_at),

@@ -1,4 +1,4 @@
-"""What an engine is to whoever drives it."""
+"""The interface of an engine, which the trainer drives."""
 
 import abc
 import dataclasses
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EngineState:
-    """Everything that a resume needs, of one instant.
+    """The state of a training at one instant: everything that a resume needs.
 
     Attributes:
-      vectors: name -> array [size], or a number: how many updates old some of them are.
-      counters: numbers, ready for JSON; `evaluated` names the vector that is the model.
-      reports: of updates that the state holds and `blocks` has not yielded yet, nor will.
+      vectors: name -> array [size] or, for the age of a worker's slots in updates, a number.
+      counters: numbers, ready for JSON; `evaluated` names the vector that is evaluated and saved as the model.
+      reports: of updates that are in the state, but that `blocks` has not yielded and will not yield.
     """
 
     vectors: Mapping[str, np.ndarray]
@@ -38,7 +38,7 @@ class EngineState:
 
 
 class Engine(abc.ABC):
-    """Where a strategy runs, and what all engines do alike when they are told to."""
+    """Where a row runs: it yields a report for each server update, and gives and takes the state of the training."""
 
     _servers: "Servers"
     _stopping = False
@@ -47,19 +47,19 @@ class Engine(abc.ABC):
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
 
-        Between two reports of a row with a barrier nothing moves; under the others, workers go on meanwhile.
+        While the caller holds a report, rows with a barrier stand still; the workers of other rows go on.
         """
 
     @abc.abstractmethod
     def state(self) -> EngineState:
-        """Everything that a resume needs, as it is now."""
+        """The state as it is now."""
 
     @abc.abstractmethod
     def restore(self, state: EngineState) -> None:
-        """Takes up the state of any engine; called before `blocks`."""
+        """Takes up the state of any engine, of any number of workers; called before `blocks`."""
 
     def stop(self) -> None:
-        """Lets nothing new begin: `blocks` ends behind the reports of what has been begun."""
+        """Lets no further block begin: `blocks` ends behind the reports of the blocks that are under way."""
         self._stopping = True
 
     def scale_learning_rate(self, factor: float) -> None:
@@ -67,5 +67,5 @@ class Engine(abc.ABC):
         self._servers.plateau_scale *= factor
 
     def rehearse(self) -> None:
-        """Builds the graphs of all that a worker does, and computes nothing; the engine is of no use behind it."""
+        """Builds the graphs of a worker's blocks and computes nothing, for a dry run; the engine cannot train then."""
         self._servers.trace()

@@ -1,4 +1,4 @@
-"""What the learning rate of an update is: the schedule, times the law that says how it grows with the update."""
+"""The learning rate of an update: the schedule, times a law that makes it grow with the size of the update."""
 
 import tensorflow as tf
 
@@ -7,32 +7,44 @@ from tfnmt.strategies import Phase, StrategySettings
 
 
 class LearningRates:
-    """The rates of one strategy, for the servers and for the workers' own updates."""
+    """The learning rates of one row, for the servers and for the workers' own updates."""
 
     def __init__(self, schedule: ScheduleSettings, settings: StrategySettings, phase: Phase):
-        """Takes the schedule, the law's constants, and the phase: its row, and the law that applies to it."""
+        """Takes the schedule, the law's constants, and a phase, which names a row and the law of its rates."""
         self._schedule, self._settings = schedule, settings
         self._strategy, self._name = phase.strategy, phase.law
 
     def of_server(
         self, version: tf.Tensor, target_tokens: tf.Tensor, batches: tf.Tensor, plateau_scale: tf.Tensor
     ) -> tf.Tensor:
-        """The rate of the server update behind `version`, which takes in so many target tokens and batches."""
+        """The rate of the server update that follows `version`.
+
+        Args:
+          version: updates applied so far, an integer scalar.
+          target_tokens: of the gradient that the update averages, a scalar of the parameters' dtype.
+          batches: the same of its batches, a scalar.
+          plateau_scale: the plateau schedule's factor, a scalar.
+        """
         return learning_rate(self._schedule, version, plateau_scale) * self._law(target_tokens, batches)
 
     def of_worker(
         self, clock: tf.Tensor, target_tokens: tf.Tensor, batches: tf.Tensor, plateau_scale: tf.Tensor
     ) -> tf.Tensor:
-        """The rate of a worker's own update at `clock`, which takes in so many target tokens and batches.
+        """The rate of a worker's own update.
 
-        Where replicas are averaged, every worker's update is one of as many, whose mean moves the servers.
+        Args:
+          clock: time of the worker's schedule, a float64 scalar; see `BlockGraph.run`.
+          target_tokens: of the step, a scalar of the parameters' dtype.
+          batches: of the step, a scalar.
+          plateau_scale: the plateau schedule's factor, a scalar.
         """
+        # The mean of as many replicas moves the servers: together, they have averaged over so many times the batches.
         averaged = self._strategy.quorum if self._strategy.exchange.trains_replicas else 1
         rate = learning_rate(self._schedule, clock, plateau_scale) * self._strategy.local_rate
         return rate * self._law(averaged * target_tokens, averaged * batches)
 
     def describe(self) -> str:
-        """The law in words, for the start of a run."""
+        """The law in words, for the start of a log."""
         batches = self._strategy.law_factor
         if self._settings.global_batch_tokens:
             text = {"linear": "times the batches of an update", "sqrt": "times the root of the batches of an update"}

@@ -1,4 +1,4 @@
-"""Who may go on, and in which order payloads are taken: what a row's slack means, in every engine."""
+"""Which worker may go on, and in which order the servers take pushes: what `slack` means in every engine."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,17 @@ from tfnmt.engines.worker import Push
 
 
 class Pace:
-    """Keeps the fastest worker within the slack of the slowest and, behind a barrier, the pushes in rank order.
+    """Holds workers back that are too far ahead of the slowest, and puts the pushes of a barrier in order.
 
-    Rank order makes the sum of a round the same number whoever comes first.
+    Behind a barrier, pushes are taken in the order of the workers' numbers: floating-point sums depend on their order,
+    and so a round has the same sum whoever comes first.
 
     Attributes:
-      payloads: of one worker that may be on the servers at once, each in an outbox of its own.
+      payloads: how many payloads of one worker may be on the servers at once, each in an outbox of its own.
     """
 
     def __init__(self, workers: int, slack: int | None):
-        """All workers begin together."""
+        """No worker has pushed anything yet."""
         self.payloads = payloads_at_once(workers, slack)
         self._slack = slack
         self._pushed = [0] * workers  # of each worker
@@ -24,25 +25,25 @@ class Pace:
         self._next = 0
 
     def pushed(self, worker: int) -> int:
-        """How many pushes of the worker have come."""
+        """How many pushes of the worker have arrived."""
         return self._pushed[worker]
 
     def unabsorbed(self, worker: int) -> int:
-        """How many of them the servers have yet to absorb."""
+        """How many of its pushes have arrived and wait for the servers."""
         return self._pushed[worker] - self._absorbed[worker]
 
     def may_begin(self, worker: int) -> bool:
-        """Whether the worker may begin the block behind its last push.
+        """Whether the worker may begin its next block.
 
-        With that block it will be one push further. It never waits for others to absorb more than the slack demands,
-        but for a place to put its payload.
+        It needs an outbox whose payload has been absorbed, and the slowest worker must be less than `slack` pushes
+        behind: with the push of the block that begins, this worker is one further ahead.
         """
         if self.unabsorbed(worker) >= self.payloads:
             return False
         return self._slack is None or self._pushed[worker] - min(self._absorbed) < max(self._slack, 1)
 
     def arrive(self, push: Push) -> Sequence[Push]:
-        """The pushes that are to be absorbed now that this one has come, in order."""
+        """Takes in a push that has come; the pushes that the servers are to absorb now, in order."""
         self._pushed[push.worker] += 1
         if self._slack != 0:
             return [push]
@@ -59,9 +60,9 @@ class Pace:
 
 
 def payloads_at_once(workers: int, slack: int | None) -> int:
-    """How many payloads of one worker may be on the servers.
+    """How many payloads of one worker may be on the servers at once.
 
-    Two let a worker compute a block while its last push waits behind those of others. A worker alone waits for nobody
-    but itself: it pulls what it has pushed, and is plain training.
+    With two, a worker computes a block while its last push waits behind other workers' pushes. A single worker has one:
+    only a worker that pulls behind its own update is plain training.
     """
     return 1 if workers == 1 or slack in (0, 1) else 2

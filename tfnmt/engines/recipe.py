@@ -1,4 +1,4 @@
-"""What is trained and how, whichever engine does it."""
+"""Everything about a training but the engine on which it runs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,20 +11,20 @@ from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Phase, StrategySettings
 
 MakeBatches = Callable[[Sequence[int] | None, int, int], tf.data.Dataset]
-"""Position behind which to read, None for the beginning; worker; workers -> an endless dataset of `Batch`."""
+"""(position, worker, workers) -> an endless dataset of the worker's batches behind the position; None is the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything about a run's training but the place where it happens.
+    """What an engine needs to know of a run.
 
     Attributes:
       model: the model.
       layout: of its parameters, in as many shards as there are servers.
-      phases: what trains when.
+      phases: the rows that train, and when.
       schedule: of the learning rate.
-      settings: what all strategies share.
-      make_batches: the readers.
+      settings: the flags that all rows share.
+      make_batches: makes the reader of each worker.
       dtype: of the parameters.
       streams: parts of a batch that are computed side by side; see `runtime.streams`.
     """

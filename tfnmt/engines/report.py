@@ -1,16 +1,16 @@
-"""What every engine says about each server update."""
+"""The report of a server update, which every engine yields to the trainer."""
 
 from typing import NamedTuple
 
 
 class PushReport(NamedTuple):
-    """One payload that reached the servers."""
+    """One payload that reached the servers, whether they took it or not."""
 
     worker: int
     staleness: int  # server updates between the worker's last pull and this push
-    target_tokens: int  # that it was made of
+    target_tokens: int  # of the payload's steps
     seconds: float  # since the worker's last push
-    wait_seconds: float  # the part of `seconds` that the worker stood still for others: at a barrier, or held by slack
+    wait_seconds: float  # the part of `seconds` in which the worker waited for others, at a barrier or held by slack
     bytes_pulled: int  # since the worker's last push
     bytes_pushed: int
     skipped_steps: int = 0  # local updates left out because their gradient was not finite
@@ -18,9 +18,9 @@ class PushReport(NamedTuple):
 
 
 class BlockReport(NamedTuple):
-    """One server update in plain Python numbers, summed over the payloads that it took.
+    """One server update in plain Python numbers, sums over its payloads.
 
-    Sums travel with their counts, so that whoever reads a run of reports divides once.
+    Sums stand beside their counts: a reader of many reports adds up both and divides once, and never averages averages.
     """
 
     update: int  # server updates so far, this one included; a skipped one does not count
@@ -29,13 +29,13 @@ class BlockReport(NamedTuple):
     cross_entropy: float  # nats: cross entropy against the reference, summed over the target tokens
     target_tokens: int  # padding excluded
     source_tokens: int  # padding excluded
-    positions: int  # source and target positions computed, padding included
+    positions: int  # source and target positions that were computed, padding included
     sentences: int  # sentence pairs
     gradient_norm: float  # L2 norm of the gradient per target token, or of the mean delta, before clipping
     learning_rate: float  # of this update
     seconds: float  # wall time since the last report, data wait included, evaluation and saving excluded
     data_wait_seconds: float  # the part of `seconds` spent waiting for batches, the mean over the workers
     skipped: str | None = None  # why the update was not applied: the step and the first bad parameter
-    momentum_norm: float | None = None  # L2 norm of the update that the servers carry on, where they carry one
-    pushes: tuple[PushReport, ...] = ()  # what reached the servers since the last report
-    is_virtual: bool = False  # whether all its seconds are those of a virtual clock
+    momentum_norm: float | None = None  # L2 norm of the momentum that the servers carry on; None where they carry none
+    pushes: tuple[PushReport, ...] = ()  # all that reached the servers since the last report
+    is_virtual: bool = False  # whether its seconds are of a virtual clock

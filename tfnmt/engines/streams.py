@@ -1,7 +1,7 @@
-"""One batch as parts that are computed side by side, a core each.
+"""Streams: parts of one batch that are computed side by side, each on a core of its own.
 
-Operations that share the cores wait for their slowest part, and small ones use a single core while the others stand
-still. Parts of a batch have nothing to wait for before their gradients are added up.
+An operation that is spread over the cores waits for its slowest part, and a small one runs on a single core while the
+others idle. Parts of a batch do not wait for each other until their gradients are added up.
 """
 
 import tensorflow as tf
@@ -12,9 +12,9 @@ from tfnmt.models.base import LossSums, Views
 
 
 def in_streams(loss: Loss, streams: int) -> Loss:
-    """The same loss of the same batch, as a sum over so many parts that do not depend on each other.
+    """The loss as a sum over `streams` parts of the batch, which do not depend on each other.
 
-    Each part has a seed of its own, so dropout depends on how many there are.
+    Each part has a seed of its own, so dropout depends on the number of parts.
     """
     if streams == 1:
         return loss

@@ -1,7 +1,7 @@
-"""Every training strategy is one row: what workers and servers exchange, when they meet, and how the servers move.
+"""Every training strategy is one row: what workers and servers exchange, when they do, and how the servers move.
 
-A class of settings makes the row out of its flags; `table.STRATEGIES` lists these classes. No engine knows a strategy's
-name: each reads the columns of a `Strategy`, and refuses a row that it cannot run.
+`table.STRATEGIES` has a class of settings for each row, whose `row` fills the columns of a `Strategy` from flags.
+Engines read the columns and never a strategy's name; a row that an engine cannot run is refused by its session.
 """
 
 from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedAsync

@@ -1,4 +1,4 @@
-"""Asynchronous rows: nobody waits for anybody, but where a slack bounds how far the fastest may be ahead.
+"""Asynchronous rows: no worker waits for another, unless `--slack` bounds how far the fastest may be ahead.
 
 Sources: Dean et al. 2012 (Downpour); Bogoychev et al. 2018 (delayed updates, local optimizers); Aji & Heafield 2019
 (summed updates).
@@ -14,14 +14,14 @@ from tfnmt.strategies.row import Meetings, Strategy
 
 @dataclasses.dataclass(frozen=True)
 class Async:
-    """Asynchronous SGD: every push is an update, and nobody waits."""
+    """Asynchronous SGD: the servers make an update of every push as soon as it comes."""
 
     slack: int | None = setting(
         None, "Blocks that the fastest worker may be ahead of the slowest; empty for no limit.", minimum=1
     )
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return Strategy(build_optimizer(optimizer), slack=self.slack)
 
 
@@ -38,7 +38,7 @@ class Downpour(Async):
     )
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return dataclasses.replace(
             super().row(workers, optimizer),
             exchange=StepSum(),
@@ -63,7 +63,7 @@ class DelayedAsync(Async):
     local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, below=1)
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         local = dataclasses.replace(
             optimizer,
             optimizer="adam",
@@ -74,7 +74,7 @@ class DelayedAsync(Async):
             super().row(workers, optimizer),
             meetings=Meetings.every(self.delay, self.delay),
             local_update=local_optimizer(local) if self.local_optimizer_batches else None,
-            local_update_steps=-(-self.local_optimizer_batches // workers),
+            local_update_steps=-(-self.local_optimizer_batches // workers),  # batches of all, steps of each
         )
 
 
@@ -85,5 +85,5 @@ class SummedAsync(Async):
     summed_pushes: int | None = setting(None, "Pushes for each update, K; empty for the number of workers.", minimum=1)
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return dataclasses.replace(super().row(workers, optimizer), quorum=self.summed_pushes or workers)

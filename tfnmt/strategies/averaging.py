@@ -1,6 +1,6 @@
 """Rows whose workers train replicas for H steps: model averaging and blockwise model-update filtering (BMUF).
 
-The server updates below read the mean delta of the workers, G, where an optimizer reads a mean gradient.
+The server updates below are optimizers whose argument `gradient` is G, the mean of the workers' deltas.
 
 Sources: Alibaba's TensorFlow code of 2017 (tensorflow/tensorflow pull request 11581); Chen & Huo, ICASSP 2016. The
 Nesterov form of block momentum equals SGD with Nesterov momentum on the pseudo-gradient -G, which is also the outer
@@ -19,7 +19,7 @@ from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
 
 
 class AddMean:
-    """θ ← θ + a G, with G the mean payload: with a = 1 and deltas that is model averaging."""
+    """θ ← θ + a G, with G the mean payload. With a = 1 and parameter deltas θ becomes the mean of the replicas."""
 
     slots: Mapping[str, float | None] = {}
     evaluated = "parameters"
@@ -37,7 +37,7 @@ class AddMean:
 class BlockMomentum:
     """Blockwise model-update filtering: Δ ← η Δ + ζ G.
 
-    Classical: θ ← θ + Δ. Nesterov: W ← W + Δ; θ ← W + η Δ, where W is evaluated and saved and θ is what workers pull.
+    Classical: θ ← θ + Δ. Nesterov: W ← W + Δ; θ ← W + η Δ, where workers pull θ, while W is evaluated and saved.
     """
 
     momentum: str | None = "block_update"
@@ -77,7 +77,7 @@ class ModelAverage:
     )
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return Strategy(
             self._server_update(workers, optimizer),
             exchange=ParameterDelta(),
@@ -113,10 +113,10 @@ class Bmuf(ModelAverage):
 
 
 def default_block_momentum(workers: int, optimizer: str) -> float:
-    """The block momentum η that suits so many workers with local optimizers of that name.
+    """The block momentum η for a number of workers whose local optimizer is `optimizer`.
 
-    1 - 1/N keeps the size of a step of plain SGD (Chen & Huo, 2016). Adaptive optimizers take steps whose size does not
-    fall with the number of workers; the values of SlowMo with Adam on WMT are for them (Wang et al., 2019).
+    Momentum makes a steady update 1 / (1 - η) times as large: with 1 - 1/N the mean of N deltas counts as their sum
+    (Chen & Huo, 2016). Adaptive optimizers get the smaller values of SlowMo with Adam on WMT (Wang et al., 2019).
     """
     if optimizer in ("sgd", "momentum", "nesterov"):
         return 1 - 1 / workers

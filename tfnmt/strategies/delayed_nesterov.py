@@ -1,14 +1,14 @@
 """Asynchronous local SGD with delayed Nesterov momentum (Liu et al., "Asynchronous Local-SGD Training", 2024).
 
-Every worker trains its replica for H steps and pushes its delta G without waiting; with stale deltas, momentum that
-moves at each of them makes training unstable. So the momentum m moves at every d-th push only, by the mean of the d
-deltas since, and the pushes between add their delta and, with c > 0, a share of the old momentum:
+Every worker trains its replica for H steps and pushes its delta G without waiting. Deltas that come one by one are
+stale, and training becomes unstable if each of them moves the momentum m. So m moves at every d-th push only, by the
+mean of the last d deltas; the pushes between add their delta to θ and, with c > 0, a share of the old momentum:
 
     a ← a + G
     every d-th push:   m ← β m + a / d;   θ ← θ + ε ((1 - c d + c) β m + G / d);   a ← 0
     otherwise:         θ ← θ + ε (c β m + G / d)
 
-In the paper's signs, its Δ is -G.
+The paper's Δ is -G.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from tfnmt.strategies.row import Meetings, Strategy
 
 
 class DelayedMomentum:
-    """The server update above.
+    """The equations of this module: how each delta that comes moves the servers.
 
     >>> theta, slots = tf.Variable([0.0]), {name: tf.Variable([0.0]) for name in ("outer_momentum", "gathered_deltas")}
     >>> update = DelayedMomentum(rate=1.0, momentum=0.5, delay=2, share=0.0)
@@ -61,7 +61,7 @@ class DelayedMomentum:
 
 @dataclasses.dataclass(frozen=True)
 class DelayedNesterov:
-    """Asynchronous local SGD: each worker pushes the delta of its H steps when it has it; the momentum is delayed."""
+    """Asynchronous local SGD: each worker pushes its delta every H steps; the servers' momentum moves at every d-th."""
 
     local_steps: int = setting(50, "Steps of a worker between two pushes, H.", minimum=1)
     sync_every_seconds: float = setting(

@@ -1,10 +1,11 @@
-"""Elastic averaging: replicas roam, and a spring holds each to the servers' parameters (Zhang et al., NeurIPS 2015).
+"""Elastic averaging: a spring ties each worker's replica to the servers' parameters (Zhang et al., NeurIPS 2015).
 
 Every H steps of worker i, with w its replica and θ what the servers hold:
 
     e = ρ (w - θ);   w ← w - e;   θ ← θ + e,   ρ = β / N
 
-so that replicas are not replaced by their mean. In the synchronous form all N differences are taken at one θ.
+so each keeps its own way, where model averaging replaces every replica by the mean. In the synchronous form,
+`--elastic_barrier`, all N workers pull one and the same θ.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from tfnmt.strategies.row import Meetings, Strategy
 
 
 class ElasticDifference(ParameterDelta):
-    """A worker pulls the centre θ beside its replica w, and pushes ρ (w - θ), by which w comes nearer.
+    """A worker pulls θ without touching its replica w, pushes ρ (w - θ), and subtracts as much from w.
 
     >>> import numpy as np
     >>> exchange = ElasticDifference(0.25)
@@ -65,8 +66,9 @@ class Elastic:
         """See `tfnmt.strategies.table.RowSettings`."""
         quorum = workers if self.elastic_barrier else 1
         return Strategy(
-            AddMean(quorum),
+            AddMean(quorum),  # times their number: θ moves by the sum of all e
             exchange=ElasticDifference(self.elastic_force / workers),
+            # The pull comes behind the steps: e is the difference to θ as it is at the meeting, not H steps before.
             meetings=Meetings(self.local_steps, ((self.local_steps, PULL), (self.local_steps, PUSH))),
             local_update=local_optimizer(optimizer),
             quorum=quorum,

@@ -1,4 +1,6 @@
-"""What workers and servers exchange: the functions of `graphs.block.Exchange` for gradients and for replicas.
+"""What workers push: sums of gradients, sums of mean gradients, or parameter deltas.
+
+Each class has the functions of `graphs.block.Exchange`, which the graph of a block calls.
 
 >>> import numpy as np
 >>> exchange = ParameterDelta()
@@ -19,10 +21,10 @@ from graphs.work import Sums
 
 
 class GradientSum:
-    """A worker pulls w = θ, gathers the sum of its gradients, g += Σ∇, and pushes g with its target tokens T.
+    """A worker pulls w = θ, adds up the gradients of its steps, g ← g + Σ∇, and pushes g with its target tokens T.
 
-    The servers divide the sum of several payloads once by the sum of their tokens, so that a long batch weighs more
-    than a short one and N workers are one worker with N times the batch.
+    The servers add up the payloads of an update and divide once, by the sum of all T. So a long batch weighs more than
+    a short one, and N workers equal one worker with the joined batch.
     """
 
     name = "gradient sum"
@@ -44,19 +46,19 @@ class GradientSum:
         return held["gathered"], {}
 
     def weight(self, sums: Sums) -> Any:
-        """Target tokens T."""
+        """The target tokens T."""
         return sums.target_tokens
 
     def averaged(self, sums: Sums) -> tuple[Any, Any]:
-        """All that were summed."""
+        """All target tokens and batches of the sum."""
         return sums.target_tokens, sums.batches
 
 
 class StepSum(GradientSum):
-    """A worker gathers the mean gradient of each of its steps, g += ∇ / T, clipped, and pushes their sum.
+    """A worker adds up the mean gradients of its steps, each clipped, g ← g + ∇ / T, and pushes g.
 
-    So a payload of k steps moves the servers as k steps of plain SGD would (Dean et al., 2012): where `GradientSum`
-    makes one larger batch of them, this makes several steps.
+    A payload of k steps moves the servers as far as k steps of plain SGD would (Dean et al., 2012). With `GradientSum`
+    the k steps would be one step on a larger batch.
     """
 
     name = "sum of mean gradients"
@@ -67,17 +69,17 @@ class StepSum(GradientSum):
         return {"gathered": gradient.mean() if first else held["gathered"] + gradient.mean()}
 
     def weight(self, sums: Sums) -> Any:
-        """One, unless there was nothing in it."""
+        """One; 0 for a payload without a target token."""
         return tf.minimum(tf.cast(sums.target_tokens, tf.float64), 1.0)
 
     def averaged(self, sums: Sums) -> tuple[Any, Any]:
-        """Those of one step."""
+        """The target tokens and batches of one step, the mean over the steps."""
         steps = max(sums.steps, 1)
         return sums.target_tokens / steps, sums.batches / steps
 
 
 class ParameterDelta:
-    """A worker pulls w = θ, trains w by itself, and pushes w - θ; the servers move by the mean of such deltas."""
+    """A worker pulls w = θ, trains w by its local optimizer, and pushes w - θ; the servers read the mean delta."""
 
     name = "parameter delta"
     keeps: Sequence[str] = ("pulled",)
@@ -98,9 +100,9 @@ class ParameterDelta:
         return held[REPLICA] - held["pulled"], {}
 
     def weight(self, sums: Sums) -> Any:
-        """One, unless not one step of it could be done."""
+        """One; 0 where every step was refused, so that the delta is zero."""
         return tf.minimum(tf.cast(sums.steps - sums.refused, tf.float64), 1.0)
 
     def averaged(self, sums: Sums) -> tuple[Any, Any]:
-        """No gradient is applied by the servers."""
+        """All target tokens and batches; the servers apply no gradient, so no law reads them."""
         return sums.target_tokens, sums.batches

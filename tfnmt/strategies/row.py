@@ -15,13 +15,13 @@ KEEP, RESET, AVERAGE = "keep", "reset", "average"
 
 @dataclasses.dataclass(frozen=True)
 class Meetings:
-    """When a worker meets the servers, over and over again.
+    """The schedule of a worker's pulls and pushes, which begins again after `period` steps.
 
     Attributes:
       period: steps of one round of the schedule.
-      at: (after how many of them, PULL or PUSH), in order; what is due after all of them is due before the next round's
-        first step, a push before a pull.
-      most_seconds: since the pull, after which a push comes even if not all steps before it are done; 0 for never.
+      at: pairs (steps of the round that come before, PULL or PUSH), in the order in which they happen.
+      most_seconds: a worker that has computed for so long since its pull pushes before it has done all its steps; 0 for
+        no such limit.
     """
 
     period: int
@@ -30,7 +30,7 @@ class Meetings:
 
     @classmethod
     def every(cls, pull: int, push: int, most_seconds: float = 0.0) -> "Meetings":
-        """A pull before every `pull` steps and a push behind every `push`."""
+        """A pull before every `pull` steps, and a push behind every `push` steps."""
         period = math.lcm(pull, push)
         pulls = [(steps, PULL) for steps in range(0, period, pull)]
         pushes = [(steps, PUSH) for steps in range(push, period + 1, push)]
@@ -57,7 +57,7 @@ class Meetings:
 
     @property
     def steps_per_push(self) -> int:
-        """Local steps for each push, H; the mean where they differ."""
+        """Local steps for each push, H; the mean where pushes have different numbers of steps."""
         return self.period // sum(what == PUSH for _, what in self.at)
 
 
@@ -66,18 +66,20 @@ class Strategy:
     """One row of the table.
 
     Attributes:
-      server_update: how the servers move on the reduced payloads.
-      exchange: what a pull, a step and a push do.
-      meetings: when there is a pull or a push.
+      server_update: the optimizer by which the servers move; it reads the mean of the payloads as its gradient.
+      exchange: what a pull, a step and a push do to the vectors that a worker holds.
+      meetings: when a worker pulls and pushes.
       encoding: how payloads travel.
-      local_update: how the worker moves its own replica at each step; None for not at all.
-      local_update_steps: steps of a worker in this row after which it stops doing so; None for never.
-      local_rate: what multiplies the learning rate of the local update.
-      local_slots: what becomes of the local update's slots with each pull: KEEP; RESET, it begins anew; or AVERAGE,
-        they travel behind the payload, and all workers go on from their mean.
+      local_update: the optimizer by which a worker moves its own replica at each step; None where replicas stay as they
+        were pulled.
+      local_update_steps: steps of a worker in this row after which its replica moves no more; None for never.
+      local_rate: factor of the learning rate of the local update.
+      local_slots: what a pull does to the slots of the local update: nothing (KEEP), it begins them anew (RESET), or it
+        replaces them by their mean over the workers, for which they are pushed behind the payload (AVERAGE).
       quorum: payloads for each server update, K.
-      ring: the workers reduce among themselves and hold everything in copies; there are no servers.
-      most_workers: as many as it is defined for; None for any.
+      ring: whether there are no servers: the workers sum the payloads among themselves, and each holds a copy of the
+        parameters.
+      most_workers: how many workers the row allows; None for any number.
       slack: blocks that the fastest worker may be ahead of the slowest; 0 is a barrier, None is no limit.
     """
 
@@ -101,7 +103,7 @@ class Strategy:
 
     @property
     def payload_vectors(self) -> int:
-        """Vectors of the parameters' size that a push brings, and a pull too."""
+        """Vectors [size] that travel with a push, and with a pull."""
         return 1 + len(self.averaged_slots)
 
     @property
@@ -111,33 +113,33 @@ class Strategy:
 
     @property
     def pushes_gradients_at_once(self) -> bool:
-        """Whether each gradient is a payload by itself."""
+        """Whether every step is followed by a push of its gradient."""
         return not self.exchange.trains_replicas and self.meetings.steps_per_push == 1
 
     @property
     def steps_per_update(self) -> int:
-        """Local gradients that one server update takes in."""
+        """Local steps of all workers for each server update."""
         return self.meetings.steps_per_push * self.quorum
 
     @property
     def law_factor(self) -> int:
-        """Batches over which one update is averaged, where each step reads one: the laws scale by it."""
+        """Batches by which the laws scale an update's learning rate, where each step reads one batch."""
         if self.exchange.trains_replicas:
             return self.quorum
         steps = self.steps_per_update
         return int(self.exchange.averaged(NO_SUMS._replace(steps=steps, batches=steps))[1])
 
     def describe(self) -> str:
-        """What makes an update, in words."""
+        """The payloads of an update, and who waits for whom, in words."""
         steps = self.meetings.steps_per_push
         wait = {None: "nobody waits", 0: "all wait for all"}.get(self.slack, f"at most {self.slack} blocks ahead")
         payloads = f"{self.quorum} {self.exchange.name}{'s' if self.quorum > 1 else ''}"
         return f"{payloads} of {steps} step{'s' if steps > 1 else ''}; {wait}"
 
     def program(self) -> tuple[Block, ...]:
-        """The blocks that a worker does over and over again."""
+        """The blocks of one round; a worker repeats them."""
         return self.meetings.blocks()
 
     def beginning(self, block: Block) -> Block:
-        """The first block of a worker that holds nothing: where no pull comes before its steps, it begins with one."""
+        """The block for a worker that holds no parameters: one without a pull first takes those of the servers."""
         return block if block[0] == PULL else (BEGIN, *block)

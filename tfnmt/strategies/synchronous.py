@@ -1,4 +1,4 @@
-"""Synchronous rows: every update is that of the joined batch of all workers."""
+"""Synchronous rows: all workers push a gradient, then the servers move once, by the gradient of the joined batch."""
 
 import dataclasses
 
@@ -8,26 +8,26 @@ from tfnmt.strategies.row import Strategy
 
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """One worker that owns its parameters."""
+    """Plain training: one worker, every one of whose gradients is an update."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return Strategy(build_optimizer(optimizer), most_workers=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sync:
-    """Synchronous data parallelism: the update of the joined batch."""
+    """Synchronous data parallelism: one update for one gradient of each worker."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return Strategy(build_optimizer(optimizer), quorum=workers)
 
 
 @dataclasses.dataclass(frozen=True)
 class RingAllreduce(Sync):
-    """Synchronous data parallelism whose workers sum their gradients in a ring, each with a copy of the optimizer."""
+    """Synchronous data parallelism whose workers sum their gradients in a ring; each moves its own copy."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The columns for as many workers."""
+        """See `tfnmt.strategies.table.RowSettings`."""
         return dataclasses.replace(super().row(workers, optimizer), ring=True)

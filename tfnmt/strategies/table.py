@@ -1,4 +1,4 @@
-"""The strategy table, and what all strategies share."""
+"""The strategy table, the settings that all rows share, and the phases of a run."""
 
 import dataclasses
 from typing import NamedTuple, Protocol
@@ -15,10 +15,16 @@ from tfnmt.strategies.synchronous import RingAllreduce, Single, Sync
 
 
 class RowSettings(Protocol):
-    """A dataclass of the flags that fill a row's columns."""
+    """The settings of a row: a dataclass whose fields are the flags of the row."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
-        """The row for so many workers, whose servers or replicas move by the optimizer."""
+        """The columns of the row, filled from the fields.
+
+        Args:
+          workers: how many workers the run has.
+          optimizer: `--optimizer` and its constants, for the servers of rows that push gradients, and for the replicas
+            of rows that train these.
+        """
 
 
 STRATEGIES = {
@@ -38,7 +44,7 @@ STRATEGIES = {
 
 @dataclasses.dataclass(frozen=True)
 class StrategySettings:
-    """Which strategy trains, and what all of them share."""
+    """Which row trains, and the flags that all rows share."""
 
     strategy: str = setting("single", "Row of the strategy table.", choices=tuple(STRATEGIES))
     warm_start_updates: int = setting(
@@ -93,10 +99,10 @@ class StrategySettings:
 
 
 class Phase(NamedTuple):
-    """A strategy, and when it trains.
+    """A row, and the updates for which it trains.
 
     Attributes:
-      first_update: the update from which it trains.
+      first_update: updates that come before its first.
       strategy: the row.
       law: how the learning rate grows with the batches of an update.
     """
@@ -109,7 +115,7 @@ class Phase(NamedTuple):
 def phases(
     settings: StrategySettings, row: RowSettings, workers: int, optimizer: OptimizerSettings
 ) -> tuple[Phase, ...]:
-    """What trains when: the row, behind a warm start where one is wanted."""
+    """The phases of a run in order: a synchronous warm start if one is wanted, then the row."""
 
     def made(row: RowSettings) -> Strategy:
         return dataclasses.replace(row.row(workers, optimizer), encoding=ENCODINGS[settings.encoding])
