@@ -14,7 +14,7 @@ import tensorflow as tf
 from graphs.broadcast import pull
 from graphs.encodings import Encoding
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
-from graphs.reduce_average import Server
+from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -124,7 +124,7 @@ class BlockGraph:
       most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
     """
 
-    server: Server
+    server: ServerVariables
     encoding: Encoding
     exchange: Exchange
     local: LocalTraining | None

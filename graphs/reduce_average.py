@@ -13,7 +13,7 @@ from graphs.encodings import DENSE, Encoding
 from tfnmt.optimizers.optimizers import Optimizer
 
 
-class Shard:
+class ServerShard:
     """One server's part of every vector.
 
     Attributes:
@@ -57,7 +57,7 @@ class Shard:
             return {name: tf.Variable(first, trainable=False, name=name) for name, first in firsts.items()}
 
 
-class Server:
+class ServerVariables:
     """What the servers hold together: the shards, and how many updates they have applied.
 
     Attributes:
@@ -74,7 +74,7 @@ class Server:
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool = False):
         """Spreads the vector `initial` [size] over the devices in equal parts."""
         pieces = tf.split(initial, len(devices))
-        self.shards = [Shard(piece, device, averaged) for piece, device in zip(pieces, devices)]
+        self.shards = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
         with tf.device(devices[0]):
             self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")
@@ -143,7 +143,7 @@ class Update(NamedTuple):
 
 
 def receive(
-    server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
+    server: ServerVariables, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
@@ -170,7 +170,7 @@ def receive(
 
 
 def update_from_received(
-    server: Server,
+    server: ServerVariables,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
@@ -190,7 +190,7 @@ def update_from_received(
 
 
 def update_from(
-    server: Server,
+    server: ServerVariables,
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
@@ -270,13 +270,13 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, lo
     return Update(applied, norm, rate, *tf.cond(applied, apply, refuse))
 
 
-def _momentum_norm(server: Server, dtype: tf.DType) -> tf.Tensor:
+def _momentum_norm(server: ServerVariables, dtype: tf.DType) -> tf.Tensor:
     assert server.update is not None
     name = server.update.momentum
     return _norm(server, _read(server, [shard.slots[name] for shard in server.shards])) if name else tf.zeros([], dtype)
 
 
-def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> None:
+def _move_average(shard: ServerShard, evaluated: str, weight: tf.Tensor | float) -> None:
     """a ← a + d (θ - a)."""
     if shard.average is None:
         return
@@ -284,7 +284,7 @@ def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> No
     shard.average.assign_add(tf.cast(weight, newest.dtype) * (newest - shard.average))
 
 
-def _decoded(server: Server, payload: Sequence[tf.Variable], weight, encoding: Encoding) -> list[tf.Tensor]:
+def _decoded(server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding) -> list[tf.Tensor]:
     """The pieces of a payload as they were before they travelled, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
     for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
@@ -293,7 +293,7 @@ def _decoded(server: Server, payload: Sequence[tf.Variable], weight, encoding: E
     return decoded
 
 
-def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+def _read(server: ServerVariables, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
     pieces = []
     for shard, variable in zip(itertools.cycle(server.shards), variables):
         with tf.device(shard.device):
@@ -301,7 +301,7 @@ def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
     return pieces
 
 
-def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+def _norm(server: ServerVariables, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
     """The norm of vectors in pieces: each server sums its own squares."""
     halves = []
     for shard, piece in zip(itertools.cycle(server.shards), pieces):
@@ -311,7 +311,7 @@ def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
         return tf.sqrt(2 * tf.add_n(halves))
 
 
-def _first_nonfinite(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+def _first_nonfinite(server: ServerVariables, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
     """The index in the whole payload of the first element that is not finite; -1 when all are finite."""
     first, start = tf.constant(-1, tf.int64), 0
     for shard, piece in zip(itertools.cycle(server.shards), pieces):

@@ -22,7 +22,7 @@ from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Arrival, Servers
+from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 
@@ -47,7 +47,7 @@ class HorovodEngine(Engine):
         self._newest_saved = newest_saved
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._encodings = [phase.strategy.encoding for phase in recipe.phases]
-        self._servers = Servers(_without_encodings(recipe), ranks.size)
+        self._servers = UpdateSequence(_without_encodings(recipe), ranks.size)
         self._begin_phase()
         self._shared = False
         self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed

@@ -14,7 +14,7 @@ import tensorflow as tf
 from graphs.block import Outbox
 from graphs.broadcast import pull
 from graphs.forward_backward import Pack
-from graphs.reduce_average import Server, Update, goes_on, receive, update_from, update_from_received
+from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
@@ -34,7 +34,7 @@ class Arrival(NamedTuple):
     nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
 
 
-class Servers:
+class UpdateSequence:
     """Takes pushes, moves the server parameters, and knows how far every worker has come.
 
     Attributes:
@@ -62,7 +62,9 @@ class Servers:
         """
         self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
         initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
-        self.server = Server(initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0)
+        self.server = ServerVariables(
+            initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0
+        )
         self.plateau_scale = 1.0
         self._ledger = Ledger(workers, clock)
         self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet

@@ -15,7 +15,7 @@ from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.session import Job, Session, counted, start_streams
 from tfnmt.engines.timeline import Event, Timeline, Transfer
 from tfnmt.engines.virtual_time import AUTO, RING, STAR, Costs, CostSettings
@@ -74,7 +74,7 @@ class SimulatedEngine(Engine):
         self._workers, self._script, self._faults = workers, script, list(faults)
         self._dtype = recipe.dtype
         self._now = 0.0
-        self._servers = Servers(recipe, workers, clock=self._clock)
+        self._servers = UpdateSequence(recipe, workers, clock=self._clock)
         self._costs = _costs(costs or CostSettings(), recipe, workers)
         self.trace: list[Event] = []
         self._reports: list[BlockReport] = []

@@ -10,7 +10,7 @@ import tensorflow as tf
 from graphs.block import BEGIN, PULL, PUSH, Block, BlockGraph, LocalTraining, Outbox
 from graphs.forward_backward import Pack, forward_backward
 from graphs.local_steps import REPLICA, Replica
-from graphs.reduce_average import Server
+from graphs.reduce_average import ServerVariables
 from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
@@ -28,7 +28,7 @@ class WorkerGraph:
     def __init__(
         self,
         recipe: Recipe,
-        server: Server,
+        server: ServerVariables,
         strategy: Strategy,
         rates: LearningRates,
         workers: int,
