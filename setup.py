@@ -42,7 +42,7 @@ setup(
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
         # pytest 9.2 ignores pytest-xdist's groups, by which tests that share a fixture stay together.
-        "test": ["mypy>=1.15", "pytest>=8.3,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "test": ["coverage>=7.6", "mypy>=1.15", "pytest>=8.3,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": [f"tfnmt-{name} = tfnmt.commands.{name}:main" for name in COMMANDS]},
 )

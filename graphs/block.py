@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from graphs.broadcast import pull
+from graphs.encodings import Encoding
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
-from graphs.reduce_average import Server
+from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -116,13 +117,15 @@ class BlockGraph:
 
     Attributes:
       server: from whose variables workers pull.
+      encoding: how payloads travel to the servers.
       exchange: what pulls, steps and pushes do.
       local: how workers move their replicas; None where they do not.
       clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
       most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
     """
 
-    server: Server
+    server: ServerVariables
+    encoding: Encoding
     exchange: Exchange
     local: LocalTraining | None
     clip_norm: float
@@ -137,8 +140,9 @@ class BlockGraph:
         step: tf.Tensor,
         clock: tf.Tensor,
         plateau_scale: tf.Tensor,
+        earlier: Sums,
     ) -> Work:
-        """Does one block of one worker.
+        """Does one block of one worker, or a part of one.
 
         Args:
           block: its actions.
@@ -149,6 +153,7 @@ class BlockGraph:
           clock: time of the schedule of local updates, a float64 scalar: versions of the servers or, where replicas are
             trained, steps of a worker. A pull sets it.
           plateau_scale: the plateau schedule's factor of the learning rate, a scalar.
+          earlier: sums of the block's parts before this one.
         """
         work = no_work(clock)
         for action in block:
@@ -159,7 +164,8 @@ class BlockGraph:
                     more = self._steps(action, replica, step_gradient, step + done, work.clock, plateau_scale)
                     work = add_work(work, more._replace(version=work.version))
                 elif action == PUSH:
-                    self._push(replica, outbox)
+                    sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
+                    self._push(replica, outbox, self.exchange.weight(sums))
                 else:
                     version, clock = self._pull(action, replica)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
@@ -191,14 +197,14 @@ class BlockGraph:
             replica.slots[name].assign(pull([shard.local_slots[name] for shard in self.server.shards]))
             replica.updates.assign(self.server.local_updates)
 
-    def _push(self, replica: Replica, outbox: Outbox) -> None:
+    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> None:
         payload, changed = self.exchange.push(replica.vectors)
         averaged = self.local.averaged if self.local else ()
         vectors = [tf.convert_to_tensor(payload), *(replica.slots[name].read_value() for name in averaged)]
         shards = len(self.server.shards)
         parts = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
         for variable, part in zip(outbox, parts):
-            variable.assign(part)
+            variable.assign(self.encoding.encode(part, weight))
         replica.assign(changed)
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:

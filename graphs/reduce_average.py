@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from graphs.encodings import DENSE, Encoding
 from tfnmt.optimizers.optimizers import Optimizer
 
 
-class Shard:
+class ServerShard:
     """One server's part of every vector.
 
     Attributes:
@@ -56,7 +57,7 @@ class Shard:
             return {name: tf.Variable(first, trainable=False, name=name) for name, first in firsts.items()}
 
 
-class Server:
+class ServerVariables:
     """What the servers hold together: the shards, and how many updates they have applied.
 
     Attributes:
@@ -73,7 +74,7 @@ class Server:
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool = False):
         """Spreads the vector `initial` [size] over the devices in equal parts."""
         pieces = tf.split(initial, len(devices))
-        self.shards = [Shard(piece, device, averaged) for piece, device in zip(pieces, devices)]
+        self.shards = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
         with tf.device(devices[0]):
             self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")
@@ -141,18 +142,21 @@ class Update(NamedTuple):
     momentum_norm: tf.Tensor  # scalar, of the momentum that the servers carry from update to update; 0 for none
 
 
-def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def receive(
+    server: ServerVariables, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
     Args:
       server: whose shards take it.
       payload: variables, each on the device of its shard, of one vector behind the other.
       weight: what the payload adds to the divisor of the sum, a float64 scalar; a payload of weight 0 is left out.
+      encoding: how the payload has travelled.
 
     Returns:
       Whether it was taken, and its first element that is not finite, -1 when all are.
     """
-    pieces = _read(server, payload)
+    pieces = _decoded(server, payload, weight, encoding)
     taken = tf.math.is_finite(_norm(server, pieces))
 
     def take() -> tf.Tensor:
@@ -166,7 +170,7 @@ def receive(server: Server, payload: Sequence[tf.Variable], weight: tf.Tensor) -
 
 
 def update_from_received(
-    server: Server,
+    server: ServerVariables,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
@@ -186,7 +190,7 @@ def update_from_received(
 
 
 def update_from(
-    server: Server,
+    server: ServerVariables,
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
@@ -194,6 +198,8 @@ def update_from(
     average_weight: tf.Tensor | float = 0.0,
     local_updates: tf.Tensor | float = 0.0,
     steps: tf.Tensor | float = 1.0,
+    *,
+    encoding: Encoding = DENSE,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -209,9 +215,10 @@ def update_from(
       average_weight: weight of the newest parameters in the moving average, a scalar.
       local_updates: local updates of all workers for the payload, their sum, a float64 scalar.
       steps: local steps of each worker for the payload, the mean over all workers, a float64 scalar.
+      encoding: how the payload has travelled.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    return _update(server, _read(server, payload), weight, learning_rate, *numbers)
+    return _update(server, _decoded(server, payload, weight, encoding), weight, learning_rate, *numbers)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -263,13 +270,13 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, lo
     return Update(applied, norm, rate, *tf.cond(applied, apply, refuse))
 
 
-def _momentum_norm(server: Server, dtype: tf.DType) -> tf.Tensor:
+def _momentum_norm(server: ServerVariables, dtype: tf.DType) -> tf.Tensor:
     assert server.update is not None
     name = server.update.momentum
     return _norm(server, _read(server, [shard.slots[name] for shard in server.shards])) if name else tf.zeros([], dtype)
 
 
-def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> None:
+def _move_average(shard: ServerShard, evaluated: str, weight: tf.Tensor | float) -> None:
     """a ← a + d (θ - a)."""
     if shard.average is None:
         return
@@ -277,7 +284,16 @@ def _move_average(shard: Shard, evaluated: str, weight: tf.Tensor | float) -> No
     shard.average.assign_add(tf.cast(weight, newest.dtype) * (newest - shard.average))
 
 
-def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+def _decoded(server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding) -> list[tf.Tensor]:
+    """The pieces of a payload as they were before they travelled, each on its server."""
+    dtype, decoded = server.shards[0].parameters.dtype, []
+    for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
+        with tf.device(shard.device):
+            decoded.append(encoding.decode(piece, weight, dtype))
+    return decoded
+
+
+def _read(server: ServerVariables, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
     pieces = []
     for shard, variable in zip(itertools.cycle(server.shards), variables):
         with tf.device(shard.device):
@@ -285,7 +301,7 @@ def _read(server: Server, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
     return pieces
 
 
-def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+def _norm(server: ServerVariables, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
     """The norm of vectors in pieces: each server sums its own squares."""
     halves = []
     for shard, piece in zip(itertools.cycle(server.shards), pieces):
@@ -295,7 +311,7 @@ def _norm(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
         return tf.sqrt(2 * tf.add_n(halves))
 
 
-def _first_nonfinite(server: Server, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+def _first_nonfinite(server: ServerVariables, pieces: Sequence[tf.Tensor]) -> tf.Tensor:
     """The index in the whole payload of the first element that is not finite; -1 when all are finite."""
     first, start = tf.constant(-1, tf.int64), 0
     for shard, piece in zip(itertools.cycle(server.shards), pieces):

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from graphs.encodings import DENSE, Encoding
 from graphs.reduce_average import first_nonfinite
 from tfnmt.layout import Layout
 from tfnmt.transport import Transport
 
-_HALF_SCALE = 256.0
-"""Factor of means that travel in 16 bits: their usual elements are then far from the smallest and largest numbers."""
-
 
 def ring_allreduce(
-    transport: Transport, payload: Sequence[tf.Variable], weight: tf.Tensor, numbers: tf.Tensor, half: bool = False
+    transport: Transport,
+    payload: Sequence[tf.Variable],
+    weight: tf.Tensor,
+    numbers: tf.Tensor,
+    encoding: Encoding = DENSE,
 ) -> tf.Tensor:
     """Replaces the payload by the sum of all ranks' payloads.
 
@@ -28,7 +30,7 @@ def ring_allreduce(
       payload: variables [size]: a gradient sum or a delta; behind it, slots.
       weight: what the payload adds to the divisor of the sum, a float64 scalar.
       numbers: float64 [k], which all ranks get unchanged.
-      half: whether the payload travels in 16 bits, as a mean.
+      encoding: how payloads travel; all are encoded with the weight of their sum, and are added up so.
 
     Returns:
       float64 [N, 2 + k], a row of each rank: the weight that counted, the index of its payload's first element that was
@@ -40,7 +42,8 @@ def ring_allreduce(
     counts = (nonfinite_at < 0) & (weight > 0)
     kept = tf.cond(counts, lambda: own, lambda: tf.zeros_like(own))
     table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), nonfinite_at, numbers)
-    summed = _sum_in_half(transport, kept, tf.reduce_sum(table[:, 0])) if half else transport.allreduce(kept, "payload")
+    total = tf.reduce_sum(table[:, 0])
+    summed = encoding.decode(transport.allreduce(encoding.encode(kept, total), "payload"), total, own.dtype)
     for variable, vector in zip(payload, tf.split(summed, len(payload)) if len(payload) > 1 else [summed]):
         variable.assign(vector)
     return table
@@ -99,8 +102,3 @@ def _first_nonfinite(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
 def _exchange(transport: Transport, weight: tf.Tensor, nonfinite_at: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     row = tf.concat([tf.stack([weight, tf.cast(nonfinite_at, tf.float64)]), numbers], axis=0)
     return transport.allgather(row[tf.newaxis], "table")
-
-
-def _sum_in_half(transport: Transport, vector: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    scale = tf.cast(_HALF_SCALE / tf.maximum(weight, 1.0), vector.dtype)
-    return tf.cast(transport.allreduce(tf.cast(vector * scale, tf.float16), "payload"), vector.dtype) / scale

@@ -1,11 +1,14 @@
 """Jobs of several real processes, for tests: started, watched, killed."""
 
+import contextlib
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
 
 from tests.programs import command
+from tfnmt.cluster.probes import is_listening
 
 SECONDS = 240  # a hang must not hold up the suite
 TRAINING = (
@@ -30,13 +33,15 @@ class Job:
     def __init__(self, directory, words, environment=None):
         self.directory = directory
         self.log = directory.parent / "job.log"
+        self._temporary = directory.parent / "temporary"
+        self._temporary.mkdir(exist_ok=True)
         with open(self.log, "w") as log:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "TMPDIR": str(self._temporary), **(environment or {})},
             )
 
     @classmethod
@@ -61,22 +66,32 @@ class Job:
         os.kill(task, number)
 
     def end(self):
-        """The exit code and the log, once it has ended; nothing may be left of it."""
+        """The exit code and the log, once it has ended; no process, port or temporary file may be left of it."""
         code = self._process.wait(timeout=SECONDS)
-        assert not self._tasks(), self._tasks()
+        left = [words for words in _processes().values() if f"TMPDIR={self._temporary}" in words]
+        assert left == []
+        assert list(self._temporary.iterdir()) == []
+        logs = "".join(log.read_text() for log in self.directory.glob("logs/*.log"))
+        assert not any(map(is_listening, re.findall(r" listens on ([^;]+);", logs)))
         return code, self.log.read_text()
 
     def _tasks(self):
         """The words in command and environment of every process that trains in this directory."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words, environment = ((process / name).read_text().split("\0") for name in ("cmdline", "environ"))
-            except OSError:
-                continue
-            ours = f"--run_directory={self.directory}" in words
-            ours |= f"--flagfile={self.directory / 'logs' / 'launch.flags'}" in words
-            is_task = any(word.endswith(("tfnmt-train", "tfnmt.commands.train")) for word in words[:3])
-            if ours and is_task and int(process.name) != self._process.pid:
-                found[int(process.name)] = {*words, *environment}
-        return found
+        ours = {f"--run_directory={self.directory}", f"--flagfile={self.directory / 'logs' / 'launch.flags'}"}
+        return {
+            number: words
+            for number, words in _processes().items()
+            if ours & words
+            and any(word.endswith(("tfnmt-train", "tfnmt.commands.train")) for word in words)
+            and number != self._process.pid
+        }
+
+
+def _processes():
+    """The words in command and environment of every process."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            texts = [(process / name).read_text(errors="replace") for name in ("cmdline", "environ")]
+            found[int(process.name)] = {word for text in texts for word in text.split("\0")}
+    return found

@@ -95,3 +95,18 @@ def test_the_number_of_threads_cannot_change():
     runtime.prepare(2)
     with pytest.raises(RuntimeError, match="2 threads already, not with 3"):
         runtime.prepare(3)
+
+
+def test_functions_of_this_project_are_not_rewritten(tmp_path):
+    """Autograph would leave each as a file in the temporary directory when a process ends at once."""
+    result = _run(
+        "import os\n"
+        "from tfnmt import runtime\n"
+        "import tensorflow as tf\n"
+        "from tfnmt.batch import is_token\n"
+        "list(tf.data.Dataset.range(3).map(is_token))\n"
+        "os._exit(0)\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The tools that measure, on next to nothing: what they run and print, not the figures."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from tests.programs import SECONDS
 from tfnmt.installation import ROOT
+from tools.mutants import find_mutants
 
 TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 
@@ -42,6 +44,17 @@ def test_benchmark_horovod():
     pytest.importorskip("horovod")
     found = tool("benchmark_horovod", "--parameters=1000", "--rank_counts=2", "--repeats=1")
     assert len(re.findall(r"^2 ranks, .*: [\d.]+ s", found, re.M)) == 2
+
+
+def test_mutate_tells_what_is_known(tmp_path):
+    """A mutant without a result, one that was killed, and one whose text was another when it survived."""
+    file, output = "tfnmt/engines/pace.py", tmp_path / "mutants.jsonl"
+    one, other, *_ = mutants = find_mutants(file, (ROOT / file).read_text())
+    told = [(one.address, one.before, one.after, "killed"), (other.address, "older", other.after, "survived")]
+    keys = ("address", "before", "after", "result")
+    output.write_text("".join(json.dumps(dict(zip(keys, each))) + "\n" for each in told) + '{"addr')
+    found = tool("mutate", f"--output={output}", "--summary", "--sample=0", f"--files={file}")
+    assert found.splitlines()[0] == f"{file}: 100% of 1 killed; 1 killed, {len(mutants) - 1} not tried"
 
 
 def test_a_comparison_s_run_can_be_shown(corpus, tmp_path):

@@ -62,9 +62,21 @@ def _import_tensorflow() -> Exception | None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # absl's app.run would do it, by a hook of TensorFlow's
+            _leave_functions_as_they_are()
     except Exception as error:
         return error
     return None
+
+
+def _leave_functions_as_they_are() -> None:
+    """Keeps autograph from rewriting this project's functions, none of which needs it.
+
+    It would leave each as a file in the temporary directory when a process is killed, or ends at once.
+    """
+    from tensorflow.python.autograph.core import config
+
+    own = (config.DoNotConvert(package) for package in ("tfnmt", "graphs"))
+    config.CONVERSION_RULES = (*own, *config.CONVERSION_RULES)
 
 
 MOST_STREAMS = 8

@@ -25,7 +25,7 @@ def _parse(*words: str) -> Settings:
         "--adam_beta1=0.8 --optimizer=sgd",
         "--adam_beta2=0.98 --optimizer=momentum",
         "--adam_epsilon=1e-8 --optimizer=nesterov",
-        "--adam_epsilon=1e-8 --optimizer=sgd --strategy=delayed_async --local_optimizer_steps=0",
+        "--adam_epsilon=1e-8 --optimizer=sgd --strategy=delayed_async --local_optimizer_batches=0",
         "--adam_cooldown_updates=9 --optimizer=adagrad",
         "--adam_cooldown_beta1=0.5",
         "--adam_cooldown_beta2=0.5",
@@ -37,6 +37,8 @@ def _parse(*words: str) -> Settings:
         "--plateau_factor=0.3",
         "--plateau_patience=2 --schedule=cosine",
         "--subword_alpha=0.5",
+        "--law_tokens=9",
+        "--warm_start_law=linear",
     ],
 )
 def test_what_does_nothing_is_refused(words):

@@ -68,6 +68,17 @@ def compare(team: Team, row: str) -> dict:
     }
 
 
+def encode(team: Team, row: str) -> dict:
+    """Payloads in 16 bits, and the simulation's."""
+    engine = team.engine(row, encoding="float16")
+    virtual = simulated(ROWS[row], BATCHES, encoding="float16", **team.options)
+    reports, expected = run(engine, team.updates), run(virtual, team.updates)
+    found = _difference(engine.state(), virtual.state())
+    engine.stop()
+    sent = [sorted({push.bytes_pushed for report in each for push in report.pushes}) for each in (reports, expected)]
+    return {**found, "bytes_pushed": sent}
+
+
 def resume(team: Team, row: str) -> dict:
     """N + N updates, and 2 N."""
     _, whole = team.train(row, 2 * team.updates)

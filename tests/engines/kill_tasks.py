@@ -17,7 +17,7 @@ from tfnmt.batch import END_ID, Batch
 from tfnmt.cluster.chief import tasks_of
 from tfnmt.cluster.tasks import serve
 from tfnmt.engines.cluster import ClusterEngine
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.errors import LostError
 from tfnmt.layout import Layout, Parameter
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -105,7 +105,7 @@ class InTurn:
     """The workers of a row with a barrier in one process: each does its block when it is its turn."""
 
     def __init__(self, recipe):
-        self.servers = Servers(recipe, WORKERS)
+        self.servers = UpdateSequence(recipe, WORKERS)
         graph = self.servers.worker_graph()
         self._workers = [self.servers.new_worker(graph, n, self.servers.new_outbox()) for n in range(WORKERS)]
 

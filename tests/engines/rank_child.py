@@ -173,10 +173,10 @@ def uneven(team, row):
 
 def half(team, row):
     """Payloads in 16 bits: the distance, and that of one update of SGD over the most that rounding can make of it."""
-    compressed = RankSettings(compression="float16")
-    reports, state = team.train(row, settings=compressed)
+    compressed = {"encoding": "float16"}
+    reports, state = team.train(row, **compressed)
     plain = {"optimizer": "sgd", "schedule": CONSTANT}
-    _, once = team.train(row, 1, settings=compressed, **plain)
+    _, once = team.train(row, 1, **compressed, **plain)
     if state is None:
         return {}
     pushed = sorted({push.bytes_pushed for report in reports for push in report.pushes})
@@ -262,8 +262,8 @@ def wire(team, row):
     The least of several updates: Horovod asks all ranks a thousand times a second whether they are ready.
     """
     found = {}
-    for name, settings in (("whole", UNCHECKED), ("half", RankSettings(check_replicas_every=0, compression="float16"))):
-        engine = team.engine(row, settings=settings, model=toy.WideModel())
+    for name, encoding in (("whole", "none"), ("half", "float16")):
+        engine = team.engine(row, model=toy.WideModel(), encoding=encoding)
         if team.ranks.rank:
             engine.follow()
             continue

@@ -31,7 +31,14 @@ def _one_worker():
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
     others = [*(f"resume:{row}" for row in RESUMED), "fall:model_average", "wait:async"]
-    others += ["plateau:sync", "plateau:model_average", "pause:sync", "waits:sync", *(f"wire:{row}" for row in WIRED)]
+    others += [
+        "plateau:sync",
+        "plateau:model_average",
+        "pause:sync",
+        "waits:sync",
+        "encode:sync",
+        *(f"wire:{row}" for row in WIRED),
+    ]
     return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *others)
 
 
@@ -118,6 +125,12 @@ def test_bytes_fall_with_the_steps_of_a_block(two_workers):
 
 def test_nobody_from_elsewhere_can_come_in(two_workers):
     assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 4
+
+
+def test_payloads_in_16_bits_equal_the_simulation(two_workers):
+    found = two_workers["encode:sync"]
+    assert found["distance"] < 1e-12
+    assert found["bytes_pushed"][0] == found["bytes_pushed"][1] and len(found["bytes_pushed"][0]) == 1
 
 
 def test_rows_do_not_equal_each_other(two_workers):

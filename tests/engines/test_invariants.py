@@ -22,7 +22,7 @@ BATCHES = toy.make_batches(48)
 
 def delayed(delay, local_batches=0):
     """Delayed updates, without a local optimizer where none is asked for."""
-    return DelayedAsync(None, delay, local_batches)
+    return DelayedAsync(delay=delay, local_optimizer_batches=local_batches)
 
 
 def in_turn(workers, rounds_):
@@ -74,7 +74,7 @@ def plain(updates, optimizer="adam", workers=1):
             id="I30: gradients at places of a local optimizer are not those of the joined batch",
         ),
         pytest.param(
-            Downpour(push_every=3, pull_every=3, local_rate=1.0),
+            Downpour(push_every=3, pull_every=3),
             Downpour(push_every=3, pull_every=3, local_rate=0.5),
             4,
             {"optimizer": "sgd"},

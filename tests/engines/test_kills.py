@@ -12,7 +12,7 @@ import pytest
 
 from tests.engines.building import parameters, run, simulated
 from tests.engines.kill_tasks import ADAM, EXACT_SUM, PHASES, ROWS, CountingModel, make_batches, wrongly_counted
-from tfnmt.engines.servers import Progress, Servers
+from tfnmt.engines.servers import Progress, UpdateSequence
 from tfnmt.strategies import Async, Sync
 
 SECONDS = 400  # a hang must not hold up the suite
@@ -85,14 +85,14 @@ def test_a_push_that_is_doubled_or_lost_would_be_noticed(monkeypatch, fault, tim
     """The negative control of both equalities."""
     undisturbed = simulated(Sync(), make_batches, workers=2, model=CountingModel(), **ADAM)
     run(undisturbed, 4)
-    absorb = Servers.absorb
+    absorb = UpdateSequence.absorb
 
     def absorb_badly(servers, push, wait_seconds=0.0):
         if fault and (push.worker, push.block) == (1, 3):
             return fault(absorb, servers, push, wait_seconds)
         return absorb(servers, push, wait_seconds)
 
-    monkeypatch.setattr(Servers, "absorb", absorb_badly)
+    monkeypatch.setattr(UpdateSequence, "absorb", absorb_badly)
     free = simulated(Async(), make_batches, workers=2, model=CountingModel(), **EXACT_SUM)
     run(free, 8)
     assert wrongly_counted(free.state()) == ([] if times == 1 else [5])

@@ -16,7 +16,7 @@ from tfnmt.engines.registry import SETTINGS, open_session
 from tfnmt.engines.simulated import SimulatedEngine, SimulationSettings
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySettings, Sync
+from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySettings, Sync, phases
 
 ADAM = OptimizerSettings()
 
@@ -82,7 +82,8 @@ def test_of_other_machines_nobody_knows_the_cores():
 
 
 def faults(session, row, **shared):
-    return session.faults(StrategySettings(strategy="it", **shared), row.row(session.workers, ADAM))
+    settings = StrategySettings(strategy="it", **shared)
+    return session.faults(settings, phases(settings, row, session.workers, ADAM)[-1].strategy)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +157,12 @@ def test_pieces_need_a_gradient_that_is_pushed_alone(two_ranks, row, shared, fau
 
 
 @pytest.mark.parametrize(
-    "compression, slots, fault",
-    [("float16", "average", "--compression=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
+    "encoding, slots, fault",
+    [("float16", "average", "--encoding=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
 )
-def test_averaged_slots_do_not_fit_in_16_bits(two_ranks, compression, slots, fault):
-    found = faults(session_of("horovod", RankSettings(compression=compression)), Bmuf(local_slots=slots))
+@pytest.mark.parametrize("engine, settings", [("horovod", RankSettings()), ("simulated", SimulationSettings())])
+def test_averaged_slots_do_not_fit_in_16_bits(two_ranks, engine, settings, encoding, slots, fault):
+    found = faults(session_of(engine, settings), Bmuf(local_slots=slots), encoding=encoding)
     assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests import toy
 from tests.engines.building import build, local, run, run_with_pauses, simulated
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.strategies import Async, Bmuf, ModelAverage, Sync
 
@@ -64,7 +64,7 @@ class TestSeconds:
         """On a clock set by hand: evaluation and saving are not training."""
         now = [0.0]
         options = {"workers": 1, "clock": lambda: now[0]}
-        servers = build(Servers, Sync(), BATCHES, options=options)
+        servers = build(UpdateSequence, Sync(), BATCHES, options=options)
         worker = servers.new_worker(servers.worker_graph(), 0, servers.new_outbox())
 
         def report_at(seconds):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.reduce_average import Server, receive, update_from, update_from_received
+from graphs.reduce_average import ServerVariables, receive, update_from, update_from_received
 from tfnmt.strategies.averaging import AddMean
 
 DELTAS, SLOTS = ([1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 0.0]), ([0.5, 1.0, 2.0, 4.0], [1.5, 1.0, 0.0, 8.0])
@@ -14,7 +14,7 @@ ONE = tf.constant(1.0, tf.float64)
 
 def server(quorum):
     """Two shards of two elements each."""
-    made = Server(tf.zeros([4], tf.float64), [None, None])
+    made = ServerVariables(tf.zeros([4], tf.float64), [None, None])
     made.begin(AddMean(), quorum > 1, {"m": 0.25})
     return made
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from graphs.encodings import DENSE, Half
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from tests import toy
 
@@ -49,13 +50,13 @@ def scalar(number):
     return tf.constant(number, tf.float64)
 
 
-def reduce(vectors, weights=WEIGHTS, half=False):
+def reduce(vectors, weights=WEIGHTS, encoding=DENSE):
     """Each rank's payload, of two variables, and its table, behind the reduction."""
 
     def work(transport, rank):
         payload = [tf.Variable(part) for part in np.split(vectors[rank], 2)]
         numbers = tf.constant([10.0 * rank], tf.float64)
-        table = ring_allreduce(transport, payload, scalar(weights[rank]), numbers, half)
+        table = ring_allreduce(transport, payload, scalar(weights[rank]), numbers, encoding)
         return np.concatenate(payload), table.numpy()
 
     return Threads(len(vectors)).run(work)
@@ -85,7 +86,7 @@ def test_a_payload_without_weight_is_left_out():
 def test_in_16_bits_a_sum_is_near_however_large_it_is():
     """Squares of such sums, and the sums themselves, would overflow: what travels is a mean."""
     scale = 1e6
-    for payload, _ in reduce(scale * VECTORS, tuple(scale * weight for weight in WEIGHTS), half=True):
+    for payload, _ in reduce(scale * VECTORS, tuple(scale * weight for weight in WEIGHTS), encoding=Half()):
         error = np.abs(payload - scale * VECTORS.sum(axis=0)).max() / scale
         assert 0 < error < 1e-2
 

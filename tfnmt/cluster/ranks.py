@@ -30,8 +30,6 @@ from tfnmt.transport import horovod_transport, load_horovod
 END = 0
 """The command after which there is none."""
 
-HALF = "float16"
-
 _SETTLE_SECONDS = 3.0
 _REFUSED = 2
 """Exit code of a rank when something is the user's to mend."""
@@ -42,24 +40,15 @@ class RankSettings(StallSettings):
     """Ranks that reduce among themselves, on Horovod."""
 
     workers: int = setting(1, "Ranks that tfnmt-launch starts; horovodrun and mpirun count theirs.", minimum=1)
-    compression: str = setting(
-        "none", "Type of number in which payloads travel; none for that of the parameters.", choices=("none", HALF)
-    )
     reduction_pieces: int = setting(
         1,
         "Pieces in which a gradient is summed while the rest of it is still computed, which pays where the network is "
-        "slow, for rows that push at every step, without --compression and --global_batch_tokens; 1 sums it whole.",
+        "slow, for rows that push at every step, without --encoding and --global_batch_tokens; 1 sums it whole.",
         minimum=1,
     )
     check_replicas_every: int = setting(
         1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
     )
-
-    def faults(self) -> list[str]:
-        """Options that exclude each other."""
-        if self.reduction_pieces > 1 and self.compression != "none":
-            return [f"--compression={self.compression}: needs --reduction_pieces=1, whose mean it knows beforehand."]
-        return []
 
 
 class Command(NamedTuple):

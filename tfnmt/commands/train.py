@@ -88,8 +88,9 @@ class _Job:
         return survey(corpus.train, *vocabularies, self._settings.data, shards=self._session.workers)
 
     def refuse_unsuitable(self) -> None:
-        row = self._settings.row.row(self._session.workers, self._settings.optimizer)
-        refuse(self._session.faults(self._settings.strategy, row))
+        settings, workers = self._settings, self._session.workers
+        row = phases(settings.strategy, settings.row, workers, settings.optimizer)[-1].strategy
+        refuse(self._session.faults(settings.strategy, row))
 
     def recipe(self) -> Recipe:
         self.refuse_unsuitable()

@@ -51,7 +51,8 @@ class RunSettings:
     )
     dry_run: bool = setting(
         False,
-        "Check and build everything, print what would be trained, and exit.",
+        "Check everything, build the engine and its graphs, print what would be trained, and exit; a chief waits for "
+        "no task of another process.",
         may_change=True,
     )
 

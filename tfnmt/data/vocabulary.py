@@ -37,8 +37,8 @@ class Vocabulary:
         self.model = _read_bytes(self.path)
         self._processor = _load(self.path, self.model)
         self.size = self._processor.vocab_size()
-        self._tokenize_eagerly = tf.function(self.tokenize, reduce_retracing=True)
-        self._detokenize_eagerly = tf.function(self.detokenize, reduce_retracing=True)
+        self._tokenize_eagerly = tf.function(self.tokenize, reduce_retracing=True, autograph=False)
+        self._detokenize_eagerly = tf.function(self.detokenize, reduce_retracing=True, autograph=False)
 
     @property
     def fingerprint(self) -> str:

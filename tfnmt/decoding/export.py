@@ -18,7 +18,7 @@ class ExportedTranslator(tf.Module):
         self._parameters = [tf.Variable(vector, trainable=False) for vector in vectors]
         self._search, self._translator = translator.graph(len(vectors)), translator
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")], autograph=False)
     def translate(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The best translations of each sentence, best first; those of an empty one are empty.
 

@@ -10,7 +10,7 @@ import numpy as np
 from tfnmt.engines.report import BlockReport
 
 if TYPE_CHECKING:
-    from tfnmt.engines.servers import Servers
+    from tfnmt.engines.servers import UpdateSequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class EngineState:
 class Engine(abc.ABC):
     """Where a row runs: it yields a report for each server update, and gives and takes the state of the training."""
 
-    _servers: "Servers"
+    _servers: "UpdateSequence"
     _stopping = False
 
     @abc.abstractmethod

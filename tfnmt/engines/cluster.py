@@ -3,7 +3,7 @@
 The chief's coordinator has one thread for each worker. Each runs a loop: take the next block of a *lane* (a worker's
 number, its data, its place in the program), let the worker compute it, hand the push to the servers. A lane belongs to
 the worker of its number; when that worker is down, another one takes it over. Everything about a lane that cannot be
-computed anew is known to the chief (`Servers.progress`), so a lane is at home wherever it runs.
+computed anew is known to the chief (`UpdateSequence.progress`), so a lane is at home wherever it runs.
 
 Pushes are transferred by the workers, queue, and are absorbed in one thread of the chief, one behind the other, while
 the workers compute their next blocks. All other work on the servers' variables queues there, too. The arithmetic runs
@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.eager import context
 
-from tfnmt.cluster.addresses import CHIEF, SERVER, Cluster
-from tfnmt.cluster.loopback import keep_to_address
+from tfnmt.cluster.addresses import SERVER, Cluster
+from tfnmt.cluster.coordinator import Coordinator, current_task
 from tfnmt.cluster.probes import is_listening
 from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import Engine, EngineState
+from tfnmt.engines.lanes import Lane
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.worker import Push, Worker
 from tfnmt.errors import LostError
 
@@ -67,12 +67,12 @@ class ClusterEngine(Engine):
             lambda: StallGuard(cluster),
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
-        self._lanes: list[_Lane] = []
-        self._own = _Lane()  # the chief's own work on variables of other tasks, for the stall watch
+        self._lanes: list[Lane] = []
+        self._own = Lane()  # the chief's own work on variables of other tasks, for the stall watch
         devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
         with self._stall_watch, self._watched():
-            self._coordinator = connect(cluster)
-            self._servers = Servers(recipe, self._workers, devices=devices)
+            self._coordinator = Coordinator(cluster)
+            self._servers = UpdateSequence(recipe, self._workers, devices=devices)
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -82,9 +82,7 @@ class ClusterEngine(Engine):
         """
         with self._stall_watch:
             self._alone(self._begin_phase)
-            for _ in range(self._workers):
-                # The public `schedule` takes graph functions only, which cannot know beforehand what to do next.
-                self._coordinator._cluster.schedule(self._serve, None, None)
+            self._coordinator.run_on_each_worker(self._serve, self._workers)
             while (report := self._next_report()) is not None:
                 yield report
                 self._resume()
@@ -125,12 +123,12 @@ class ClusterEngine(Engine):
         self._graph = servers.worker_graph()
         self._outboxes = [[servers.new_outbox() for _ in range(self._pace.payloads)] for _ in range(self._workers)]
         self._graph.trace(self._outboxes[0][0], iter(self._recipe.make_batches(None, 0, self._workers)))
-        self._lanes = [_Lane() for _ in range(self._workers)]
+        self._lanes = [Lane() for _ in range(self._workers)]
         self._crew = {}
 
     def _serve(self) -> None:
         """One worker's loop, in its thread of the coordinator and on its device."""
-        index = tf.DeviceSpec.from_string(context.context().device_name).task  # a question to the worker might hang
+        index = current_task()
         try:
             while (lane := self._take(index)) is not None:
                 self._work(index, lane)
@@ -249,7 +247,7 @@ class ClusterEngine(Engine):
 
     def _check_coordinator(self) -> None:
         """Raises what ended a worker's loop or the updates for good, even while the others go on."""
-        if error := self._failure or self._coordinator._cluster.closure_queue._error:
+        if error := self._failure or self._coordinator.error:
             with self._condition:
                 self._check_servers()
             self._closed = True
@@ -323,65 +321,3 @@ class ClusterEngine(Engine):
             self._closed = True
             self._condition.notify_all()
         self._coordinator.join()
-
-
-class _Lane:
-    """A worker's number, and what the chief knows of its blocks.
-
-    Attributes:
-      block: the worker that has its block, and since when; None while it is idle. One attribute, because the stall
-        watch reads it without waiting for anybody.
-      longest_seconds: of its blocks so far.
-    """
-
-    def __init__(self) -> None:
-        self.block: tuple[int, float] | None = None
-        self.longest_seconds = 0.0
-        self._idle_since = time.monotonic()
-        self._waited = 0.0
-
-    def begin(self, worker: int) -> None:
-        """A task has taken a block."""
-        now = time.monotonic()
-        self.block = worker, now
-        self._waited += now - self._idle_since
-
-    def end(self) -> None:
-        """The block is done, or lost."""
-        now = time.monotonic()
-        if self.block is not None:
-            self.longest_seconds = max(self.longest_seconds, now - self.block[1])
-        self.block, self._idle_since = None, now
-
-    def forget(self, seconds: float) -> None:
-        """Leaves out so many seconds in which nobody trained."""
-        self._idle_since += seconds
-
-    def waited(self) -> float:
-        """Seconds that it stood still since this was asked before."""
-        waited, self._waited = self._waited, 0.0
-        return waited
-
-
-def connect(cluster: Cluster) -> tf.distribute.coordinator.ClusterCoordinator:
-    """A coordinator of all the cluster's workers."""
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec(cluster.specification()),
-        **({} if cluster.is_embedded else {"task_type": CHIEF, "task_id": 0}),
-        rpc_layer="grpc",
-    )
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
-    _keep_functions()
-    if not cluster.is_embedded:
-        keep_to_address(cluster.chief)
-    return coordinator
-
-
-def _keep_functions() -> None:
-    """Keeps graph functions for the life of the process.
-
-    When Python frees one, TensorFlow 2.21 asks every task to remove it, and waits for all of them with Python's global
-    lock held: one silent task would stop every thread of the chief, the stall watch too. Most tasks never had the
-    function and say so, in several lines each.
-    """
-    context.context().remove_function = lambda name: None

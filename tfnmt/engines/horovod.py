@@ -15,13 +15,14 @@ from typing import NoReturn
 import numpy as np
 import tensorflow as tf
 
+from graphs.encodings import DENSE
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from graphs.work import NO_SUMS, Sums, Work
-from tfnmt.cluster.ranks import END, HALF, Command, Ranks, RankSettings, RegroupError
+from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Arrival, Servers
+from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 
@@ -45,7 +46,8 @@ class HorovodEngine(Engine):
         """
         self._newest_saved = newest_saved
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
-        self._servers = Servers(recipe, ranks.size)
+        self._encodings = [phase.strategy.encoding for phase in recipe.phases]
+        self._servers = UpdateSequence(_without_encodings(recipe), ranks.size)
         self._begin_phase()
         self._shared = False
         self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed
@@ -137,7 +139,8 @@ class HorovodEngine(Engine):
         """Prepares the row that trains now."""
         servers, settings, transport, pack = self._servers, self._settings, self._ranks.transport, None
         self._phase, self._building = servers.phase, True
-        number_bytes = 2 if settings.compression == HALF else self._recipe.dtype.size
+        encoding = self._encodings[servers.phase]
+        number_bytes = encoding.dtype(self._recipe.dtype).size
         payload_bytes = self._recipe.layout.size * servers.strategy.payload_vectors * number_bytes
         self._ring_bytes = 2 * payload_bytes * (self._ranks.size - 1) // self._ranks.size
         self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
@@ -146,10 +149,12 @@ class HorovodEngine(Engine):
             pack = functools.partial(pack_sums, transport, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
             reduction: Callable = functools.partial(exchange_numbers, transport, nonfinite_at=nonfinite_at)
         else:
-            reduction = functools.partial(ring_allreduce, transport, half=settings.compression == HALF)
-        self._reduction = tf.function(reduction)
+            reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
+        self._reduction = tf.function(reduction, autograph=False)
         self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
-        self._sums = tf.function(lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters))
+        self._sums = tf.function(
+            lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters), autograph=False
+        )
 
     def _share_once(self) -> None:
         if not self._shared:
@@ -240,6 +245,12 @@ _WORK = {
     _REGROUP: HorovodEngine._regroup,
 }
 """Command -> what the other ranks do."""
+
+
+def _without_encodings(recipe: Recipe) -> Recipe:
+    """The recipe for one rank: payloads are encoded where ranks add them up, and are whole before and behind that."""
+    phases = [phase._replace(strategy=dataclasses.replace(phase.strategy, encoding=DENSE)) for phase in recipe.phases]
+    return dataclasses.replace(recipe, phases=phases)
 
 
 def _row(push: Push, wait_seconds: float) -> list[float]:

@@ -73,13 +73,14 @@ class Ledger:
     def note(self, push: Push, wait_seconds: float, refused: str | None, moved_bytes: tuple[int, int]) -> None:
         """Remembers a push for the next report, and nothing else of it; the arguments are those of `count`."""
         now, (pulled, pushed) = self._clock(), moved_bytes
+        seconds = now - self._pushed_at[push.worker]
         self._pushes.append(
             PushReport(
                 worker=push.worker,
                 staleness=self.version - push.version,
                 target_tokens=int(push.work.sums.target_tokens),
-                seconds=now - self._pushed_at[push.worker],
-                wait_seconds=wait_seconds,
+                seconds=seconds,
+                wait_seconds=min(wait_seconds, seconds),  # it may have begun before the last push was taken in
                 bytes_pulled=pulled,
                 bytes_pushed=pushed,
                 skipped_steps=int(push.work.sums.refused),

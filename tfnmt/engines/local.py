@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.session import Job, Session, start_streams
 from tfnmt.engines.worker import Worker
 
@@ -16,7 +16,7 @@ class LocalEngine(Engine):
 
     def __init__(self, recipe: Recipe):
         """Builds the server and initialises its parameters from the seed."""
-        self._servers = Servers(recipe, workers=1)
+        self._servers = UpdateSequence(recipe, workers=1)
         self._worker = self._new_worker()
 
     def blocks(self) -> Iterator[BlockReport]:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from graphs.encodings import DENSE
 from tfnmt.cluster.rank_launch import rank_tasks
-from tfnmt.cluster.ranks import HALF, Ranks, RankSettings, RegroupError
+from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.supervisor import Task
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.horovod import HorovodEngine
 from tfnmt.engines.session import CLUSTER, HOROVOD, Job, Session, counted, start_streams
-from tfnmt.strategies import AVERAGE, Strategy, StrategySettings
+from tfnmt.strategies import Strategy, StrategySettings
 
 
 class RankSession(Session):
@@ -44,12 +45,13 @@ class RankSession(Session):
         pieces = self._settings.reduction_pieces
         if not strategy.has_barrier:
             faults.append(f"{row}: has no barrier, and ranks wait for all; use --engine={CLUSTER}.")
-        if self._settings.compression == HALF and strategy.averaged_slots:
-            faults.append(
-                f"--compression={HALF}: squares of gradients would vanish; choose another --local_slots than {AVERAGE}."
-            )
         if pieces > 1 and not strategy.pushes_gradients_at_once:
             faults.append(f"--reduction_pieces={pieces}: {row} does not push at every step; leave it out.")
+        if pieces > 1 and strategy.encoding is not DENSE:
+            faults.append(
+                f"--encoding={shared.encoding}: needs the mean, which --reduction_pieces={pieces} does not know "
+                "beforehand; leave out either."
+            )
         if pieces > 1 and shared.global_batch_tokens:
             faults.append(
                 f"--reduction_pieces={pieces}: --global_batch_tokens adds up several gradients for a push; leave out "

@@ -14,7 +14,7 @@ import tensorflow as tf
 from graphs.block import Outbox
 from graphs.broadcast import pull
 from graphs.forward_backward import Pack
-from graphs.reduce_average import Server, Update, goes_on, receive, update_from, update_from_received
+from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
@@ -34,7 +34,7 @@ class Arrival(NamedTuple):
     nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
 
 
-class Servers:
+class UpdateSequence:
     """Takes pushes, moves the server parameters, and knows how far every worker has come.
 
     Attributes:
@@ -62,7 +62,9 @@ class Servers:
         """
         self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
         initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
-        self.server = Server(initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0)
+        self.server = ServerVariables(
+            initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0
+        )
         self.plateau_scale = 1.0
         self._ledger = Ledger(workers, clock)
         self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet
@@ -110,7 +112,8 @@ class Servers:
         outbox = []
         for shard in self.server.shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
-                outbox.append(tf.Variable(tf.zeros_like(shard.parameters), trainable=False, name="payload"))
+                dtype = self.strategy.encoding.dtype(self._recipe.dtype)
+                outbox.append(tf.Variable(tf.zeros(shard.parameters.shape, dtype), trainable=False, name="payload"))
         return outbox
 
     def trace(self) -> None:
@@ -210,17 +213,23 @@ class Servers:
             return lambda version: self.rates.of_server(version, tokens, batches, plateau_scale)
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
-        self._read = tf.function(self._reading).get_concrete_function()
-        self._receive = tf.function(lambda payload, weight: pack_scalars(receive(self.server, payload, weight)))
-        self._update_from = tf.function(
-            lambda payload, weight, tokens, batches, plateau, *numbers: pack_scalars(
-                update_from(self.server, payload, weight, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+        self._read = tf.function(self._reading, autograph=False).get_concrete_function()
+        self._receive = tf.function(
+            lambda payload, weight: pack_scalars(receive(self.server, payload, weight, strategy.encoding)),
+            autograph=False,
         )
+
+        def update(payload, weight, tokens, batches, plateau, *numbers):
+            rate = rate_at(tokens, batches, plateau)
+            done = update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=strategy.encoding)
+            return pack_scalars(done)
+
+        self._update_from = tf.function(update, autograph=False)
         self._update_from_received = tf.function(
             lambda tokens, batches, plateau, *numbers: pack_scalars(
                 update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            )
+            ),
+            autograph=False,
         )
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:
@@ -274,8 +283,8 @@ class Servers:
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
-        whole = self._recipe.layout.size * self.strategy.payload_vectors * push.payload[0].dtype.size
-        return push.pulls * whole, whole
+        numbers = self._recipe.layout.size * self.strategy.payload_vectors
+        return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)

@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from graphs.encodings import DENSE
 from tfnmt import runtime
 from tfnmt.cluster.launched import threads_of_rank
 from tfnmt.cluster.supervisor import Task
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
-from tfnmt.strategies import Strategy, StrategySettings
+from tfnmt.strategies import AVERAGE, Strategy, StrategySettings
 
 CLUSTER, HOROVOD = "cluster", "horovod"
 
@@ -91,9 +92,15 @@ class Session(abc.ABC):
 
     def faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
         """Why a row cannot run here, and what can."""
-        if strategy.most_workers is None or self.workers <= strategy.most_workers:
-            return []
-        return [f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy."]
+        found = []
+        if strategy.most_workers is not None and self.workers > strategy.most_workers:
+            found.append(f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy.")
+        if strategy.encoding is not DENSE and strategy.averaged_slots:
+            found.append(
+                f"--encoding={shared.encoding}: squares of gradients would vanish; choose another --local_slots than "
+                f"{AVERAGE}."
+            )
+        return found
 
     @abc.abstractmethod
     def run(self, job: Job) -> int:

@@ -15,7 +15,7 @@ from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.servers import Servers
+from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.session import Job, Session, counted, start_streams
 from tfnmt.engines.timeline import Event, Timeline, Transfer
 from tfnmt.engines.virtual_time import AUTO, RING, STAR, Costs, CostSettings
@@ -72,8 +72,9 @@ class SimulatedEngine(Engine):
           faults: workers that die.
         """
         self._workers, self._script, self._faults = workers, script, list(faults)
+        self._dtype = recipe.dtype
         self._now = 0.0
-        self._servers = Servers(recipe, workers, clock=self._clock)
+        self._servers = UpdateSequence(recipe, workers, clock=self._clock)
         self._costs = _costs(costs or CostSettings(), recipe, workers)
         self.trace: list[Event] = []
         self._reports: list[BlockReport] = []
@@ -193,9 +194,14 @@ class SimulatedEngine(Engine):
         """The report of an update under this clock, which knows no reader, and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
-            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.payload_vectors))
+            ring_bytes = int(self._costs.ring_bytes(self._pushed_vectors()))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
+
+    def _pushed_vectors(self) -> float:
+        """How many vectors of the parameters' type have the size of a payload as it travels."""
+        strategy, dtype = self._servers.strategy, self._dtype
+        return strategy.payload_vectors * strategy.encoding.dtype(dtype).size / dtype.size
 
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""
@@ -204,7 +210,9 @@ class SimulatedEngine(Engine):
         if coming is None:
             self._standing.add(worker)
         elif isinstance(coming, Transfer):
-            self._timeline.begin(self._now, coming, self._costs.parts(self._servers.strategy.payload_vectors))
+            is_push = coming.direction == links.PUSH
+            vectors = self._pushed_vectors() if is_push else self._servers.strategy.payload_vectors
+            self._timeline.begin(self._now, coming, self._costs.parts(vectors))
         else:
             self._timeline.add(coming)
 

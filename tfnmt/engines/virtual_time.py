@@ -98,7 +98,7 @@ class Costs:
             latency_seconds=self.settings.network_latency_seconds,
         )
 
-    def parts(self, vectors: int) -> list[float]:
+    def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""
         return [vectors * self._vector_bytes / self._servers] * self._servers
 
@@ -119,7 +119,7 @@ class Costs:
         messages = 2 * (self._workers - 1)
         return messages * settings.network_latency_seconds + self.ring_bytes(vectors) / rate
 
-    def ring_bytes(self, vectors: int) -> float:
+    def ring_bytes(self, vectors: float) -> float:
         """Bytes that each worker of a ring sends, and receives, to reduce whole vectors."""
         return 2 * vectors * self._vector_bytes * (self._workers - 1) / self._workers
 

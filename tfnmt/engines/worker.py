@@ -10,8 +10,8 @@ import tensorflow as tf
 from graphs.block import BEGIN, PULL, PUSH, Block, BlockGraph, LocalTraining, Outbox
 from graphs.forward_backward import Pack, forward_backward
 from graphs.local_steps import REPLICA, Replica
-from graphs.reduce_average import Server
-from graphs.work import Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
+from graphs.reduce_average import ServerVariables
+from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
@@ -28,7 +28,7 @@ class WorkerGraph:
     def __init__(
         self,
         recipe: Recipe,
-        server: Server,
+        server: ServerVariables,
         strategy: Strategy,
         rates: LearningRates,
         workers: int,
@@ -51,13 +51,14 @@ class WorkerGraph:
         self._loss, self._pack = in_streams(recipe.model.loss, recipe.streams), pack
         self._block = BlockGraph(
             server,
+            strategy.encoding,
             strategy.exchange,
             _local_training(strategy, rates, first_step),
             recipe.settings.clip_norm,
             strategy.meetings.most_seconds,
         )
         self._functions: dict[Block, Any] = {}
-        self.read: Any = tf.function(self._reading)
+        self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
 
     def new_replica(self) -> Replica:
@@ -75,27 +76,31 @@ class WorkerGraph:
         """The graph function of one block; `unpack_work` reads what it returns.
 
         Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
-        scalars; the clock of its local updates, a float64 scalar, which a pull sets; and what the plateau schedule has
-        come to, a scalar.
+        scalars; the clock of its local updates, a float64 scalar, which a pull sets; what the plateau schedule has
+        come to, a scalar; and the sums of the block's earlier parts, float64 [len(Sums)].
         """
         if block not in self._functions:
 
-            def run(replica, outbox, batches, worker, step, clock, plateau_scale):
+            def run(replica, outbox, batches, worker, step, clock, plateau_scale, earlier):
                 def step_gradient(parameters, step):
                     return self._gradient(parameters, batches, worker, step)
 
-                return pack_work(self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale))
+                sums = Sums(*tf.unstack(earlier))
+                work = self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale, sums)
+                return pack_work(work)
 
-            self._functions[block] = tf.function(run)
+            self._functions[block] = tf.function(run, autograph=False)
         return self._functions[block]
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
         whole, clock = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float64)
-        scalar, replica = tf.TensorSpec([], self._recipe.dtype), self.new_replica()
+        scalar, sums = tf.TensorSpec([], self._recipe.dtype), tf.TensorSpec([len(Sums._fields)], tf.float64)
+        replica = self.new_replica()
+        numbers = (whole, whole, clock, scalar, sums)
         first, *others = self.strategy.program()
         for block in {first, self.strategy.beginning(first), *others}:
-            traced = self.function(block).get_concrete_function(replica, outbox, batches, whole, whole, clock, scalar)
+            traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
             self._functions[block] = traced
         self.read = self.read.get_concrete_function(replica)
 
@@ -214,6 +219,7 @@ class Worker:
             tf.constant(self.step, tf.int64),
             tf.constant(self._clock, tf.float64),
             tf.constant(plateau_scale, dtype),
+            tf.constant(self._work.sums if self._work else NO_SUMS, tf.float64),
         )
         work = unpack_work(packed)
         self.step += int(work.sums.steps)

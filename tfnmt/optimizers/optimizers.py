@@ -37,7 +37,7 @@ class OptimizerSettings:
         1e-9,
         "Added to the root of Adam's second moment, of the workers' local Adam too.",
         above=0,
-        only_with={**_ADAM, "local_optimizer_steps": None},
+        only_with={**_ADAM, "local_optimizer_batches": None},
     )
     adam_cooldown_updates: int = setting(
         0,

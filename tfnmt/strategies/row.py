@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 from graphs.block import BEGIN, PULL, PUSH, Action, Block, Exchange, Steps
+from graphs.encodings import DENSE, Encoding
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import Optimizer
 from tfnmt.strategies.exchanges import GradientSum
@@ -68,6 +69,7 @@ class Strategy:
       server_update: the optimizer by which the servers move; it reads the mean of the payloads as its gradient.
       exchange: what a pull, a step and a push do to the vectors that a worker holds.
       meetings: when a worker pulls and pushes.
+      encoding: how payloads travel.
       local_update: the optimizer by which a worker moves its own replica at each step; None where replicas stay as they
         were pulled.
       local_update_steps: steps of a worker in this row after which its replica moves no more; None for never.
@@ -84,6 +86,7 @@ class Strategy:
     server_update: Optimizer
     exchange: Exchange = GradientSum()  # noqa: RUF009 (it has no state)
     meetings: Meetings = Meetings.every(1, 1)  # noqa: RUF009
+    encoding: Encoding = DENSE
     local_update: Optimizer | None = None
     local_update_steps: int | None = None
     local_rate: float = 1.0

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple, Protocol
 
+from graphs.encodings import ENCODINGS
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.settings import setting
 from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedAsync
@@ -60,11 +61,13 @@ class StrategySettings:
         "How the learning rate grows with the batches of an update in the warm start: as --learning_rate_law says, or "
         "by a law of its own.",
         choices=("same", "none", "linear", "sqrt", "words"),
+        only_with={"warm_start_updates": None},
     )
     law_tokens: int = setting(
         1920,
-        "Target tokens of an update for which --learning_rate is meant under --learning_rate_law=words.",
+        "Target tokens of an update for which --learning_rate is meant under the law of words.",
         minimum=1,
+        only_with={"learning_rate_law": ("words",), "warm_start_law": ("words",)},
     )
     global_batch_tokens: int = setting(
         0,
@@ -80,6 +83,12 @@ class StrategySettings:
         "N-th of that; 0 for no average.",
         minimum=0,
         maximum=1,
+    )
+    encoding: str = setting(
+        "none",
+        "How payloads travel: as they are, or in numbers of 16 bits.",
+        choices=tuple(ENCODINGS),
+        formerly="compression",
     )
     seed: int = setting(
         1,
@@ -107,8 +116,12 @@ def phases(
     settings: StrategySettings, row: RowSettings, workers: int, optimizer: OptimizerSettings
 ) -> tuple[Phase, ...]:
     """The phases of a run in order: a synchronous warm start if one is wanted, then the row."""
+
+    def made(row: RowSettings) -> Strategy:
+        return dataclasses.replace(row.row(workers, optimizer), encoding=ENCODINGS[settings.encoding])
+
     law, warm_start = settings.learning_rate_law, []
     if settings.warm_start_updates:
         warm_law = law if settings.warm_start_law == "same" else settings.warm_start_law
-        warm_start = [Phase(0, Sync().row(workers, optimizer), warm_law)]
-    return (*warm_start, Phase(settings.warm_start_updates, row.row(workers, optimizer), law))
+        warm_start = [Phase(0, made(Sync()), warm_law)]
+    return (*warm_start, Phase(settings.warm_start_updates, made(row), law))

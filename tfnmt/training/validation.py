@@ -130,7 +130,7 @@ class Validation:
             samples=self._samples(vector),
         )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _sums(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Loss, cross entropy and target tokens, summed over the files; float64 scalars."""
         views = self._layout.unpack(vector)

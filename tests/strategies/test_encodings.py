@@ -1,0 +1,73 @@
+"""Payloads in other numbers than the parameters': what arrives, and how many bytes it costs."""
+
+import doctest
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import graphs.encodings
+from graphs.encodings import ENCODINGS
+from graphs.forward_backward import forward_backward
+from tests import toy
+from tests.engines.building import DIFFERENT, EXACT, distance, parameters, run, simulated
+from tfnmt.strategies import Async, Bmuf, ModelAverage, SummedAsync, Sync
+
+BATCHES = toy.make_batches(24)
+
+
+def in_16_bits(vector, weight):
+    scale = 256 / max(weight, 1)
+    return (vector * scale).astype(np.float16).astype(np.float64) / scale
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_servers_move_by_what_arrives(servers):
+    engine = simulated(Async(), BATCHES, workers=1, servers=servers, encoding="float16")
+    theta = parameters(engine)
+    for batch, _ in zip(BATCHES, range(3)):
+        views = tf.constant(theta[: toy.layout().size])
+        gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), views, batch, None)
+        tokens = float(sums.target_tokens)
+        moved = 0.1 * in_16_bits(gradient.numpy(), tokens) / tokens
+        assert np.abs(moved - 0.1 * gradient.numpy() / tokens).max() > DIFFERENT / 100
+        theta = theta - np.pad(moved, (0, theta.size - moved.size))
+    run(engine, 3)
+    np.testing.assert_allclose(parameters(engine), theta, atol=EXACT)
+
+
+@pytest.mark.parametrize("row", [Sync(), SummedAsync(), ModelAverage(local_steps=2), Bmuf(local_steps=2)])
+def test_bytes_fall_and_the_result_stays_near(row):
+    half, dense = (simulated(row, BATCHES, workers=2, encoding=name) for name in ("float16", "none"))
+    reports, expected = run(half, 3), run(dense, 3)
+    for report, other in zip(reports, expected):
+        for push, whole in zip(report.pushes, other.pushes):
+            assert (push.bytes_pulled, 4 * push.bytes_pushed) == (whole.bytes_pulled, whole.bytes_pushed)
+    assert 0 < distance(half, dense) < 1e-3
+
+
+def test_what_16_bits_cannot_hold_is_refused():
+    """The payload is not finite where it arrives: nothing is applied, and the parameter is named."""
+
+    class Steep(toy.ToyModel):
+        def loss(self, views, batch, seed=None):
+            sums = super().loss(views, batch, seed)
+            return sums._replace(loss=sums.loss + 1e6 * sums.target_tokens * tf.reduce_sum(views["bias"]))
+
+    half, dense = (simulated(Async(), BATCHES, workers=1, model=Steep(), encoding=name) for name in ("float16", "none"))
+    assert run(half, 1)[0].skipped == "the gradient of bias was not finite at step 1 of worker 0"
+    assert run(dense, 1)[0].skipped is None
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_sums_of_what_was_encoded_with_one_weight_are_sums(name):
+    encoding, weight = ENCODINGS[name], tf.constant(8.0, tf.float64)
+    vectors = tf.constant(np.arange(6.0).reshape(2, 3))
+    encoded = [encoding.encode(vector, weight) for vector in vectors]
+    found = encoding.decode(tf.add_n(encoded), weight, tf.float64)
+    np.testing.assert_allclose(found, vectors[0] + vectors[1], rtol=1e-3)
+
+
+def test_examples():
+    found = doctest.testmod(graphs.encodings)
+    assert found.attempted and not found.failed
