@@ -1,0 +1,127 @@
+"""The ledger: at most once, progress, sums and clocks, without a graph."""
+
+import pytest
+
+from graphs.work import NO_SUMS, Work
+from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.worker import Progress, Push
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(name="clock")
+def _clock():
+    return Clock()
+
+
+@pytest.fixture(name="ledger")
+def _ledger(clock):
+    return Ledger(2, clock)
+
+
+def push(worker, block, step, version=0, **sums):
+    counted = NO_SUMS._replace(**{"target_tokens": 10.0, "steps": 1.0, "batches": 1.0, **sums})
+    return Push(worker, block, step, version, 1, [], Work(counted, -1, version, 0.0, (0, 0, step)))
+
+
+def take(ledger, pushed, refused=None, wait=0.0):
+    ledger.count(pushed, wait, refused, (8, 4))
+
+
+def report(ledger, applied=True):
+    numbers = {"epoch": 0, "gradient_norm": 1.0, "learning_rate": 0.1, "momentum_norm": None}
+    return ledger.report(ledger.close(applied), applied, **numbers)
+
+
+def test_a_push_is_a_duplicate_until_a_later_block(ledger):
+    assert not ledger.is_duplicate(push(0, 1, 1))
+    take(ledger, push(0, 1, 1))
+    assert ledger.is_duplicate(push(0, 1, 1))
+    assert not ledger.is_duplicate(push(0, 2, 2))
+    assert not ledger.is_duplicate(push(1, 1, 1))
+
+
+def test_sums_are_those_of_what_counts(ledger):
+    take(ledger, push(0, 1, 1, loss=3.0))
+    take(ledger, push(1, 1, 1, loss=float("nan")), refused="not finite")
+    assert (ledger.arrived, ledger.sums.loss, ledger.sums.target_tokens, ledger.mean_steps()) == (2, 3.0, 10.0, 0.5)
+    assert ledger.progress == [Progress(1, 1, (0, 0, 1))] * 2  # what was refused is not done again
+    found = report(ledger)
+    assert (found.update, found.loss, found.target_tokens, found.skipped) == (1, 3.0, 10, None)
+    assert [each.refused for each in found.pushes] == [None, "not finite"]
+    assert (ledger.version, ledger.steps, ledger.arrived, ledger.sums) == (1, 0.5, 0, NO_SUMS)
+
+
+def test_an_update_that_was_not_applied_moves_no_clock(ledger):
+    take(ledger, push(0, 1, 1), refused="it was bad")
+    found = report(ledger, applied=False)
+    assert (found.update, found.skipped) == (0, "it was bad")
+    assert (ledger.version, ledger.steps) == (0, 0.0)
+
+
+def test_a_duplicate_is_told_of_and_not_counted(ledger):
+    take(ledger, push(0, 1, 1))
+    ledger.note(push(0, 1, 1), 0.0, "it was a duplicate", (8, 4))
+    assert ledger.arrived == 1
+    assert [each.refused for each in report(ledger).pushes] == [None, "it was a duplicate"]
+
+
+def test_seconds_leave_out_a_pause(ledger, clock):
+    clock.now = 3.0
+    take(ledger, push(0, 1, 1))
+    assert report(ledger).seconds == 3.0
+    clock.now = 10.0
+    ledger.restart_clock()
+    clock.now = 12.0
+    take(ledger, push(0, 2, 2), wait=9.0)
+    found = report(ledger)
+    assert (found.seconds, found.pushes[0].seconds) == (2.0, 2.0)
+    assert found.pushes[0].wait_seconds == 2.0  # no more than the time that the push took
+
+
+def test_waits_for_data_are_the_mean_of_the_workers_and_no_more_than_the_time(ledger, clock):
+    clock.now = 1.0
+    take(ledger, push(0, 1, 1, data_wait_seconds=1.0))
+    assert report(ledger).data_wait_seconds == 0.5
+    clock.now = 2.0
+    take(ledger, push(0, 2, 2, data_wait_seconds=8.0))
+    assert report(ledger).data_wait_seconds == 1.0
+
+
+def test_staleness_counts_the_versions_since_the_pull(ledger):
+    for block in (1, 2, 3):
+        take(ledger, push(0, block, block, version=block - 1))
+        report(ledger)
+    take(ledger, push(1, 1, 1, version=0))
+    assert report(ledger).pushes[0].staleness == 3
+
+
+def test_a_phase_begins_with_the_steps_that_were_done(ledger):
+    take(ledger, push(0, 1, 5))
+    ledger.begin_phase()
+    assert ledger.phase_began == 5
+
+
+def test_counters_are_taken_up(ledger, clock):
+    for block in (1, 2):
+        take(ledger, push(0, block, block))
+        report(ledger)
+    take(ledger, push(1, 1, 1))
+    ledger.begin_phase()
+    same = Ledger(2, clock)
+    same.restore(ledger.counters(), phase_began=99)
+    assert same.counters() == ledger.counters()
+    assert same.is_duplicate(push(1, 1, 1))
+
+
+def test_other_numbers_of_workers_begin_the_next_epoch_together(ledger, clock):
+    take(ledger, push(0, 4, 7))
+    other = Ledger(3, clock)
+    other.restore(ledger.counters(), phase_began=0)
+    assert other.progress == [Progress(0, 7, (1, 0, -1))] * 3
