@@ -237,11 +237,17 @@ class BlockGraph:
         tokens = tf.cast(work.sums.target_tokens, gradient_sum.dtype)
         replica.assign(self.exchange.gather(replica.vectors, Gradient(gradient_sum, tokens, self.clip_norm), first))
         if self.local is None:
-            return work
+            return _behind([gradient_sum], work)
         rate = self.local.learning_rate(clock, tokens, work.sums.batches, plateau_scale)
         update = LocalUpdate(self.local.optimizer, rate, self.clip_norm, self.local.last_step)
-        refused, nonfinite_at = move_replica(update, replica, gradient_sum, tokens, step)
-        return work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at)
+        moved, refused, nonfinite_at = move_replica(update, replica, gradient_sum, tokens, step)
+        return _behind([moved], work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at))
+
+
+def _behind(done: Sequence[tf.Tensor], work: Work) -> Work:
+    """The same work, whose position is there once all of `done` is: the reader has it as soon as it has the batch."""
+    with tf.control_dependencies(done):
+        return work._replace(position=tf.identity(work.position))
 
 
 def _refused_if(refused: tf.Tensor, sums: Sums) -> Sums:

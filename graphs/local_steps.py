@@ -65,7 +65,7 @@ def clipped_mean(gradient_sum: tf.Tensor, target_tokens: tf.Tensor, clip_norm: f
 
 def move_replica(
     local: LocalUpdate, replica: Replica, gradient_sum: tf.Tensor, target_tokens: tf.Tensor, step: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """One local update w ← Opt(w, g / T), unless the gradient is not finite.
 
     The optimizer reads `replica.updates` and not `step`, because slots may be younger than their worker: Adam would
@@ -79,7 +79,7 @@ def move_replica(
       step: steps of the worker before this one, an int64 scalar.
 
     Returns:
-      Whether the gradient was refused, and its first element that is not finite: -1 when all are.
+      Whether the replica was moved; whether the gradient was refused; its first element that is not finite, or -1.
     """
     tokens = tf.cast(target_tokens, gradient_sum.dtype)
     norm = mean_norm(gradient_sum, tokens)
@@ -93,6 +93,6 @@ def move_replica(
         replica.updates.assign(updates + 1)
         return tf.constant(True)
 
-    tf.cond(wanted & finite, apply, lambda: tf.constant(False))
+    moved = tf.cond(wanted & finite, apply, lambda: tf.constant(False))
     refused = wanted & ~finite
-    return refused, tf.cond(refused, lambda: first_nonfinite(gradient_sum), lambda: tf.constant(-1, tf.int64))
+    return moved, refused, tf.cond(refused, lambda: first_nonfinite(gradient_sum), lambda: tf.constant(-1, tf.int64))

@@ -245,7 +245,8 @@ def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, lo
 
     def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.
-        factor, updates = clip_factor(norm, clip_norm) / weight, server.updates.read_value()
+        factor = clip_factor(norm, clip_norm) / (1 if server.update.reads_sum else weight)
+        updates = server.updates.read_value()
         for shard, piece in zip(server.shards, own):
             with tf.device(shard.device):
                 slots = {name: slot.handle for name, slot in shard.slots.items()}

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from tests import toy
-from tests.engines.building import DIFFERENT, EXACT, distance, local, parameters, run, simulated
+from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, local, parameters, run, simulated
 from tfnmt.strategies.averaging import ModelAverage
 from tfnmt.strategies.elastic import Elastic
 
@@ -52,3 +52,34 @@ def test_replicas_are_not_replaced_by_their_mean():
     assert distance(engine, averaged) < EXACT  # the first time, the sum of the halves is the mean
     run(engine, 1), run(averaged, 1)
     assert distance(engine, averaged) > DIFFERENT
+
+
+def test_a_refused_step_changes_nothing_of_the_sum():
+    """The worker whose only step was not finite is drawn all the same, and so are the servers: by both differences."""
+    engine, sound = (
+        simulated(Elastic(local_steps=1, elastic_barrier=True), BATCHES, workers=2, model=model)
+        for model in (toy.PoisonedModel(place=5), None)
+    )
+    run(engine, 2), run(sound, 2)
+    theta = parameters(engine)
+    (report,) = run(engine, 1)
+    assert report.skipped is None and [push.skipped_steps for push in report.pushes] == [0, 1]
+    force = 0.9 / 2
+    replicas = np.stack([worker.replica.parameters.numpy() for worker in engine.crew])
+    expected = theta + force / (1 - force) * np.sum(replicas - theta, axis=0)
+    np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
+
+
+def test_both_forms_have_one_learning_rate():
+    for law, rate in (("linear", 0.4), ("none", 0.1)):
+        for barrier in (False, True):
+            row = Elastic(local_steps=2, elastic_barrier=barrier)
+            (report,) = run(simulated(row, BATCHES, workers=4, learning_rate_law=law), 1)
+            assert abs(report.learning_rate - rate) < EXACT
+
+
+def test_reports_say_the_rate_of_the_worker_that_pushed():
+    """Of four workers, the first to push has done two steps, the mean of all is a half."""
+    engine = simulated(Elastic(local_steps=2), BATCHES, workers=4, schedule=SCHEDULE)
+    (report,) = run(engine, 1)
+    assert abs(report.learning_rate - 0.1 * 2 / 3) < EXACT

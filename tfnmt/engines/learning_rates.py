@@ -39,7 +39,7 @@ class LearningRates:
           plateau_scale: the plateau schedule's factor, a scalar.
         """
         # The mean of as many replicas moves the servers: together, they have averaged over so many times the batches.
-        averaged = self._strategy.quorum if self._strategy.exchange.trains_replicas else 1
+        averaged = self._strategy.averaged_replicas if self._strategy.exchange.trains_replicas else 1
         rate = learning_rate(self._schedule, clock, plateau_scale) * self._strategy.local_rate
         return rate * self._law(averaged * target_tokens, averaged * batches)
 

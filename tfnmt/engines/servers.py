@@ -22,7 +22,7 @@ from tfnmt.engines.ledger import Ledger
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
-from tfnmt.strategies import Strategy
+from tfnmt.strategies import KEEP, Strategy
 
 
 class Arrival(NamedTuple):
@@ -143,7 +143,7 @@ class UpdateSequence:
         self._count(push, wait_seconds, bool(taken), int(nonfinite_at), moved_bytes)
         if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
             update = Update(*_numbers(self._update_from_received(*self._scalars(ledger.sums))))
-        return None if update is None else self._report(update, push.work.position[0])
+        return None if update is None else self._report(update, push)
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
         """Takes in a whole round that the workers have summed among themselves.
@@ -158,7 +158,7 @@ class UpdateSequence:
             self._count(arrival.push, arrival.wait_seconds, taken, arrival.nonfinite_at, (0, ring_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
         update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
-        return self._report(update, arrivals[-1].push.work.position[0])
+        return self._report(update, arrivals[-1].push)
 
     def state(self) -> EngineState:
         """Everything of the servers, and what the workers begin with that have not pushed yet."""
@@ -248,7 +248,7 @@ class UpdateSequence:
 
     def _hand_over(self, slots: Mapping[str, np.ndarray]) -> None:
         """Lets the workers' optimizers begin with these slots: each with a copy or, averaged, with what they pull."""
-        workers = range(self._workers)
+        workers = range(self._workers if self.strategy.local_slots == KEEP else 0)
         self._given = {worker_vector(worker, name): value for name, value in slots.items() for worker in workers}
         if not slots or not self.strategy.averaged_slots:
             return
@@ -287,22 +287,24 @@ class UpdateSequence:
         return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
 
     def _reason(self, push: Push, element: int) -> str:
+        if not push.work.sums.target_tokens:
+            return f"there was no target token in step {push.step} of worker {push.worker}"
         element = max(element, push.work.nonfinite_at)
         vector, place = divmod(element, self._recipe.layout.size)
         kind = "local optimizer's state" if vector > 0 else "gradient"
         what = "the gradient's norm" if element < 0 else f"the {kind} of {self._recipe.layout.name_at(place)}"
         return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
-    def _report(self, update: Update, epoch: int) -> BlockReport:
-        """The report of an update that has been tried; the next phase begins behind it, if it is time."""
+    def _report(self, update: Update, last: Push) -> BlockReport:
+        """The report of an update that has been tried, at its last push; the next phase begins then, if it is time."""
         applied, trains_replicas = bool(update.applied), self.strategy.exchange.trains_replicas
         sums = self._ledger.close(applied)
         report = self._ledger.report(
             sums,
             applied,
-            epoch=epoch,
+            epoch=last.work.position[0],
             gradient_norm=float(update.norm),
-            learning_rate=self._workers_rate(sums) if trains_replicas else float(update.learning_rate),
+            learning_rate=self._workers_rate(sums, last) if trains_replicas else float(update.learning_rate),
             momentum_norm=float(update.momentum_norm) if self.strategy.server_update.momentum else None,
         )
         later = self._recipe.phases[self.phase + 1 :]
@@ -310,11 +312,12 @@ class UpdateSequence:
             self._enter(self.phase + 1)
         return report
 
-    def _workers_rate(self, sums: Sums) -> float:
-        """The learning rate of the workers' own updates, behind which they are now."""
+    def _workers_rate(self, sums: Sums, last: Push) -> float:
+        """The learning rate of the last local updates: at the worker's clock or, of a whole round, at the mean."""
         plateau = self._plateau()
         tokens, batches = (number / max(sums.steps, 1) for number in (sums.target_tokens, sums.batches))
-        clock = tf.constant(self._ledger.steps - 1, tf.float64)
+        behind = last.work.clock if self.strategy.quorum == 1 else self._ledger.steps
+        clock = tf.constant(behind - 1, tf.float64)
         return float(self.rates.of_worker(clock, tf.constant(tokens, plateau.dtype), tf.constant(batches), plateau))
 
     def _plateau(self) -> tf.Tensor:

@@ -70,11 +70,13 @@ class Optimizer(Protocol):
       slots: name and first value of each state vector; one without a value starts as the parameters.
       evaluated: the vector that is evaluated and saved: the parameters, or a slot.
       momentum: the slot that carries updates on, whose norm is reported; None where there is none.
+      reads_sum: whether it reads the sum of the payloads, where others read their mean.
     """
 
-    slots: Mapping[str, float | None]
-    evaluated: str
-    momentum: str | None
+    slots: Mapping[str, float | None] = {}
+    evaluated: str = "parameters"
+    momentum: str | None = None
+    reads_sum: bool = False
 
     def apply(
         self,
@@ -95,24 +97,17 @@ class Optimizer(Protocol):
         """
 
 
-class Sgd:
+class Sgd(Optimizer):
     """Stochastic gradient descent: θ ← θ - α g."""
-
-    evaluated = "parameters"
-    momentum: str | None = None
-
-    def __init__(self) -> None:
-        self.slots: Mapping[str, float | None] = {}
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `Optimizer`."""
         tf.raw_ops.ResourceApplyGradientDescent(var=parameters, alpha=learning_rate, delta=gradient)
 
 
-class Momentum:
+class Momentum(Optimizer):
     """Heavy ball, u ← μ u + g; θ ← θ - α u, or Nesterov's form, θ ← θ - α (g + μ u) (Sutskever et al., 2013)."""
 
-    evaluated = "parameters"
     momentum: str | None = "velocity"
 
     def __init__(self, momentum: float, nesterov: bool = False):
@@ -131,16 +126,13 @@ class Momentum:
         )
 
 
-class Adam:
+class Adam(Optimizer):
     """Adam (Kingma & Ba, 2015, algorithm 1); with a weight decay, AdamW (Loshchilov & Hutter, 2019).
 
     TensorFlow's op adds epsilon to the root of the *uncorrected* second moment, so epsilon is corrected here. The
     decays may change once, at the momentum cool-down of Bogoychev et al. (2018); as in their code, the corrections then
     read the new ones.
     """
-
-    evaluated = "parameters"
-    momentum: str | None = None
 
     def __init__(self, settings: OptimizerSettings, weight_decay: float = 0.0):
         """Takes the decays and epsilon from `settings`."""
@@ -178,11 +170,8 @@ class Adam:
         return before[0], before[1]
 
 
-class Adagrad:
+class Adagrad(Optimizer):
     """Adagrad (Duchi et al., 2011): s ← s + g²; θ ← θ - α g / √s."""
-
-    evaluated = "parameters"
-    momentum: str | None = None
 
     def __init__(self, start: float):
         self.slots: Mapping[str, float | None] = {"sum_of_squares": start}

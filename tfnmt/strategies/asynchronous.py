@@ -56,7 +56,7 @@ class DelayedAsync(Async):
     local_optimizer_batches: int = setting(
         3000,
         "Batches of all workers, behind a warm start, for which each also moves its replica by a local Adam; 0 for "
-        "none.",
+        "none. The batches of one step count as one.",
         minimum=0,
     )
     local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, below=1)

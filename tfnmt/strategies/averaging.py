@@ -18,23 +18,21 @@ from tfnmt.strategies.exchanges import ParameterDelta
 from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
 
 
-class AddMean:
-    """θ ← θ + a G, with G the mean payload. With a = 1 and parameter deltas θ becomes the mean of the replicas."""
-
-    slots: Mapping[str, float | None] = {}
-    evaluated = "parameters"
-    momentum: str | None = None
-
-    def __init__(self, factor: float = 1.0):
-        self._factor = factor
+class AddMean(Optimizer):
+    """Model averaging: θ ← θ + G, with G the mean delta of the workers."""
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
-        value = gradient if self._factor == 1 else self._factor * gradient
-        tf.raw_ops.AssignAddVariableOp(resource=parameters, value=value)
+        tf.raw_ops.AssignAddVariableOp(resource=parameters, value=gradient)
 
 
-class BlockMomentum:
+class AddSum(AddMean):
+    """θ ← θ + ΣG, with ΣG the sum of the payloads, however many of them count."""
+
+    reads_sum = True
+
+
+class BlockMomentum(Optimizer):
     """Blockwise model-update filtering: Δ ← η Δ + ζ G.
 
     Classical: θ ← θ + Δ. Nesterov: W ← W + Δ; θ ← W + η Δ, where workers pull θ, while W is evaluated and saved.

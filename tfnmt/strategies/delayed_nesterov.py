@@ -16,13 +16,13 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tfnmt.optimizers.optimizers import OptimizerSettings, local_optimizer
+from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import ParameterDelta
 from tfnmt.strategies.row import Meetings, Strategy
 
 
-class DelayedMomentum:
+class DelayedMomentum(Optimizer):
     """The equations of this module: how each delta that comes moves the servers.
 
     >>> theta, slots = tf.Variable([0.0]), {name: tf.Variable([0.0]) for name in ("outer_momentum", "gathered_deltas")}
@@ -36,7 +36,6 @@ class DelayedMomentum:
     """
 
     slots: Mapping[str, float | None] = {"outer_momentum": 0.0, "gathered_deltas": 0.0}
-    evaluated = "parameters"
     momentum: str | None = "outer_momentum"
 
     def __init__(self, rate: float, momentum: float, delay: int, share: float):
@@ -86,5 +85,6 @@ class DelayedNesterov:
             exchange=ParameterDelta(),
             meetings=Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds),
             local_update=local_optimizer(optimizer),
+            replicas=delay,
             slack=None,
         )

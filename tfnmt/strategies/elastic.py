@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from graphs.block import PULL, PUSH, Vectors
 from graphs.local_steps import REPLICA
+from graphs.work import Sums
 from tfnmt.optimizers.optimizers import OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
-from tfnmt.strategies.averaging import AddMean
+from tfnmt.strategies.averaging import AddSum
 from tfnmt.strategies.exchanges import ParameterDelta
 from tfnmt.strategies.row import Meetings, Strategy
 
@@ -51,6 +52,10 @@ class ElasticDifference(ParameterDelta):
         difference = self._force * (held[REPLICA] - held["centre"])
         return difference, {REPLICA: held[REPLICA] - difference}
 
+    def weight(self, sums: Sums) -> Any:
+        """One, whatever has become of the steps: the replica has moved by the difference."""
+        return tf.ones([], tf.float64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Elastic:
@@ -66,11 +71,12 @@ class Elastic:
         """See `tfnmt.strategies.table.RowSettings`."""
         quorum = workers if self.elastic_barrier else 1
         return Strategy(
-            AddMean(quorum),  # times their number: θ moves by the sum of all e
+            AddSum(),
             exchange=ElasticDifference(self.elastic_force / workers),
             # The pull comes behind the steps: e is the difference to θ as it is at the meeting, not H steps before.
             meetings=Meetings(self.local_steps, ((self.local_steps, PULL), (self.local_steps, PUSH))),
             local_update=local_optimizer(optimizer),
             quorum=quorum,
+            replicas=workers,
             slack=0 if self.elastic_barrier else None,
         )

@@ -77,6 +77,8 @@ class Strategy:
       local_slots: what a pull does to the slots of the local update: nothing (KEEP), it begins them anew (RESET), or it
         replaces them by their mean over the workers, for which they are pushed behind the payload (AVERAGE).
       quorum: payloads for each server update, K.
+      replicas: how many replicas the servers' moves average where replicas are trained, by which the laws of the
+        learning rate go; None for as many as payloads in an update.
       ring: whether there are no servers: the workers sum the payloads among themselves, and each holds a copy of the
         parameters.
       most_workers: how many workers the row allows; None for any number.
@@ -92,6 +94,7 @@ class Strategy:
     local_rate: float = 1.0
     local_slots: str = KEEP
     quorum: int = 1
+    replicas: int | None = None
     ring: bool = False
     most_workers: int | None = None
     slack: int | None = 0
@@ -122,10 +125,15 @@ class Strategy:
         return self.meetings.steps_per_push * self.quorum
 
     @property
+    def averaged_replicas(self) -> int:
+        """Replicas whose mean a server update stands for."""
+        return self.replicas or self.quorum
+
+    @property
     def law_factor(self) -> int:
         """Batches by which the laws scale an update's learning rate, where each step reads one batch."""
         if self.exchange.trains_replicas:
-            return self.quorum
+            return self.averaged_replicas
         steps = self.steps_per_update
         return int(self.exchange.averaged(NO_SUMS._replace(steps=steps, batches=steps))[1])
 

@@ -1,0 +1,57 @@
+"""What a block's graph orders: a pull behind a step, and a look at the clock, come behind the step's arithmetic."""
+
+import pytest
+import tensorflow as tf
+
+from graphs.block import PULL, Steps
+from tests import toy
+from tests.engines.building import build
+from tfnmt.engines.servers import UpdateSequence
+from tfnmt.strategies import Downpour, ModelAverage
+from tfnmt.strategies.elastic import Elastic
+
+BATCHES = toy.make_batches(4)
+
+
+def traced(row, block):
+    """The graph of a block, and the handles of the servers' parameters in it."""
+    servers = build(UpdateSequence, row, BATCHES, options={"workers": 1})
+    graph, outbox = servers.worker_graph(), servers.new_outbox()
+    replica, batches = graph.new_replica(), iter(toy.dataset(BATCHES)(None))
+    whole, number = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
+    arguments = (replica, outbox, batches, whole, whole, number, number, tf.zeros([10], tf.float64))
+    function = graph.function(block).get_concrete_function(*arguments)
+    parameters = servers.server.shards[0].parameters.handle
+    return function.graph, [inner for outer, inner in function.graph.captures if outer is parameters]
+
+
+def kinds_before(operation):
+    """The types of all operations that must have ended before this one begins."""
+    found, coming = set(), [operation]
+    while coming:
+        one = coming.pop()
+        for other in [*one.control_inputs, *(tensor.op for tensor in one.inputs)]:
+            if other not in found:
+                found.add(other)
+                coming.append(other)
+    return {other.type for other in found}
+
+
+@pytest.mark.parametrize(
+    "row, gradients", [(Elastic(local_steps=1), True), (Elastic(local_steps=1), False), (Downpour(), True)]
+)
+def test_a_pull_behind_a_step_waits_for_its_arithmetic(row, gradients):
+    """The negative control: a pull before the step does not."""
+    steps = Steps(1, True)
+    _, (parameters,) = traced(row, (steps, PULL) if gradients else (PULL, steps))
+    (read,) = [operation for operation in parameters.consumers() if operation.type == "ReadVariableOp"]
+    assert ("BatchMatMulV2" in kinds_before(read)) is gradients
+
+
+def test_a_limit_of_time_counts_the_whole_step():
+    """In the loop of a block, the next look at the clock comes behind the replica's update."""
+    graph, _ = traced(ModelAverage(local_steps=3, sync_every_seconds=1.0), (PULL, Steps(3, True)))
+    loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
+    bodies = [graph._get_function(loop.get_attr("body").name).graph for loop in loops]
+    looks = [each for body in bodies for each in body.get_operations() if each.type == "Timestamp"]
+    assert any({"BatchMatMulV2", "If"} <= kinds_before(look) for look in looks)
