@@ -1,4 +1,4 @@
-"""How a payload travels: the numbers that go over the network in place of a vector, and the vector that comes out."""
+"""Encodings: the numbers that travel over the network in place of a payload, and how the payload is read from them."""
 
 from typing import Protocol
 
@@ -6,19 +6,19 @@ import tensorflow as tf
 
 
 class Encoding(Protocol):
-    """One way to send a payload [size] of a known weight, by which the sum that it belongs to is divided later.
+    """One way to send a payload [size], which its weight divides later; so an encoding knows the size of the mean.
 
-    Payloads that were encoded with one and the same weight may be added up as they are.
+    Encoded payloads may be added up only where all were encoded with one and the same weight, which decodes the sum.
     """
 
     def dtype(self, parameters: tf.DType) -> tf.DType:
-        """The type of the numbers that travel, where parameters have this one."""
+        """The type of the numbers that travel, for parameters of a type."""
 
     def encode(self, vector: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """What travels [size]."""
+        """The numbers [size] that travel."""
 
     def decode(self, encoded: tf.Tensor, weight: tf.Tensor, parameters: tf.DType) -> tf.Tensor:
-        """The vector [size] that arrives."""
+        """The payload [size] of type `parameters`, as it was or nearly so."""
 
 
 class Dense:
@@ -38,7 +38,7 @@ class Dense:
 
 
 class Half:
-    """16-bit floats of the mean, times 256: its usual elements are then far from the smallest and the largest.
+    """16-bit floats of the mean times 256: usual elements of a mean are then far from the smallest and largest floats.
 
     >>> half, weight = Half(), tf.constant(4.0, tf.float64)
     >>> encoded = half.encode(tf.constant([4.0, -2.0]), weight)

@@ -46,7 +46,7 @@ def no_work(clock: tf.Tensor | float = 0.0) -> Work:
 
 
 def add_work(work: Work, more: Work) -> Work:
-    """The work of both, as tensors in a graph; clock, version and position are those of `more`, the later work."""
+    """The work of both, as tensors in a graph; clock, version and position come from `more`, the later work."""
     sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
     return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at))
 

@@ -69,7 +69,7 @@ class Strategy:
       server_update: the optimizer by which the servers move; it reads the mean of the payloads as its gradient.
       exchange: what a pull, a step and a push do to the vectors that a worker holds.
       meetings: when a worker pulls and pushes.
-      encoding: how payloads travel.
+      encoding: the numbers in which payloads travel.
       local_update: the optimizer by which a worker moves its own replica at each step; None where replicas stay as they
         were pulled.
       local_update_steps: steps of a worker in this row after which its replica moves no more; None for never.
