@@ -30,6 +30,7 @@ def test_warmup_rises_in_a_line(schedule):
         (500, {"schedule": "cosine", "decay_updates": 100}, 0.0),
         (7, {"schedule": "plateau", "plateau_scale": 0.25}, 0.5),
         (0, {"schedule": "constant", "warmup_updates": 0}, 2.0),
+        (3, {"schedule": "inverse_sqrt", "warmup_updates": 0}, 1.0),
     ],
 )
 def test_values(version, settings, expected):

@@ -287,9 +287,9 @@ class UpdateSequence:
         return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
 
     def _reason(self, push: Push, element: int) -> str:
-        if not push.work.sums.target_tokens:
-            return f"there was no target token in step {push.step} of worker {push.worker}"
         element = max(element, push.work.nonfinite_at)
+        if element < 0 and not push.work.sums.target_tokens:
+            return f"there was no target token in step {push.step} of worker {push.worker}"
         vector, place = divmod(element, self._recipe.layout.size)
         kind = "local optimizer's state" if vector > 0 else "gradient"
         what = "the gradient's norm" if element < 0 else f"the {kind} of {self._recipe.layout.name_at(place)}"
