@@ -19,15 +19,20 @@ from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
 
 
 class AddMean(Optimizer):
-    """Model averaging: θ ← θ + G, with G the mean delta of the workers."""
+    """θ ← θ + a G, with G the mean delta of the workers; with a = 1 that is model averaging."""
+
+    def __init__(self, share: float = 1.0):
+        """Takes a."""
+        self._share = share
 
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
-        tf.raw_ops.AssignAddVariableOp(resource=parameters, value=gradient)
+        value = gradient if self._share == 1 else self._share * gradient
+        tf.raw_ops.AssignAddVariableOp(resource=parameters, value=value)
 
 
 class AddSum(AddMean):
-    """θ ← θ + ΣG, with ΣG the sum of the payloads, however many of them count."""
+    """θ ← θ + a ΣG, with ΣG the sum of the payloads, however many of them count."""
 
     reads_sum = True
 
