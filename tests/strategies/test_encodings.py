@@ -11,7 +11,8 @@ from graphs.encodings import ENCODINGS
 from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, distance, parameters, run, simulated
-from tfnmt.strategies import Async, Bmuf, ModelAverage, SummedAsync, Sync
+from tfnmt.engines.virtual_time import CostSettings
+from tfnmt.strategies import Async, Bmuf, ModelAverage, RingAllreduce, SummedAsync, Sync
 
 BATCHES = toy.make_batches(24)
 
@@ -71,3 +72,16 @@ def test_sums_of_what_was_encoded_with_one_weight_are_sums(name):
 def test_examples():
     found = doctest.testmod(graphs.encodings)
     assert found.attempted and not found.failed
+
+
+def test_a_push_of_16_bits_takes_a_quarter_of_the_time_of_64():
+    """A pull travels as it is; a ring carries the payload alone."""
+    costs = CostSettings(
+        jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, network_latency_seconds=0.0, network_bytes_per_second=64.0
+    )
+    engine = simulated(Sync(), BATCHES, workers=1, encoding="float16", costs=costs)
+    run(engine, 1)
+    whole = parameters(engine).nbytes / 64
+    assert [event.seconds for event in engine.trace[:3]] == pytest.approx([whole, whole + 1, whole + 1 + whole / 4])
+    (report,) = run(simulated(RingAllreduce(), BATCHES, workers=2, encoding="float16", costs=costs), 1)
+    assert [push.bytes_pushed for push in report.pushes] == [parameters(engine).nbytes // 4] * 2  # 2 M (N - 1) / N

@@ -194,14 +194,9 @@ class SimulatedEngine(Engine):
         """The report of an update under this clock, which knows no reader, and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
-            ring_bytes = int(self._costs.ring_bytes(self._pushed_vectors()))
+            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.pushed_vectors(self._dtype)))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
-
-    def _pushed_vectors(self) -> float:
-        """How many vectors of the parameters' type have the size of a payload as it travels."""
-        strategy, dtype = self._servers.strategy, self._dtype
-        return strategy.payload_vectors * strategy.encoding.dtype(dtype).size / dtype.size
 
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""
@@ -210,8 +205,8 @@ class SimulatedEngine(Engine):
         if coming is None:
             self._standing.add(worker)
         elif isinstance(coming, Transfer):
-            is_push = coming.direction == links.PUSH
-            vectors = self._pushed_vectors() if is_push else self._servers.strategy.payload_vectors
+            strategy, is_push = self._servers.strategy, coming.direction == links.PUSH
+            vectors = strategy.pushed_vectors(self._dtype) if is_push else strategy.payload_vectors
             self._timeline.begin(self._now, coming, self._costs.parts(vectors))
         else:
             self._timeline.add(coming)

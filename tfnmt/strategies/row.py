@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import tensorflow as tf
+
 from graphs.block import BEGIN, PULL, PUSH, Action, Block, Exchange, Steps
 from graphs.encodings import DENSE, Encoding
 from graphs.work import NO_SUMS
@@ -108,6 +110,10 @@ class Strategy:
     def payload_vectors(self) -> int:
         """Vectors [size] that travel with a push, and with a pull."""
         return 1 + len(self.averaged_slots)
+
+    def pushed_vectors(self, parameters: tf.DType) -> float:
+        """How many vectors [size] of the parameters' type are as large as a payload on its way."""
+        return self.payload_vectors * self.encoding.dtype(parameters).size / parameters.size
 
     @property
     def has_barrier(self) -> bool:
