@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.eager import context
+from tensorflow.python.eager import context, executor
 
 from tfnmt.cluster.addresses import CHIEF, Cluster
 from tfnmt.cluster.loopback import keep_to_address
@@ -22,6 +22,7 @@ class Coordinator:
         strategy = tf.distribute.ParameterServerStrategy(resolver)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         _keep_functions()
+        _keep_executors()
         if not cluster.is_embedded:
             keep_to_address(cluster.chief)
 
@@ -49,6 +50,15 @@ def _keep_functions() -> None:
     function and say so, in several lines each.
     """
     context.context().remove_function = lambda name: None
+
+
+def _keep_executors() -> None:
+    """Keeps the executors of workers for the life of the process.
+
+    When Python frees one, TensorFlow waits for what its worker still has to do: the trace of a worker that is gone is
+    printed at some later line, and a silent one stops the chief.
+    """
+    executor.Executor.__del__ = lambda self: None
 
 
 def current_task() -> int:
