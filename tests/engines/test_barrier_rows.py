@@ -23,7 +23,7 @@ from tests.engines.building import (
     run,
     simulated,
 )
-from tfnmt.engines.simulated import PUSHED, STEPPED, Fault
+from tfnmt.engines.schedule import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings

@@ -22,7 +22,7 @@ from tests.engines.building import (
     run,
     simulated,
 )
-from tfnmt.engines.simulated import ABSORBED, PULLED, PUSHED
+from tfnmt.engines.schedule import ABSORBED, PULLED, PUSHED
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (

@@ -14,7 +14,7 @@ from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, distance, local, parameters, rounds, run, simulated
 from tests.engines.kill_tasks import EXACT_SUM, CountingModel, make_batches, wrongly_counted
 from tests.engines.rows import ROWS
-from tfnmt.engines.simulated import ABSORBED, PULLED, PUSHED
+from tfnmt.engines.schedule import ABSORBED, PULLED, PUSHED
 from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
 
 BATCHES = toy.make_batches(48)

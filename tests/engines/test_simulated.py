@@ -16,7 +16,7 @@ from tests.engines.building import (
 )
 from tests.engines.kill_tasks import EXACT_STEPS, EXACT_SUM, CountingModel, make_batches, wrongly_counted
 from tests.engines.rows import ROWS
-from tfnmt.engines.simulated import ABSORBED, PULLED, PUSHED, STEPPED, Fault
+from tfnmt.engines.schedule import ABSORBED, PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
 from tfnmt.strategies import (

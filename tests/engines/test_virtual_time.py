@@ -5,7 +5,7 @@ import pytest
 
 from tests import toy
 from tests.engines.building import EQUAL_SPEED, run, simulated
-from tfnmt.engines.simulated import ABSORBED
+from tfnmt.engines.schedule import ABSORBED
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.strategies import Async, ModelAverage, RingAllreduce, SummedAsync, Sync

@@ -10,7 +10,7 @@ import tensorflow as tf
 from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, local, parameters, run, simulated
-from tfnmt.engines.simulated import PULLED, PUSHED
+from tfnmt.engines.schedule import PULLED, PUSHED
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.strategies import (
     Async,

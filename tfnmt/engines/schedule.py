@@ -1,0 +1,281 @@
+"""When virtual workers meet: the order and the times of the events of a row under a cost model.
+
+Who computes is not said here: the simulated engine has real servers and real gradients, the planner has neither.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from graphs.block import Steps
+from tfnmt.engines import links
+from tfnmt.engines.pace import Pace
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.timeline import Event, Timeline, Transfer
+from tfnmt.engines.virtual_time import Costs
+from tfnmt.engines.worker import Progress, Push
+from tfnmt.strategies import Strategy
+
+MET, PULLED, STEPPED, PUSHED, SERVED, ABSORBED = "met", "pulled", "stepped", "pushed", "served", "absorbed"
+"""Kinds of events; MET and SERVED are only where a meeting, or the servers' work, costs time."""
+
+
+class Fault(NamedTuple):
+    """The death of a worker at one event of one of its blocks; later it is back with nothing but its number.
+
+    Attributes:
+      worker: who.
+      block: in which of its blocks, from 1.
+      kind: the event that it does not survive: PULLED, the first of STEPPED, PUSHED, when the payload is lost with it,
+        or ABSORBED, when the servers have the payload already.
+      seconds: until it is back.
+    """
+
+    worker: int
+    block: int
+    kind: str
+    seconds: float = 1.0
+
+
+class VirtualClock:
+    """Seconds since training began, which pass when a schedule says so.
+
+    Attributes:
+      now: that many.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """That many, as `time.monotonic` would say it."""
+        return self.now
+
+
+class Servers(Protocol):
+    """What a schedule asks of the servers; see `tfnmt.engines.servers.UpdateSequence`."""
+
+    plateau_scale: float
+
+    @property
+    def phase(self) -> int:
+        """The number of the row that trains now."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """The row that trains now."""
+
+    @property
+    def progress(self) -> Sequence[Progress]:
+        """How far each worker has come."""
+
+    def worker_graph(self) -> Any:
+        """What the workers of this phase have in common."""
+
+    def new_outbox(self) -> Any:
+        """Where a worker's payloads go."""
+
+    def new_worker(self, graph: Any, number: int, outbox: Any) -> Any:
+        """A worker that has come as far as the servers know."""
+
+    def absorb(self, push: Push, wait_seconds: float) -> BlockReport | None:
+        """Takes in a push; the report when it made an update, or would have."""
+
+
+class Schedule:
+    """Virtual workers and servers under a virtual clock.
+
+    Attributes:
+      trace: every event so far, in order.
+      crew: the workers.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        clock: VirtualClock,
+        costs: Costs,
+        workers: int,
+        dtype: tf.DType,
+        *,
+        script: Sequence[tuple[int, str]] | None = None,
+        faults: Sequence[Fault] = (),
+    ):
+        """Engages the workers.
+
+        Args:
+          servers: who take pushes in; their clock is the same.
+          clock: moves with the events.
+          costs: what things cost.
+          workers: how many.
+          dtype: of the parameters.
+          script: (worker, event kind) in the order in which they shall happen, instead of the cost model: each worker
+            goes on until it has had such an event. Training ends with the script.
+          faults: workers that die.
+        """
+        self._servers, self._clock, self._costs = servers, clock, costs
+        self._workers, self._dtype, self._script, self._faults = workers, dtype, script, list(faults)
+        self._stopping = False
+        self._reports: list[BlockReport] = []
+        self.trace: list[Event] = []
+        self.begin_phase()
+
+    def reports(self) -> Iterator[BlockReport]:
+        """Lets time pass until `stop` is called or the script ends; one report for each server update."""
+        self._release()
+        for event in self._events_in_order():
+            self._clock.now = max(self._clock.now, event.seconds)
+            self.trace.append(event)
+            if fault := self._fault_at(event):
+                self._kill(fault)
+                continue
+            phase = self._servers.phase
+            self._go_on(event.worker)
+            reports, self._reports = self._reports, []
+            yield from reports
+            if phase != self._servers.phase:
+                self.begin_phase()
+            self._release()
+
+    def stop(self) -> None:
+        """Lets no worker begin another block."""
+        self._stopping = True
+
+    def begin_phase(self, arrived: int = 0) -> None:
+        """Engages new workers, who know the row that trains now; so many payloads wait for the next update."""
+        servers, now = self._servers, self._clock.now
+        self._pace = Pace(self._workers, servers.strategy.slack)
+        self._graph = servers.worker_graph()
+        self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
+        self.crew = [self._new_worker(number) for number in range(self._workers)]
+        self._lives = [self._life(worker) for worker in self.crew]
+        self._timeline = Timeline(self._costs.new_links(), now)
+        self._standing = set(range(self._workers))  # who waits for others
+        self._waited = [0.0] * self._workers  # seconds since the last push that was absorbed
+        self._arrived = arrived
+        self._served_at = now  # when the servers have done all work that has come to them
+        self._reports = []
+
+    def _new_worker(self, number: int) -> Any:
+        return self._servers.new_worker(self._graph, number, self._outboxes[number])
+
+    def _life(self, worker: Any) -> Iterator[Event | Transfer | None]:
+        """What a worker does: what is going to happen is yielded before it has, None where it waits for others."""
+        number = worker.number
+        while True:
+            block = worker.next_block()
+            if not (self._pace.may_begin(number) and not self._stopping):
+                since = self._clock.now
+                yield None
+                self._waited[number] += self._clock.now - since
+            if self._costs.settings.meeting_seconds:
+                yield Event(self._clock.now + self._costs.settings.meeting_seconds, number, MET)
+            for action in block:
+                if isinstance(action, Steps):
+                    yield from self._steps(worker, action)
+                    continue
+                _, push = worker.run((action,), self._servers.plateau_scale)
+                if push is None:
+                    yield self._transfer(number, PULLED, links.PULL)
+                    continue
+                yield self._transfer(number, PUSHED, links.PUSH)
+                yield from self._serve(number)
+                self._absorb(push)
+                yield Event(self._clock.now, number, ABSORBED)
+
+    def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
+        """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
+        return Event(self._clock.now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
+
+    def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
+        began, limit = self._clock.now, self._servers.strategy.meetings.most_seconds
+        for number in range(steps.count):
+            if limit and number and self._clock.now - began >= limit:
+                return
+            one = Steps(1, steps.first and number == 0)
+            work, _ = worker.run((one,), self._servers.plateau_scale)
+            seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
+            yield Event(self._clock.now + seconds, worker.number, STEPPED)
+
+    def _serve(self, worker: int) -> Iterator[Event]:
+        """The time that the servers, or the ring, take for a payload that has come, and for all that came before it."""
+        self._arrived += 1
+        if self._arrived >= self._servers.strategy.quorum:
+            self._arrived = 0
+            seconds = self._costs.update_seconds(self._servers.strategy.payload_vectors)
+            self._served_at = max(self._served_at, self._clock.now) + seconds
+        if self._served_at > self._clock.now:
+            yield Event(self._served_at, worker, SERVED)
+
+    def _absorb(self, push) -> None:
+        """Hands the servers what they may take now that this push is there."""
+        for each in self._pace.arrive(push):
+            report = self._servers.absorb(each, self._waited[each.worker])
+            self._pace.absorb(each)
+            self._waited[each.worker] = 0.0
+            self._reports += [self._virtual(report)] if report else []
+
+    def _virtual(self, report: BlockReport) -> BlockReport:
+        """The report of an update under this clock, which knows no reader, and on this network."""
+        pushes = report.pushes
+        if self._costs.is_ring:
+            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.pushed_vectors(self._dtype)))
+            pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
+        return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
+
+    def _go_on(self, worker: int) -> None:
+        """Lets a worker live until its next event, or until it has to wait."""
+        self._standing.discard(worker)
+        coming = next(self._lives[worker])
+        if coming is None:
+            self._standing.add(worker)
+        elif isinstance(coming, Transfer):
+            strategy, is_push = self._servers.strategy, coming.direction == links.PUSH
+            vectors = strategy.pushed_vectors(self._dtype) if is_push else strategy.payload_vectors
+            self._timeline.begin(self._clock.now, coming, self._costs.parts(vectors))
+        else:
+            self._timeline.add(coming)
+
+    def _release(self) -> None:
+        """Lets those go on for whom the others have done enough."""
+        if self._stopping:
+            return
+        for worker in sorted(self._standing):
+            if self._pace.may_begin(worker):
+                self._go_on(worker)
+
+    def _events_in_order(self) -> Iterator[Event]:
+        """The next event, again and again: the earliest, or the one that the script wants."""
+        for worker, kind in self._script or ():
+            event = None
+            while event is None or event.kind != kind:
+                event = self._timeline.next_of(worker)
+                if event is None:
+                    raise ValueError(f"Script: worker {worker} waits for others and cannot have {kind!r}.")
+                yield event
+        while self._script is None and (event := self._timeline.next()):
+            yield event
+
+    def _fault_at(self, event: Event) -> Fault | None:
+        """The fault that strikes now, which is used up."""
+        block = self._servers.progress[event.worker].block + (event.kind != ABSORBED)
+        for fault in self._faults:
+            if (fault.worker, fault.block, fault.kind) == (event.worker, block, event.kind):
+                self._faults.remove(fault)
+                return fault
+        return None
+
+    def _kill(self, fault: Fault) -> None:
+        """Replaces a worker by one that knows nothing, some time later."""
+        worker = fault.worker
+        self.crew[worker] = self._new_worker(worker)
+        fresh = self._life(self.crew[worker])
+
+        def reborn() -> Iterator[Event | Transfer | None]:
+            yield Event(self._clock.now + fault.seconds, worker, "restarted")
+            yield from fresh
+
+        self._lives[worker] = reborn()
+        self._go_on(worker)
