@@ -77,8 +77,12 @@ class Costs:
 
     def compute_seconds(self, worker: int, step: int, target_tokens: float) -> float:
         """How long the worker computes one step, from 1: a function of the seed, the worker and the step."""
-        seconds = self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
-        return seconds * self._factors.get(worker, 1.0) * self._noise(worker, step)
+        return self.mean_compute_seconds(worker, 1, target_tokens) * self._noise(worker, step)
+
+    def mean_compute_seconds(self, worker: int, steps: float, target_tokens: float) -> float:
+        """How long the worker computes so many steps of so many target tokens together, jitter aside."""
+        seconds = steps * self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
+        return seconds * self._factors.get(worker, 1.0)
 
     def _noise(self, worker: int, step: int) -> float:
         """A log-normal factor of mean one: exp(z - s²/2) for a normal z of standard deviation s."""

@@ -1,0 +1,1 @@
+"""Which strategy, on how many machines: measured costs, predicted times, a ranking."""

@@ -1,0 +1,143 @@
+"""How fast a row is under a cost model: the simulated engine's schedule, with workers that compute nothing."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from graphs.block import BEGIN, PULL, PUSH, Block, Steps
+from graphs.work import NO_SUMS, Sums, Work
+from tfnmt.batch import START
+from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.report import BlockReport
+from tfnmt.engines.schedule import Schedule, VirtualClock
+from tfnmt.engines.virtual_time import Costs
+from tfnmt.engines.worker import Progress, Push
+from tfnmt.strategies import Strategy
+
+PUSHES = 12
+"""Pushes of each worker that are looked at, behind a quarter as many in which workers come into step."""
+DTYPE = tf.float32
+
+
+class Speed(NamedTuple):
+    """What a row makes of its machines.
+
+    Attributes:
+      step_seconds: between two steps of a worker.
+      tokens_per_second: target tokens of all workers.
+      computing_share: of the workers' time.
+      waiting_share: of the workers' time, in which they stand still for others.
+      bytes_per_token: that all workers pull and push for a target token.
+    """
+
+    step_seconds: float
+    tokens_per_second: float
+    computing_share: float
+    waiting_share: float
+    bytes_per_token: float
+
+
+def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -> Speed:
+    """The speed of a row once its workers are in step.
+
+    Args:
+      strategy: the row.
+      costs: of as many workers.
+      workers: how many.
+      batch_tokens: target tokens of a step of a worker.
+    """
+    clock = VirtualClock()
+    servers = _CountingServers(strategy, clock, costs, workers, batch_tokens)
+    schedule = Schedule(servers, clock, costs, workers, DTYPE)
+    first = workers * PUSHES // 4
+    looked_at: list[BlockReport] = []
+    pushes, began = 0, 0.0
+    for report in schedule.reports():
+        pushes += len(report.pushes)
+        if pushes <= first:
+            began = clock.now
+        else:
+            looked_at.append(report)
+        if pushes >= first + workers * PUSHES:
+            break
+    seconds = clock.now - began
+    tokens = sum(report.target_tokens for report in looked_at)
+    moved = [push for report in looked_at for push in report.pushes]
+    steps = tokens / batch_tokens
+    computing = sum(
+        costs.mean_compute_seconds(push.worker, push.target_tokens / batch_tokens, push.target_tokens)
+        for push in moved
+    )
+    return Speed(
+        step_seconds=seconds * workers / steps,
+        tokens_per_second=tokens / seconds,
+        computing_share=computing / (seconds * workers),
+        waiting_share=sum(push.wait_seconds for push in moved) / (seconds * workers),
+        bytes_per_token=sum(push.bytes_pulled + push.bytes_pushed for push in moved) / tokens,
+    )
+
+
+class _CountingServers:
+    """Servers that count what they are handed; see `schedule.Servers`."""
+
+    phase = 0
+    plateau_scale = 1.0
+
+    def __init__(self, strategy: Strategy, clock: VirtualClock, costs: Costs, workers: int, batch_tokens: int):
+        self.strategy, self._costs, self._batch_tokens = strategy, costs, batch_tokens
+        self._ledger = Ledger(workers, clock)
+
+    @property
+    def progress(self) -> Sequence[Progress]:
+        return self._ledger.progress
+
+    def worker_graph(self) -> None:
+        return None
+
+    def new_outbox(self) -> None:
+        return None
+
+    def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
+        return _IdleWorker(self.strategy, number, self._batch_tokens, self._ledger)
+
+    def absorb(self, push: Push, wait_seconds: float) -> BlockReport | None:
+        pulled, pushed = self.strategy.payload_vectors, self.strategy.pushed_vectors(DTYPE)
+        moved = push.pulls * int(sum(self._costs.parts(pulled))), int(sum(self._costs.parts(pushed)))
+        self._ledger.count(push, wait_seconds, None, moved)
+        if self._ledger.arrived < self.strategy.quorum:
+            return None
+        sums = self._ledger.close(applied=True)
+        return self._ledger.report(sums, True, epoch=0, gradient_norm=0.0, learning_rate=0.0, momentum_norm=None)
+
+
+class _IdleWorker:
+    """Goes through a row's program and computes nothing."""
+
+    def __init__(self, strategy: Strategy, number: int, batch_tokens: int, ledger: Ledger):
+        self.number, self.step = number, 0
+        self._ledger, self._batch_tokens = ledger, batch_tokens
+        self._program = itertools.cycle(strategy.program())
+        self._block = self._pulls = self._version = 0
+        self._sums = NO_SUMS
+
+    def next_block(self) -> Block:
+        return next(self._program)
+
+    def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
+        (action,) = block
+        steps = action.count if isinstance(action, Steps) else 0
+        self.step += steps
+        sums = NO_SUMS._replace(target_tokens=steps * self._batch_tokens, steps=float(steps), batches=float(steps))
+        self._sums = Sums(*(before + more for before, more in zip(self._sums, sums)))
+        if action in (BEGIN, PULL):
+            self._pulls += 1
+            self._version = self._ledger.version
+        work = Work(sums, -1, self._version, float(self.step), START)
+        if action != PUSH:
+            return work, None
+        self._block += 1
+        push = Push(self.number, self._block, self.step, self._version, self._pulls, [], work._replace(sums=self._sums))
+        self._sums, self._pulls = NO_SUMS, 0
+        return work, push

@@ -1,0 +1,254 @@
+"""Which row, with which flags, on how many machines: every candidate's predicted speed, in order of the time it takes."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from graphs.encodings import ENCODINGS
+from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.planning.prediction import DTYPE, Speed, predict
+from tfnmt.planning.probe import Probe
+from tfnmt.settings import value_text
+from tfnmt.strategies import STRATEGIES, RowSettings, Strategy
+
+SINGLE = "single"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A row with its flags, on so many machines.
+
+    Attributes:
+      strategy: its name in the table.
+      row: its flags.
+      encoding: `--encoding`.
+      workers: how many.
+      servers: parameter servers, 0 where the row has none.
+    """
+
+    strategy: str
+    row: RowSettings
+    encoding: str
+    workers: int
+    servers: int
+
+    def columns(self, optimizer: OptimizerSettings) -> Strategy:
+        """The row as an engine sees it."""
+        return dataclasses.replace(self.row.row(self.workers, optimizer), encoding=ENCODINGS[self.encoding])
+
+    def flags(self) -> dict[str, str]:
+        """The flags that choose it, where they are not the defaults, by name."""
+        default = type(self.row)()
+        changed = {name: value for name, value in vars(self.row).items() if value != getattr(default, name)}
+        encoding = {"encoding": self.encoding} if self.encoding != "none" else {}
+        return {name: value_text(value) for name, value in {"strategy": self.strategy, **changed, **encoding}.items()}
+
+
+class Goal(NamedTuple):
+    """What is known of the way to the wanted quality.
+
+    Attributes:
+      critical_tokens: target tokens of an update at which twice as many tokens are needed as with tiny updates, B*;
+        None where nobody has measured it.
+      tokens: target tokens that one worker needs; None where there is no curve.
+    """
+
+    critical_tokens: float | None = None
+    tokens: float | None = None
+
+
+class Ranked(NamedTuple):
+    """A candidate and what is predicted of it.
+
+    Attributes:
+      candidate: the row, its flags and its machines.
+      speed: what it makes of them.
+      token_factor: target tokens that it needs over those that one worker needs.
+      speed_up: time of one worker over its time, to equal quality.
+      seconds: to the goal; None where there is none.
+      price: of all machines until then; None where there is no price or no goal.
+    """
+
+    candidate: Candidate
+    speed: Speed
+    token_factor: float
+    speed_up: float
+    seconds: float | None
+    price: float | None
+
+
+def candidates(workers: Sequence[int], servers: int, local_steps: Sequence[int], encodings: Sequence[str]) -> Iterator[Candidate]:
+    """Plain training, and every other row on every number of workers.
+
+    Args:
+      workers: numbers of workers.
+      servers: parameter servers; 0 for as many as workers.
+      local_steps: values to try where a row has such a flag.
+      encodings: values of `--encoding` to try.
+    """
+    yield Candidate(SINGLE, STRATEGIES[SINGLE](), "none", 1, 1)
+    for number in workers:
+        for name, made in STRATEGIES.items():
+            if name == SINGLE:
+                continue
+            rows = [made(local_steps=steps) for steps in local_steps] if _has(made, "local_steps") else [made()]
+            for row in rows:
+                columns = row.row(number, OptimizerSettings())
+                for encoding in encodings if not columns.averaged_slots else ("none",):
+                    yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
+
+
+def rank(
+    found: Sequence[Candidate],
+    probe: Probe,
+    network: CostSettings,
+    optimizer: OptimizerSettings,
+    goal: Goal,
+    price_per_hour: float = 0.0,
+) -> list[Ranked]:
+    """The candidates, of which the first is plain training, in order of the time to equal quality.
+
+    Args:
+      found: the candidates.
+      probe: of a machine like all of them.
+      network: between them; what it costs to compute comes from the probe.
+      optimizer: as in training.
+      goal: what is known of the way to the wanted quality.
+      price_per_hour: of one machine; a parameter server has one of its own.
+    """
+    ranked: list[Ranked] = []
+    for candidate in found:
+        columns = candidate.columns(optimizer)
+        speed = predict(columns, costs_of(candidate, columns, probe, network), candidate.workers, probe.batch_tokens)
+        factor = token_factor(columns, candidate.workers, probe.batch_tokens, goal.critical_tokens)
+        alone = ranked[0].speed.tokens_per_second if ranked else speed.tokens_per_second
+        seconds = goal.tokens and goal.tokens * factor / speed.tokens_per_second
+        machines = candidate.workers + (0 if candidate.strategy == SINGLE else candidate.servers)
+        price = seconds / 3600 * machines * price_per_hour if seconds and price_per_hour else None
+        ranked.append(Ranked(candidate, speed, factor, speed.tokens_per_second / factor / alone, seconds, price))
+    return sorted(ranked, key=lambda one: -one.speed_up)
+
+
+def costs_of(candidate: Candidate, columns: Strategy, probe: Probe, network: CostSettings) -> Costs:
+    """The cost model of a candidate; one worker alone has no network and meets nobody."""
+    settings = with_probe(network, probe)
+    if candidate.strategy == SINGLE:
+        free = {"network_bytes_per_second": 1e18, "network_latency_seconds": 0.0, "switch_bytes_per_second": 0.0}
+        settings = dataclasses.replace(settings, meeting_seconds=0.0, **free)
+    vector_bytes, servers = probe.parameters * DTYPE.size, max(candidate.servers, 1)
+    return Costs(settings, 0, candidate.workers, servers, vector_bytes, is_ring=columns.ring)
+
+
+def with_probe(network: CostSettings, probe: Probe) -> CostSettings:
+    """The costs of the probe's machine on a network."""
+    names = ("step_seconds", "seconds_per_token", "server_seconds_per_byte", "meeting_seconds")
+    return dataclasses.replace(network, **{name: getattr(probe, name) for name in names})
+
+
+def token_factor(strategy: Strategy, workers: int, batch_tokens: int, critical_tokens: float | None) -> float:
+    """Target tokens that a row needs over those that one worker needs, by the law of large batches.
+
+    With B* the critical batch, the tokens to a quality grow with the tokens B that bear on the same parameters as
+    1 + B/B* (McCandlish et al., 2018). Workers that train replicas, or move their own between two pushes, are taken as
+    one batch of all of them; what local steps lose by drifting apart is not in the law, nor what stale gradients lose.
+    Without B* it is 1.
+    """
+    if not critical_tokens:
+        return 1.0
+    moves = strategy.local_update is not None or strategy.exchange.trains_replicas
+    steps = 1 if moves else strategy.meetings.steps_per_push
+    return (1 + workers * steps * batch_tokens / critical_tokens) / (1 + batch_tokens / critical_tokens)
+
+
+def best_of_each(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """The best flags of each row and number of workers, in order."""
+    best: dict[tuple[str, int], Ranked] = {}
+    for one in ranked:
+        best.setdefault((one.candidate.strategy, one.candidate.workers), one)
+    return list(best.values())
+
+
+def table(ranked: Sequence[Ranked]) -> str:
+    """The ranking in Markdown."""
+    with_time, with_price = ranked[0].seconds is not None, ranked[0].price is not None
+    heading = ["flags", "workers", "servers", "ms a step", "target tokens/s", "computing", "bytes a token", "tokens needed", "speed-up"]
+    heading += ["hours"] * with_time + ["price"] * with_price
+    rows = [heading, ["---"] * len(heading)]
+    for one in ranked:
+        speed, candidate = one.speed, one.candidate
+        cells = [
+            " ".join(f"--{name}={value}" for name, value in candidate.flags().items()),
+            str(candidate.workers),
+            "–" if candidate.strategy == SINGLE else str(candidate.servers),
+            f"{1000 * speed.step_seconds:,.3g}",
+            f"{speed.tokens_per_second:,.0f}",
+            f"{speed.computing_share:.0%}",
+            f"{speed.bytes_per_token:,.0f}",
+            f"{one.token_factor:.2f}x",
+            f"{one.speed_up:.2f}x",
+        ]
+        cells += [f"{(one.seconds or 0) / 3600:.2f}"] * with_time + [f"{one.price or 0:.2f}"] * with_price
+        rows.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def picture(ranked: Sequence[Ranked]) -> Figure:
+    """Speed-up to equal quality against the number of workers, a line for each row."""
+    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="workers", ylabel="predicted speed-up to equal quality")
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for one in best_of_each(ranked):
+        lines.setdefault(one.candidate.strategy, []).append((one.candidate.workers, one.speed_up))
+    start = (1, 1.0)
+    lines.pop(SINGLE, None)
+    for name, points in lines.items():
+        axes.plot(*zip(start, *sorted(points)), marker="o", label=name)
+    ticks = sorted({1, *(workers for points in lines.values() for workers, _ in points)})
+    axes.plot(ticks, ticks, color="grey", linestyle=":", label="as many times as workers")
+    axes.set_xticks(ticks)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def document(probe: Probe, network: CostSettings, goal: Goal, ranked: Sequence[Ranked]) -> dict[str, Any]:
+    """Everything as JSON has it; `read_probe` reads the first part."""
+    return {
+        "probe": dataclasses.asdict(probe),
+        "costs": dataclasses.asdict(with_probe(network, probe)),
+        "goal": goal._asdict(),
+        "ranking": [
+            {
+                "flags": one.candidate.flags(),
+                "workers": one.candidate.workers,
+                "servers": one.candidate.servers,
+                **one.speed._asdict(),
+                "token_factor": one.token_factor,
+                "speed_up": one.speed_up,
+                "seconds": one.seconds,
+                "price": one.price,
+            }
+            for one in ranked
+        ],
+    }
+
+
+def read_probe(path: Path) -> Probe:
+    """The probe of an earlier plan.
+
+    Raises:
+      ValueError: the file holds none.
+    """
+    try:
+        return Probe(**json.loads(path.read_text())["probe"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no probe: {error}") from error
+
+
+def _has(settings: type, name: str) -> bool:
+    return any(field.name == name for field in dataclasses.fields(settings))
