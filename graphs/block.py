@@ -49,7 +49,8 @@ class Exchange(Protocol):
       saved: names of the held vectors that the next block needs as they are, so that checkpoints must hold them.
       trains_replicas: whether the servers move by what local updates have made of the replicas; otherwise they move by
         gradients.
-      clips_at_servers: whether the servers clip the mean of the payloads, which then must be a gradient.
+      clips_at_servers: whether the servers clip the mean of the payloads, which then must be sums of gradients over
+        their target tokens.
     """
 
     name: str

@@ -144,7 +144,7 @@ class Update(NamedTuple):
 
 def receive(
     server: ServerVariables, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
     Args:
@@ -154,10 +154,11 @@ def receive(
       encoding: how the payload has travelled.
 
     Returns:
-      Whether it was taken, and its first element that is not finite, -1 when all are.
+      Whether it was taken; its first element that is not finite, -1 when all are; and its norm.
     """
     pieces = _decoded(server, payload, weight, encoding)
-    taken = tf.math.is_finite(_norm(server, pieces))
+    norm = _norm(server, pieces)
+    taken = tf.math.is_finite(norm)
 
     def take() -> tf.Tensor:
         for variable, piece in zip(server.received(), pieces):
@@ -166,7 +167,7 @@ def receive(
         server.weight.assign_add(weight)
         return tf.constant(-1, tf.int64)
 
-    return taken, tf.cond(taken & (weight > 0), take, lambda: _first_nonfinite(server, pieces))
+    return taken, tf.cond(taken & (weight > 0), take, lambda: _first_nonfinite(server, pieces)), norm
 
 
 def update_from_received(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from graphs.encodings import DENSE, Encoding
 from graphs.reduce_average import first_nonfinite
+from graphs.work import pack_scalars
 from tfnmt.layout import Layout
 from tfnmt.transport import Transport
 
@@ -33,15 +34,15 @@ def ring_allreduce(
       encoding: how payloads travel; all are encoded with the weight of their sum, and are added up so.
 
     Returns:
-      float64 [N, 2 + k], a row of each rank: the weight that counted, the index of its payload's first element that was
-      not finite or -1, and its numbers.
+      float64 [N, 3 + k], a row of each rank: the weight that counted; of its payload, the index of the first element
+      that was not finite or -1, and the squared norm; and its numbers.
     """
     # One vector and one sum: Horovod would fuse several as they happen to arrive, and the order of additions with them.
     own = _joined(payload)
-    nonfinite_at = _first_nonfinite([own])
-    counts = (nonfinite_at < 0) & (weight > 0)
+    seen = _look_at([own])
+    counts = (seen[0] < 0) & (weight > 0)
     kept = tf.cond(counts, lambda: own, lambda: tf.zeros_like(own))
-    table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), nonfinite_at, numbers)
+    table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), seen, numbers)
     total = tf.reduce_sum(table[:, 0])
     summed = encoding.decode(transport.allreduce(encoding.encode(kept, total), "payload"), total, own.dtype)
     for variable, vector in zip(payload, tf.split(summed, len(payload)) if len(payload) > 1 else [summed]):
@@ -50,7 +51,7 @@ def ring_allreduce(
 
 
 def pack_sums(
-    transport: Transport, layout: Layout, pieces: int, nonfinite_at: tf.Variable, gradients: Mapping[str, tf.Tensor]
+    transport: Transport, layout: Layout, pieces: int, seen: tf.Variable, gradients: Mapping[str, tf.Tensor]
 ) -> tf.Tensor:
     """The vector [size] of the sums of all ranks' gradients, in pieces that overlap with the backward pass.
 
@@ -61,11 +62,12 @@ def pack_sums(
       transport: the calls by which ranks exchange.
       layout: of the vector, in one shard.
       pieces: number of pieces, at most.
-      nonfinite_at: int64 scalar, set to the first element of this rank's own gradient that is not finite, or -1.
+      seen: float64 [2], set to the first element of this rank's own gradient that is not finite, or -1, and to the
+        squared norm.
       gradients: this rank's gradients by name.
     """
     own = [part.pack(gradients) for part in layout.split(pieces)]
-    nonfinite_at.assign(_first_nonfinite(own))
+    seen.assign(_look_at(own))
     return tf.concat([transport.allreduce(piece, f"piece_{number}") for number, piece in enumerate(own)], axis=0)
 
 
@@ -74,11 +76,11 @@ def exchange_numbers(
     summed: Sequence[tf.Variable],
     weight: tf.Tensor,
     numbers: tf.Tensor,
-    nonfinite_at: tf.Variable,
+    seen: tf.Variable,
 ) -> tf.Tensor:
     """The table of `ring_allreduce` for what `pack_sums` has summed; if that is not finite, all weights are 0."""
     finite = tf.math.is_finite(tf.nn.l2_loss(_joined(summed)))
-    return _exchange(transport, tf.where(finite, weight, tf.zeros_like(weight)), nonfinite_at.read_value(), numbers)
+    return _exchange(transport, tf.where(finite, weight, tf.zeros_like(weight)), seen.read_value(), numbers)
 
 
 def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
@@ -93,12 +95,13 @@ def _joined(payload: Sequence[tf.Variable]) -> tf.Tensor:
     return tf.concat(vectors, axis=0) if len(vectors) > 1 else vectors[0]
 
 
-def _first_nonfinite(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The index in the whole vector of the first element that is not finite; -1 when all are finite."""
-    finite = tf.math.is_finite(tf.add_n([tf.nn.l2_loss(piece) for piece in pieces]))
-    return tf.cond(finite, lambda: tf.constant(-1, tf.int64), lambda: first_nonfinite(tf.concat(pieces, axis=0)))
+def _look_at(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The index in the whole vector of the first element that is not finite, -1 when all are, and the squared norm."""
+    half = tf.add_n([tf.nn.l2_loss(piece) for piece in pieces])
+    all_finite, look = tf.constant(-1, tf.int64), lambda: first_nonfinite(tf.concat(pieces, axis=0))
+    return pack_scalars([tf.cond(tf.math.is_finite(half), lambda: all_finite, look), 2 * half])
 
 
-def _exchange(transport: Transport, weight: tf.Tensor, nonfinite_at: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    row = tf.concat([tf.stack([weight, tf.cast(nonfinite_at, tf.float64)]), numbers], axis=0)
+def _exchange(transport: Transport, weight: tf.Tensor, seen: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    row = tf.concat([weight[tf.newaxis], seen, numbers], axis=0)
     return transport.allgather(row[tf.newaxis], "table")

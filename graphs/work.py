@@ -19,6 +19,8 @@ class Sums(NamedTuple):
     steps: tf.Tensor | float
     refused: tf.Tensor | float  # steps whose local update was left out: its gradient was not finite
     batches: tf.Tensor | float = 0.0  # a step reads several to have its share of --global_batch_tokens
+    squares: tf.Tensor | float = 0.0  # squared norms of the gradient sums that are added up, for the noise scale
+    squared_tokens: tf.Tensor | float = 0.0  # the same of their target tokens; 0 where nothing was measured
 
 
 NO_SUMS = Sums(*[0.0] * len(Sums._fields))

@@ -198,6 +198,7 @@ def _difference(state: EngineState, other: EngineState) -> dict:
         "names": sorted(vectors) == sorted(expected),
         "distance": max(abs(vectors[each] - expected[each]).max() for each in expected),
         "progress": state.counters["workers"] == other.counters["workers"],
+        "noise": [each.counters["noise"] for each in (state, other)],
     }
 
 

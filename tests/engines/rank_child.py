@@ -323,6 +323,7 @@ def _difference(state, other):
         "names": sorted(vectors) == sorted(other.vectors),
         "distance": max(np.abs(vectors[name] - other.vectors[name]).max() for name in other.vectors),
         "progress": state.counters["workers"] == other.counters["workers"],
+        "noise": [each.counters["noise"] for each in (state, other)],
     }
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER
+from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 300  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier"]
@@ -49,6 +49,9 @@ def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
     assert found["names"]
     assert found["distance"] < 1e-12
     assert found["staleness"] == [0] * 8
+    on_servers, simulated = found["noise"]
+    assert on_servers["updates"] == (4 if columns(row).sums_gradients else 0)
+    assert on_servers == pytest.approx(simulated, rel=1e-9)
 
 
 @pytest.mark.parametrize("row", RESUMED)

@@ -36,6 +36,13 @@ def train(size, logs, *scenarios):
     return {found["scenario"]: found for found in map(json.loads, ended[-1][1].splitlines())}
 
 
+def assert_same_noise(found, updates):
+    """What was measured in so many updates on ranks, and in the simulation."""
+    on_ranks, simulated = found["noise"]
+    assert [each["updates"] for each in (on_ranks, simulated)] == updates
+    assert on_ranks == pytest.approx(simulated, rel=1e-9)
+
+
 @pytest.fixture(name="two", scope="module")
 def _two(tmp_path_factory):
     scenarios = [*(f"compare:{row}" for row in WITH_BARRIER), *(f"resume:{row}" for row in RESUMED)]
@@ -58,6 +65,7 @@ def test_batches_of_one_step_are_added_up(two):
     found = two["accumulate:ring_allreduce"]
     assert found["distance"] < EXACT
     assert found["from_single_batches"] > DIFFERENT
+    assert_same_noise(found, [4, 4])
     on_ranks, simulated = found["tokens"]
     assert on_ranks == simulated and min(on_ranks) >= 150
 
@@ -68,6 +76,7 @@ def test_two_ranks_equal_the_simulation(two, row):
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
     assert found["losses"] < 1e-9
+    assert_same_noise(found, [4, 4] if columns(row).sums_gradients else [0, 0])
     assert set(found["tokens"]) == {0}
     assert found["workers"] == [[0, 1]] * 4
     assert set(found["staleness"]) == {0}
@@ -184,6 +193,7 @@ def test_sums_in_pieces(two):
     found = two["pieces:ring_allreduce"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
+    assert_same_noise(found, [4, 4])
     assert found["finite"]
     assert found["skipped"] == [None, "the gradient of bias was not finite at step 2 of worker 1", None, None]
 

@@ -108,15 +108,31 @@ def test_a_phase_begins_with_the_steps_that_were_done(ledger):
     assert ledger.phase_began == 5
 
 
+def test_the_noise_scale_is_of_gradients_that_count_and_of_the_row_that_trains_now(ledger):
+    """Two of 10 tokens, |g_b|² = 2 and |g_B|² = 1.5: |G|² = 1, S = 10."""
+
+    def told(**changed):
+        for worker in range(2):
+            take(ledger, push(worker, 1, 1, squares=200.0, squared_tokens=100.0))
+        take(ledger, push(0, 2, 2, squares=9.0, squared_tokens=9.0), refused="it was bad")
+        ledger.close(**{"applied": True, "gradient_norm": 1.5**0.5, **changed})
+        return report(ledger).noise_scale_tokens
+
+    assert [told() for _ in range(10)] == [None] * 9 + [pytest.approx(10.0)]
+    assert told(applied=False, gradient_norm=9.0) == told(gradient_norm=None) == pytest.approx(10.0)
+    ledger.begin_phase()
+    assert told() is None
+
+
 def test_counters_are_taken_up(ledger, clock):
     for block in (1, 2):
-        take(ledger, push(0, block, block))
-        report(ledger)
+        take(ledger, push(0, block, block, squares=60.0, squared_tokens=50.0))
+        ledger.close(True, 1.0)
     take(ledger, push(1, 1, 1))
-    ledger.begin_phase()
     same = Ledger(2, clock)
     same.restore(ledger.counters(), phase_began=99)
     assert same.counters() == ledger.counters()
+    assert ledger.counters()["noise"]["updates"] == 2
     assert same.is_duplicate(push(1, 1, 1))
 
 

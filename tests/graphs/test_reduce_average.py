@@ -35,7 +35,9 @@ def test_slots_are_replaced_by_their_mean():
     made = server(quorum=2)
     np.testing.assert_array_equal(held(made)["local_m"], [0.25] * 4)
     for delta, slot in zip(DELTAS, SLOTS):
-        assert receive(made, payload(delta, slot), ONE)[0]
+        taken, nonfinite_at, norm = receive(made, payload(delta, slot), ONE)
+        assert (taken, nonfinite_at) == (True, -1)
+        assert norm.numpy() == pytest.approx(np.linalg.norm([*delta, *slot]))
     found = update(made, local_updates=5.0)
     np.testing.assert_array_equal(held(made)["parameters"], [2.0] * 4)
     np.testing.assert_array_equal(held(made)["local_m"], [1.0, 1.0, 1.0, 6.0])
@@ -48,7 +50,8 @@ def test_slots_are_replaced_by_their_mean():
 def test_payload_that_does_not_count_leaves_no_trace(weight, spoiled, place):
     """Not finite in a slot alone, or of no weight."""
     made = server(quorum=2)
-    taken, nonfinite_at = receive(made, payload(DELTAS[0], [1.0, 1.0, spoiled, 1.0]), tf.constant(weight, tf.float64))
+    pushed = payload(DELTAS[0], [1.0, 1.0, spoiled, 1.0])
+    taken, nonfinite_at, _ = receive(made, pushed, tf.constant(weight, tf.float64))
     assert bool(taken) == np.isfinite(spoiled)
     assert nonfinite_at == place
     receive(made, payload(DELTAS[1], SLOTS[1]), ONE)

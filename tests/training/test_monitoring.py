@@ -112,6 +112,14 @@ def test_norm_of_the_momentum_is_told_where_there_is_one(run):
     assert _curve(_events(run), "train/momentum_norm") == [(1, 0.25)]
 
 
+def test_the_noise_scale_is_told_once_it_is_known(run, lines):
+    _train(run, [report(1), report(2, noise_scale_tokens=31250.0)])
+    assert _curve(_events(run), "train/noise_scale_tokens") == [(2, 31250.0)]
+    assert [record.get("noise_scale_tokens") for record in run.read_metrics()] == [None, 31250.0]
+    assert ["noise scale 31,250 tokens" in line for line in lines] == [False, True]
+    assert "noise" not in lines[0]
+
+
 def test_log_points_sum_rather_than_average(run):
     small = report(3, loss=10.0, target_tokens=10, seconds=1.0)
     large = report(4, loss=2700.0, target_tokens=900, seconds=3.0)

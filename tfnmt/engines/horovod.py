@@ -145,9 +145,9 @@ class HorovodEngine(Engine):
         self._ring_bytes = 2 * payload_bytes * (self._ranks.size - 1) // self._ranks.size
         self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
         if self._overlaps:
-            nonfinite_at = tf.Variable(-1, dtype=tf.int64, trainable=False)
-            pack = functools.partial(pack_sums, transport, self._recipe.layout, settings.reduction_pieces, nonfinite_at)
-            reduction: Callable = functools.partial(exchange_numbers, transport, nonfinite_at=nonfinite_at)
+            seen = tf.Variable([-1.0, 0.0], dtype=tf.float64, trainable=False)
+            pack = functools.partial(pack_sums, transport, self._recipe.layout, settings.reduction_pieces, seen)
+            reduction: Callable = functools.partial(exchange_numbers, transport, seen=seen)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
         self._reduction = tf.function(reduction, autograph=False)
@@ -258,10 +258,10 @@ def _row(push: Push, wait_seconds: float) -> list[float]:
     return [push.block, push.step, wait_seconds, push.work.nonfinite_at, *push.work.sums, *push.work.position]
 
 
-def _arrival(rank: int, own: Push, weight: float, nonfinite_at: float, *numbers: float) -> Arrival:
+def _arrival(rank: int, own: Push, weight: float, nonfinite_at: float, square: float, *numbers: float) -> Arrival:
     """A push out of its row."""
     block, step, wait_seconds, local_nonfinite_at, *rest = numbers
     sums, position = rest[: len(NO_SUMS)], rest[len(NO_SUMS) :]
     work = Work(Sums(*sums), int(local_nonfinite_at), own.version, own.work.clock, tuple(map(int, position)))
     push = own._replace(worker=rank, block=int(block), step=int(step), work=work)
-    return Arrival(push, wait_seconds, weight, int(nonfinite_at))
+    return Arrival(push, wait_seconds, weight, int(nonfinite_at), square)

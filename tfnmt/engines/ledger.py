@@ -12,6 +12,7 @@ from absl import logging
 
 from graphs.work import NO_SUMS, Sums
 from tfnmt.batch import START
+from tfnmt.engines.noise_scale import NoiseScale
 from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.engines.worker import Progress, Push
 
@@ -37,6 +38,7 @@ class Ledger:
         self.progress = [Progress() for _ in range(workers)]
         self.arrived, self.sums = 0, NO_SUMS
         self.phase_began = 0
+        self._noise = NoiseScale()  # of the row that trains now
         self._pushes: list[PushReport] = []  # since the last report
         self._pushed_at = [clock()] * workers
         self._reported_at = clock()
@@ -44,6 +46,7 @@ class Ledger:
     def begin_phase(self) -> None:
         """Another row trains from now on."""
         self.phase_began = max(each.step for each in self.progress)
+        self._noise = NoiseScale()
 
     def restart_clock(self) -> None:
         """Forgets the time since the last report: it was not spent on training."""
@@ -93,15 +96,23 @@ class Ledger:
         """Local steps of each worker in the payloads since the last update, the mean over all workers."""
         return self.sums.steps / self._workers
 
-    def close(self, applied: bool) -> Sums:
+    def close(self, applied: bool, gradient_norm: float | None = None) -> Sums:
         """Ends what came since the last update, which has been tried; what that came to.
 
         Everything is counted before a report is made: its learning rate is that of now.
+
+        Args:
+          applied: whether the parameters have moved.
+          gradient_norm: of the mean gradient before clipping; None where the servers move by something else.
         """
+        sums = self.sums
         if applied:
             self.version += 1
             self.steps += self.mean_steps()
-        sums, self.arrived, self.sums = self.sums, 0, NO_SUMS
+            if gradient_norm is not None:
+                measured = (sums.target_tokens, gradient_norm**2, sums.squared_tokens, sums.squares)
+                self._noise = self._noise.after(*measured)
+        self.arrived, self.sums = 0, NO_SUMS
         return sums
 
     def report(
@@ -130,6 +141,7 @@ class Ledger:
             data_wait_seconds=min(sums.data_wait_seconds / self._workers, seconds),
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
             momentum_norm=momentum_norm,
+            noise_scale_tokens=self._noise.tokens,
             pushes=tuple(pushes),
             is_virtual=False,
             **counted,
@@ -143,6 +155,7 @@ class Ledger:
             "phase_began": self.phase_began,
             "arrived": self.arrived,
             "sums": self.sums,
+            "noise": self._noise._asdict(),
             "workers": [worker._asdict() for worker in self.progress],
         }
 
@@ -150,14 +163,15 @@ class Ledger:
         """Takes up the counters of as many workers or fewer or more.
 
         Args:
-          counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began`.
-          phase_began: what the latter is taken to be then.
+          counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began` nor `noise`.
+          phase_began: what it is taken to be then.
         """
         self.version = counters["version"]
         self.progress = _progress_of(counters["workers"], self._workers)
         self.steps = counters.get("steps", float(max(each.step for each in self.progress)))
         self.phase_began = counters.get("phase_began", phase_began)
         self.arrived, self.sums = counters["arrived"], Sums(*counters["sums"])
+        self._noise = NoiseScale(**counters.get("noise", {}))
 
 
 def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:

@@ -37,5 +37,6 @@ class BlockReport(NamedTuple):
     data_wait_seconds: float  # the part of `seconds` spent waiting for batches, the mean over the workers
     skipped: str | None = None  # why the update was not applied: the step and the first bad parameter
     momentum_norm: float | None = None  # L2 norm of the momentum that the servers carry on; None where they carry none
+    noise_scale_tokens: float | None = None  # a moving average; None where it is not measured or not known yet
     pushes: tuple[PushReport, ...] = ()  # all that reached the servers since the last report
     is_virtual: bool = False  # whether its seconds are of a virtual clock

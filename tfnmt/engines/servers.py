@@ -4,6 +4,7 @@ Every engine hands its pushes to `absorb`, one at a time and in the order that i
 book-keeping of a strategy are the same in one process, under a virtual clock and on a cluster; only the devices differ.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Arrival(NamedTuple):
     wait_seconds: float
     weight: float  # that counted
     nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
+    square: float  # squared norm of the payload
 
 
 class UpdateSequence:
@@ -137,10 +139,10 @@ class UpdateSequence:
         if quorum == 1 and not ledger.arrived:
             scalars = self._scalars(push.work.sums)
             update = Update(*_numbers(self._update_from(push.payload, weight, *scalars)))
-            taken, nonfinite_at = update.applied, update.nonfinite_at
+            taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
-            taken, nonfinite_at = _numbers(self._receive(push.payload, weight))
-        self._count(push, wait_seconds, bool(taken), int(nonfinite_at), moved_bytes)
+            taken, nonfinite_at, norm = _numbers(self._receive(push.payload, weight))
+        self._count(self._measured(push, norm**2), wait_seconds, bool(taken), int(nonfinite_at), moved_bytes)
         if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
             update = Update(*_numbers(self._update_from_received(*self._scalars(ledger.sums))))
         return None if update is None else self._report(update, push)
@@ -154,8 +156,8 @@ class UpdateSequence:
           ring_bytes: that each worker has sent.
         """
         for arrival in arrivals:
-            taken = arrival.nonfinite_at < 0
-            self._count(arrival.push, arrival.wait_seconds, taken, arrival.nonfinite_at, (0, ring_bytes))
+            taken, push = arrival.nonfinite_at < 0, self._measured(arrival.push, arrival.square)
+            self._count(push, arrival.wait_seconds, taken, arrival.nonfinite_at, (0, ring_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
         update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
         return self._report(update, arrivals[-1].push)
@@ -274,6 +276,17 @@ class UpdateSequence:
             *(tf.constant(number, tf.float64) for number in (average, sums.steps - sums.refused, steps)),
         ]
 
+    def _measured(self, push: Push, square: float) -> Push:
+        """The push with what its payload says of the noise scale; nothing where payloads are no sums of gradients.
+
+        A worker that adds up gradients has measured each of them. Any other payload is one gradient.
+        """
+        sums = push.work.sums
+        if not self.strategy.sums_gradients or sums.squared_tokens:
+            return push
+        sums = sums._replace(squares=square, squared_tokens=sums.target_tokens**2)
+        return push._replace(work=push.work._replace(sums=sums))
+
     def _count(
         self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]
     ) -> None:
@@ -298,7 +311,7 @@ class UpdateSequence:
     def _report(self, update: Update, last: Push) -> BlockReport:
         """The report of an update that has been tried, at its last push; the next phase begins then, if it is time."""
         applied, trains_replicas = bool(update.applied), self.strategy.exchange.trains_replicas
-        sums = self._ledger.close(applied)
+        sums = self._ledger.close(applied, float(update.norm) if self.strategy.sums_gradients else None)
         report = self._ledger.report(
             sums,
             applied,

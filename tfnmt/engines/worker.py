@@ -60,6 +60,9 @@ class WorkerGraph:
         self._functions: dict[Block, Any] = {}
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
+        # Of a payload that is one gradient the servers know the norm.
+        adds_up = self._step_tokens > 0 or strategy.meetings.steps_per_push > 1
+        self._measures = adds_up and strategy.sums_gradients
 
     def new_replica(self) -> Replica:
         """Fresh vectors and slots on the device of the caller; the first block of the worker fills them."""
@@ -135,10 +138,11 @@ class WorkerGraph:
     def _of_batch(self, parameters: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
         batch, waited = _next_batch(batches)
         gradient_sum, sums = forward_backward(self._loss, self._recipe.layout, parameters, batch, seed, self._pack)
+        tokens, square = token_count(batch.target_ids), 2 * tf.nn.l2_loss(gradient_sum) if self._measures else 0.0
         counted = Sums(
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,
-            target_tokens=token_count(batch.target_ids),
+            target_tokens=tokens,
             source_tokens=token_count(batch.source_ids),
             positions=tf.size(batch.source_ids) + tf.size(batch.target_ids),
             sentences=tf.shape(batch.target_ids)[0],
@@ -146,6 +150,8 @@ class WorkerGraph:
             steps=tf.constant(1),
             refused=tf.constant(0),
             batches=tf.constant(1),
+            squares=square,
+            squared_tokens=tf.cast(tokens, tf.float64) ** 2 if self._measures else 0.0,
         )
         counted = Sums(*(tf.cast(number, tf.float64) for number in counted))
         return gradient_sum, no_work()._replace(sums=counted, position=batch.position)

@@ -121,6 +121,11 @@ class Strategy:
         return self.slack == 0
 
     @property
+    def sums_gradients(self) -> bool:
+        """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale."""
+        return self.exchange.clips_at_servers
+
+    @property
     def pushes_gradients_at_once(self) -> bool:
         """Whether every step is followed by a push of its gradient."""
         return not self.exchange.trains_replicas and self.meetings.steps_per_push == 1

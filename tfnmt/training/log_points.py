@@ -40,7 +40,8 @@ def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict
         "speed/data_wait_share": window.data_wait_share,
         "speed/data_wait_seconds": window.data_wait_seconds,
         "speed/padding_share": window.padding_share,
-        **({} if report.momentum_norm is None else {"train/momentum_norm": report.momentum_norm}),
+        **_known("train/momentum_norm", report.momentum_norm),
+        **_known("train/noise_scale_tokens", report.noise_scale_tokens),
         "progress/epochs": totals.epochs,
         "progress/target_tokens": totals.target_tokens,
         "progress/training_hours": totals.seconds / 3600,
@@ -50,6 +51,7 @@ def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict
 
 def training_line(window: Totals, totals: Totals, report: BlockReport, left: float | None) -> str:
     """The log line of one log point; the arguments of `training_values` and the seconds left, None if unknown."""
+    noise = report.noise_scale_tokens
     parts = [
         f"update {totals.updates:,}",
         f"epoch {report.epoch + 1}",
@@ -59,10 +61,15 @@ def training_line(window: Totals, totals: Totals, report: BlockReport, left: flo
         speed_text(window, report),
         "" if report.is_virtual else f"wait {window.data_wait_share:.1%}",  # a virtual clock knows no reader
         f"grad {window.mean_gradient_norm:.3g}",
+        "" if noise is None else f"noise scale {format_number(noise)} tokens",
         f"skipped {totals.skipped}" if totals.skipped else "",
         f"left {format_seconds(left)}{_clock(report)}" if left is not None else "",
     ]
     return "  ".join(part for part in parts if part)
+
+
+def _known(tag: str, value: float | None) -> dict[str, float]:
+    return {} if value is None else {tag: value}
 
 
 def speed_text(totals: Totals, report: BlockReport) -> str:
