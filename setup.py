@@ -10,7 +10,19 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "tfnmt/__init__.py").read_text(), re.MULTILINE).group(1)
-COMMANDS = ("train", "launch", "translate", "evaluate", "score", "average", "export", "corpus", "vocabulary", "doctor")
+COMMANDS = (
+    "train",
+    "launch",
+    "translate",
+    "evaluate",
+    "score",
+    "average",
+    "export",
+    "corpus",
+    "vocabulary",
+    "plan",
+    "doctor",
+)
 
 setup(
     name="tfnmt",

@@ -182,6 +182,12 @@ def _instructions() -> Finding:
     return Finding("Instructions", GOOD, f"{', '.join(found) or 'unknown'}; {advice}")
 
 
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    names = (line.partition(":")[2].strip() for line in _lines_of("/proc/cpuinfo") if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
 def _instruction_sets(lines: Iterable[str]) -> list[str]:
     words = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
     return [name for name in VECTOR_SETS if name in words]

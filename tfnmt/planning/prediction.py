@@ -1,7 +1,7 @@
 """How fast a row is under a cost model: the simulated engine's schedule, with workers that compute nothing."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -48,27 +48,20 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
       workers: how many.
       batch_tokens: target tokens of a step of a worker.
     """
-    clock = VirtualClock()
-    servers = _CountingServers(strategy, clock, costs, workers, batch_tokens)
-    schedule = Schedule(servers, clock, costs, workers, DTYPE)
-    first = workers * PUSHES // 4
     looked_at: list[BlockReport] = []
-    pushes, began = 0, 0.0
-    for report in schedule.reports():
+    pushes = 0
+    for report in idle_reports(strategy, costs, workers, batch_tokens):
         pushes += len(report.pushes)
-        if pushes <= first:
-            began = clock.now
-        else:
+        if pushes > workers * PUSHES // 4:
             looked_at.append(report)
-        if pushes >= first + workers * PUSHES:
+        if pushes >= workers * PUSHES * 5 // 4:
             break
-    seconds = clock.now - began
+    seconds = sum(report.seconds for report in looked_at)
     tokens = sum(report.target_tokens for report in looked_at)
     moved = [push for report in looked_at for push in report.pushes]
     steps = tokens / batch_tokens
     computing = sum(
-        costs.mean_compute_seconds(push.worker, push.target_tokens / batch_tokens, push.target_tokens)
-        for push in moved
+        costs.mean_compute_seconds(push.worker, push.target_tokens / batch_tokens, push.target_tokens) for push in moved
     )
     return Speed(
         step_seconds=seconds * workers / steps,
@@ -77,6 +70,13 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
         waiting_share=sum(push.wait_seconds for push in moved) / (seconds * workers),
         bytes_per_token=sum(push.bytes_pulled + push.bytes_pushed for push in moved) / tokens,
     )
+
+
+def idle_reports(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -> Iterator[BlockReport]:
+    """The reports of updates that nobody computes, without end; see `predict`."""
+    clock = VirtualClock()
+    servers = _CountingServers(strategy, clock, costs, workers, batch_tokens)
+    return Schedule(servers, clock, costs, workers, DTYPE).reports()
 
 
 class _CountingServers:
@@ -109,7 +109,9 @@ class _CountingServers:
         if self._ledger.arrived < self.strategy.quorum:
             return None
         sums = self._ledger.close(applied=True)
-        return self._ledger.report(sums, True, epoch=0, gradient_norm=0.0, learning_rate=0.0, momentum_norm=None)
+        return self._ledger.report(
+            sums, applied=True, epoch=0, gradient_norm=0.0, learning_rate=0.0, momentum_norm=None
+        )
 
 
 class _IdleWorker:
@@ -118,7 +120,8 @@ class _IdleWorker:
     def __init__(self, strategy: Strategy, number: int, batch_tokens: int, ledger: Ledger):
         self.number, self.step = number, 0
         self._ledger, self._batch_tokens = ledger, batch_tokens
-        self._program = itertools.cycle(strategy.program())
+        first, *others = strategy.program()
+        self._program = itertools.chain([strategy.beginning(first), *others], itertools.cycle(strategy.program()))
         self._block = self._pulls = self._version = 0
         self._sums = NO_SUMS
 

@@ -120,7 +120,8 @@ def _timed(blocks: Iterator[BlockReport], seconds: float, progress: Progress, wh
     """The reports of so many seconds, of `LEAST_STEPS` at least, behind those that build graphs."""
     for _ in range(WARM_UP_STEPS):
         next(blocks)
-    reports, before = [], progress.done
+    reports: list[BlockReport] = []
+    before = progress.done
     while len(reports) < LEAST_STEPS or sum(report.seconds for report in reports) < seconds:
         reports.append(next(blocks))
         progress.show(before + min(sum(report.seconds for report in reports), seconds), what)

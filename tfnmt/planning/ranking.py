@@ -1,8 +1,8 @@
-"""Which row, with which flags, on how many machines: every candidate's predicted speed, in order of the time it takes."""
+"""Which row, with which flags, on how many machines: what is predicted of every candidate, the soonest first."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,13 @@ from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
 from tfnmt.settings import value_text
-from tfnmt.strategies import STRATEGIES, RowSettings, Strategy
+from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
 
 SINGLE = "single"
+LOCAL_STEPS = "local_steps"  # the flag of rows whose workers train replicas
+
+
+_ROWS: dict[str, Any] = {name: make for name, make in STRATEGIES.items() if name != SINGLE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +59,13 @@ class Goal(NamedTuple):
     Attributes:
       critical_tokens: target tokens of an update at which twice as many tokens are needed as with tiny updates, B*;
         None where nobody has measured it.
-      tokens: target tokens that one worker needs; None where there is no curve.
+      tokens: target tokens that the tiniest updates would need; None where there is no curve.
+      target_bleu: the wanted quality.
     """
 
     critical_tokens: float | None = None
     tokens: float | None = None
+    target_bleu: float | None = None
 
 
 class Ranked(NamedTuple):
@@ -82,7 +88,9 @@ class Ranked(NamedTuple):
     price: float | None
 
 
-def candidates(workers: Sequence[int], servers: int, local_steps: Sequence[int], encodings: Sequence[str]) -> Iterator[Candidate]:
+def candidates(
+    workers: Sequence[int], servers: int, local_steps: Sequence[int], encodings: Sequence[str]
+) -> Iterator[Candidate]:
     """Plain training, and every other row on every number of workers.
 
     Args:
@@ -91,20 +99,19 @@ def candidates(workers: Sequence[int], servers: int, local_steps: Sequence[int],
       local_steps: values to try where a row has such a flag.
       encodings: values of `--encoding` to try.
     """
-    yield Candidate(SINGLE, STRATEGIES[SINGLE](), "none", 1, 1)
+    yield Candidate(SINGLE, Single(), "none", 1, 1)
     for number in workers:
-        for name, made in STRATEGIES.items():
-            if name == SINGLE:
-                continue
-            rows = [made(local_steps=steps) for steps in local_steps] if _has(made, "local_steps") else [made()]
-            for row in rows:
+        for name, make in _ROWS.items():
+            has_steps = any(field.name == LOCAL_STEPS for field in dataclasses.fields(make))
+            for flags in [{LOCAL_STEPS: steps} for steps in local_steps] if has_steps else [{}]:
+                row = make(**flags)
                 columns = row.row(number, OptimizerSettings())
-                for encoding in encodings if not columns.averaged_slots else ("none",):
+                for encoding in ("none",) if columns.averaged_slots else encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
 
 
 def rank(
-    found: Sequence[Candidate],
+    found: Iterable[Candidate],
     probe: Probe,
     network: CostSettings,
     optimizer: OptimizerSettings,
@@ -122,12 +129,15 @@ def rank(
       price_per_hour: of one machine; a parameter server has one of its own.
     """
     ranked: list[Ranked] = []
+    alone = excess_alone = 0.0
     for candidate in found:
         columns = candidate.columns(optimizer)
         speed = predict(columns, costs_of(candidate, columns, probe, network), candidate.workers, probe.batch_tokens)
-        factor = token_factor(columns, candidate.workers, probe.batch_tokens, goal.critical_tokens)
-        alone = ranked[0].speed.tokens_per_second if ranked else speed.tokens_per_second
-        seconds = goal.tokens and goal.tokens * factor / speed.tokens_per_second
+        excess = token_excess(columns, candidate.workers, probe.batch_tokens, goal.critical_tokens)
+        seconds = goal.tokens and goal.tokens * excess / speed.tokens_per_second
+        if not ranked:
+            alone, excess_alone = speed.tokens_per_second, excess
+        factor = excess / excess_alone
         machines = candidate.workers + (0 if candidate.strategy == SINGLE else candidate.servers)
         price = seconds / 3600 * machines * price_per_hour if seconds and price_per_hour else None
         ranked.append(Ranked(candidate, speed, factor, speed.tokens_per_second / factor / alone, seconds, price))
@@ -138,8 +148,9 @@ def costs_of(candidate: Candidate, columns: Strategy, probe: Probe, network: Cos
     """The cost model of a candidate; one worker alone has no network and meets nobody."""
     settings = with_probe(network, probe)
     if candidate.strategy == SINGLE:
-        free = {"network_bytes_per_second": 1e18, "network_latency_seconds": 0.0, "switch_bytes_per_second": 0.0}
-        settings = dataclasses.replace(settings, meeting_seconds=0.0, **free)
+        settings = dataclasses.replace(
+            settings, meeting_seconds=0.0, network_bytes_per_second=1e18, network_latency_seconds=0.0
+        )
     vector_bytes, servers = probe.parameters * DTYPE.size, max(candidate.servers, 1)
     return Costs(settings, 0, candidate.workers, servers, vector_bytes, is_ring=columns.ring)
 
@@ -150,19 +161,23 @@ def with_probe(network: CostSettings, probe: Probe) -> CostSettings:
     return dataclasses.replace(network, **{name: getattr(probe, name) for name in names})
 
 
-def token_factor(strategy: Strategy, workers: int, batch_tokens: int, critical_tokens: float | None) -> float:
-    """Target tokens that a row needs over those that one worker needs, by the law of large batches.
+def token_excess(strategy: Strategy, workers: int, batch_tokens: int, critical_tokens: float | None) -> float:
+    """Target tokens that a row needs to a quality over those that the tiniest updates need.
 
-    With B* the critical batch, the tokens to a quality grow with the tokens B that bear on the same parameters as
-    1 + B/B* (McCandlish et al., 2018). Workers that train replicas, or move their own between two pushes, are taken as
-    one batch of all of them; what local steps lose by drifting apart is not in the law, nor what stale gradients lose.
-    Without B* it is 1.
+    With B* the critical batch, they grow with the tokens B that bear on the same parameters as 1 + B/B* (McCandlish et
+    al., 2018). Workers that train replicas, or move their own between two pushes, are taken as one batch of all of
+    them; what local steps lose by drifting apart is not in the law, nor what stale gradients lose. Without B* it is 1.
+
+    >>> from tfnmt.strategies import Sync
+    >>> sync = Sync().row(4, OptimizerSettings())
+    >>> token_excess(sync, workers=4, batch_tokens=500, critical_tokens=4000)
+    1.5
     """
     if not critical_tokens:
         return 1.0
     moves = strategy.local_update is not None or strategy.exchange.trains_replicas
     steps = 1 if moves else strategy.meetings.steps_per_push
-    return (1 + workers * steps * batch_tokens / critical_tokens) / (1 + batch_tokens / critical_tokens)
+    return 1 + workers * steps * batch_tokens / critical_tokens
 
 
 def best_of_each(ranked: Sequence[Ranked]) -> list[Ranked]:
@@ -176,7 +191,17 @@ def best_of_each(ranked: Sequence[Ranked]) -> list[Ranked]:
 def table(ranked: Sequence[Ranked]) -> str:
     """The ranking in Markdown."""
     with_time, with_price = ranked[0].seconds is not None, ranked[0].price is not None
-    heading = ["flags", "workers", "servers", "ms a step", "target tokens/s", "computing", "bytes a token", "tokens needed", "speed-up"]
+    heading = [
+        "flags",
+        "workers",
+        "servers",
+        "ms a step",
+        "target tokens/s",
+        "computing",
+        "bytes a token",
+        "tokens needed",
+        "speed-up",
+    ]
     heading += ["hours"] * with_time + ["price"] * with_price
     rows = [heading, ["---"] * len(heading)]
     for one in ranked:
@@ -248,7 +273,3 @@ def read_probe(path: Path) -> Probe:
         return Probe(**json.loads(path.read_text())["probe"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"no probe: {error}") from error
-
-
-def _has(settings: type, name: str) -> bool:
-    return any(field.name == name for field in dataclasses.fields(settings))

@@ -1,0 +1,93 @@
+"""Predicted speeds are those of the simulated engine's clock, for every row."""
+
+import dataclasses
+import itertools
+
+import pytest
+import tensorflow as tf
+
+from tests import toy
+from tests.engines.building import run, simulated
+from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.layout import Layout
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.planning.prediction import idle_reports, predict
+from tfnmt.strategies import STRATEGIES, Async, ModelAverage, Sync
+
+WORKERS, SERVERS, UPDATES = 3, 2, 5
+BATCHES = toy.make_batches(48)
+COSTS = CostSettings(
+    seconds_per_token=0.0,
+    step_seconds=0.3,
+    jitter=0.2,
+    slow_jitter=0.1,
+    stragglers=("1:1.5",),
+    meeting_seconds=0.02,
+    server_seconds_per_byte=1e-4,
+    network_latency_seconds=0.01,
+    network_bytes_per_second=2e3,
+)
+ROWS = {name: make for name, make in STRATEGIES.items() if name != "single"}
+
+
+def costs(is_ring=False, settings=COSTS):
+    vector_bytes = Layout(toy.ToyModel.parameters, shards=SERVERS).size * tf.float32.size
+    return Costs(settings, 1, WORKERS, SERVERS, vector_bytes, is_ring=is_ring)
+
+
+def quick(make):
+    """A row whose workers meet soon."""
+    has_steps = any(field.name == "local_steps" for field in dataclasses.fields(make))
+    return make(local_steps=2) if has_steps else make()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_update_comes_when_the_simulated_engine_has_it(name):
+    """And moves as many bytes, with as many steps behind it, and has waited as long."""
+    row = quick(ROWS[name])
+    engine = simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=COSTS, dtype=tf.float32)
+    columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
+    idle = itertools.islice(idle_reports(columns, costs(columns.ring), WORKERS, batch_tokens=10), UPDATES)
+    for real, expected in zip(run(engine, UPDATES), idle, strict=True):
+        assert expected.seconds == real.seconds
+        for push, other in zip(real.pushes, expected.pushes, strict=True):
+            assert other._replace(target_tokens=0) == push._replace(target_tokens=0)
+
+
+def speed(row, **changes):
+    """Of workers that compute for a second, a tenth of it whatever the tokens, and whose link takes half of that."""
+    plain = {"jitter": 0.0, "slow_jitter": 0.0, "stragglers": (), "meeting_seconds": 0.0, "step_seconds": 0.1}
+    vector_bytes = Layout(toy.ToyModel.parameters, shards=SERVERS).size * tf.float32.size
+    plain |= {"seconds_per_token": 0.009, "server_seconds_per_byte": 0.0, "network_latency_seconds": 0.0}
+    plain |= {"network_bytes_per_second": 2 * vector_bytes} | changes
+    columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
+    return predict(columns, costs(columns.ring, CostSettings(**plain)), WORKERS, batch_tokens=100), vector_bytes
+
+
+def test_a_barrier_s_step_is_computing_a_pull_and_a_push():
+    """Two servers feed three workers at 4/3 of a link together: a vector takes each 0.75 s, and half of it is 0.375."""
+    found, vector_bytes = speed(Sync())
+    assert found.step_seconds == pytest.approx(1 + 2 * 0.75)
+    assert found.tokens_per_second == pytest.approx(WORKERS * 100 / 2.5)
+    assert found.computing_share == pytest.approx(1 / 2.5)
+    assert found.waiting_share == pytest.approx(0.0)
+    assert found.bytes_per_token == pytest.approx(2 * vector_bytes / 100)
+
+
+def test_local_steps_pay_for_a_meeting_together():
+    found, vector_bytes = speed(ModelAverage(local_steps=10))
+    assert found.step_seconds == pytest.approx(1 + 2 * 0.75 / 10)
+    assert found.computing_share == pytest.approx(1 / 1.15)
+    assert found.bytes_per_token == pytest.approx(2 * vector_bytes / 1000)
+
+
+def test_a_straggler_holds_a_barrier_but_not_free_workers():
+    """The first waits for the one that is three times as slow; without a barrier two workers go on at full speed."""
+    fast = {"network_bytes_per_second": 1e12, "stragglers": ("2:3",)}
+    held, _ = speed(Sync(), **fast)
+    free, _ = speed(Async(), **fast)
+    assert held.tokens_per_second == pytest.approx(WORKERS * 100 / 3)
+    assert held.waiting_share == pytest.approx(4 / 9)
+    assert held.computing_share == pytest.approx(5 / 9)
+    assert free.tokens_per_second == pytest.approx((2 + 1 / 3) * 100, rel=0.05)
+    assert free.computing_share == pytest.approx(1.0, rel=0.05)
