@@ -81,7 +81,7 @@ class TestUpdates:
     def test_servers_move_their_parts_and_ranks_everything(self, is_ring, expected):
         free = {"network_latency_seconds": 0.0, "network_bytes_per_second": 1e30}
         found = costs(vector_bytes=8, servers=2, is_ring=is_ring, server_seconds_per_byte=0.5, **free)
-        assert found.update_seconds(vectors=3) == pytest.approx(expected)
+        assert found.update_seconds(vectors=3, sent=3) == pytest.approx(expected)
 
     @pytest.mark.parametrize("switch, rate", [(0.0, 2.0), (100.0, 2.0), (4.0, 1.0)])
     def test_ring_sends_every_byte_but_its_own_part_twice(self, switch, rate):
@@ -93,11 +93,11 @@ class TestUpdates:
             switch_bytes_per_second=switch,
         )
         assert found.ring_bytes(vectors=1) == 12
-        assert found.update_seconds(vectors=1) == 6 * (1.0 + 2 / rate)
+        assert found.update_seconds(vectors=1, sent=1) == 6 * (1.0 + 2 / rate)
 
     def test_ring_of_one_is_free(self):
         found = costs(workers=1, is_ring=True)
-        assert found.ring_bytes(vectors=1) == found.update_seconds(vectors=1) == 0
+        assert found.ring_bytes(vectors=1) == found.update_seconds(vectors=1, sent=1) == 0
 
 
 class TestBarrier:

@@ -11,11 +11,11 @@ its noise scale and its curve follow the tokens that larger batches need, and th
 import dataclasses
 import json
 import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
-from absl.logging import ERROR
 
 from graphs.encodings import ENCODINGS
 from tfnmt import runtime
@@ -25,6 +25,7 @@ from tfnmt.data.pipeline import training_batches
 from tfnmt.data.settings import DataSettings
 from tfnmt.data.vocabulary import load_vocabularies
 from tfnmt.diagnosis import processor
+from tfnmt.engines import session
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.registry import SimulationSettings
 from tfnmt.engines.virtual_time import CostSettings
@@ -175,7 +176,6 @@ def _measured_probe(
     corpus.inspect()
     application.end_at_once()  # behind the probe the process belongs to a cluster of its own
     runtime.prepare(plan.threads or None, in_streams=True)
-    logs.say_on_standard_error(ERROR)
     shared, streams = StrategySettings(strategy="sync"), runtime.streams()
 
     def batches(positions: int) -> tf.data.Dataset:
@@ -192,7 +192,10 @@ def _measured_probe(
         lambda *_: batches(data.batch_positions),
         streams=streams,
     )
-    return measure(f"{processor()}, {runtime.usable_cores()} cores", recipe, batches, data.batch_positions)
+    with tempfile.TemporaryDirectory() as leaves_nothing:
+        logs.divert_tensorflow(leaves_nothing)
+        machine = f"{processor()}, {session.counted(plan.threads or runtime.usable_cores(), 'core')}"
+        return measure(machine, recipe, batches, data.batch_positions)
 
 
 def _read_probe(path: str) -> Probe:
@@ -214,6 +217,7 @@ def _describe(network: CostSettings, goal: Goal) -> str:
             "The noise scale is unknown, so that the speed-up is that of target tokens alone: --run_directory of a run "
             "of --strategy=sync, or of one with --global_batch_tokens, tells it."
         )
+    parts.append("What rare meetings and stale gradients cost in quality is not predicted.")
     if goal.target_bleu is not None:
         parts.append(f"Hours are those to a validation BLEU of {goal.target_bleu:.1f}.")
     return "\n".join(parts)

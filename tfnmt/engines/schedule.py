@@ -204,7 +204,8 @@ class Schedule:
         self._arrived += 1
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
-            seconds = self._costs.update_seconds(self._servers.strategy.payload_vectors)
+            row = self._servers.strategy
+            seconds = self._costs.update_seconds(row.payload_vectors, row.pushed_vectors(self._dtype))
             self._served_at = max(self._served_at, self._clock.now) + seconds
         if self._served_at > self._clock.now:
             yield Event(self._served_at, worker, SERVED)

@@ -106,16 +106,20 @@ class Costs:
         """[servers], the bytes of whole vectors on each server."""
         return [vectors * self._vector_bytes / self._servers] * self._servers
 
-    def update_seconds(self, vectors: int) -> float:
+    def update_seconds(self, vectors: int, sent: float) -> float:
         """How long an update of whole vectors takes once all that it is made of is there.
 
         Servers move their parts side by side. The workers of a ring reduce first, and each moves whole vectors.
+
+        Args:
+          vectors: that are moved.
+          sent: the same as they are encoded on their way, which counts for a ring.
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self._reduction_seconds(vectors) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        return self._reduction_seconds(sent) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
 
-    def _reduction_seconds(self, vectors: int) -> float:
+    def _reduction_seconds(self, vectors: float) -> float:
         """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:

@@ -162,4 +162,4 @@ def _drain(blocks: Iterable[BlockReport]) -> None:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.3g} ms"
+    return f"{1000 * seconds:,.{0 if seconds > 0.1 else 1}f} ms"

@@ -210,7 +210,7 @@ def table(ranked: Sequence[Ranked]) -> str:
             " ".join(f"--{name}={value}" for name, value in candidate.flags().items()),
             str(candidate.workers),
             "–" if candidate.strategy == SINGLE else str(candidate.servers),
-            f"{1000 * speed.step_seconds:,.3g}",
+            f"{1000 * speed.step_seconds:,.0f}",
             f"{speed.tokens_per_second:,.0f}",
             f"{speed.computing_share:.0%}",
             f"{speed.bytes_per_token:,.0f}",

@@ -1,0 +1,88 @@
+"""tfnmt-plan: from a corpus to a ranking, and to the command that starts the first one."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.programs import SECONDS, run
+from tfnmt.installation import ROOT
+
+TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
+QUICK = """
+from tfnmt.commands import plan
+from tfnmt.planning import probe
+probe.STEP_SECONDS = probe.UPDATE_SECONDS = probe.MEETING_SECONDS = 0.1
+plan.main()
+"""
+
+
+@pytest.fixture(name="planned", scope="module")
+def _planned(corpus, tmp_path_factory):
+    """The directory of a plan whose probe was short, and what was printed."""
+    output = tmp_path_factory.mktemp("plan") / "plan"
+    words = [f"--data={corpus}", TINY, "--batch_positions=256", "--workers=2,3", "--local_steps=4", "--threads=1"]
+    command = [sys.executable, "-c", QUICK, *words, f"--output={output}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return output, ended.stdout
+
+
+def test_a_machine_is_measured(planned):
+    output, printed = planned
+    probe = json.loads((output / "plan.json").read_text())["probe"]
+    assert probe["batch_tokens"] > 50
+    assert probe["seconds_per_token"] > 0
+    assert probe["server_seconds_per_byte"] > 0
+    assert f"a step of {probe['batch_tokens']:,} target tokens" in printed
+    assert (output / "plan.png").stat().st_size > 1000
+
+
+def test_the_flagfiles_start_what_was_planned(planned, tmp_path):
+    """What the plan says of the first one is what the simulated engine is told."""
+    output, printed = planned
+    document = json.loads((output / "plan.json").read_text())
+    first = document["ranking"][0]
+    assert (output / "plan.md").read_text().splitlines()[2] in printed
+    assert f"--flagfile={output / 'start.flags'}" in printed
+    said, _ = run(
+        "train", f"--flagfile={output / 'simulated.flags'}", f"--run_directory={tmp_path / 'run'}", "--dry_run"
+    )
+    assert f"Strategy: {first['flags']['strategy']}, adam; {first['workers']} virtual workers" in said
+    assert re.search(rf"--seconds_per_token +{document['probe']['seconds_per_token']} ", said)
+
+
+def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
+    """Hours need no training: the run's curve says the tokens, the plan the tokens per second."""
+    output, _ = planned
+    metrics = [
+        {"kind": "training", "update": 10, "noise_scale_tokens": 500.0},
+        {"kind": "validation", "update": 10, "bleu": 12.0, "target_tokens": 5_000},
+        {"kind": "validation", "update": 20, "bleu": 20.0, "target_tokens": 10_000},
+    ]
+    trained = tmp_path / "trained"
+    run("train", f"--data={corpus}", TINY, f"--run_directory={trained}", "--max_updates=1", "--batch_positions=256")
+    (trained / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
+    words = [f"--data={corpus}", TINY, f"--probe={output / 'plan.json'}", f"--run_directory={trained}", "--workers=2"]
+    said, _ = run("plan", *words, f"--output={tmp_path / 'second'}", "--target_bleu=11", "--price_per_hour=2")
+    assert "Noise scale: 500 target tokens." in said
+    assert "Hours are those to a validation BLEU of 11.0." in said
+    goal = json.loads((tmp_path / "second" / "plan.json").read_text())["goal"]
+    assert goal["tokens"] == pytest.approx(5_000 / (1 + 500 / 500))
+    _, refused = run("plan", *words, f"--output={tmp_path / 'third'}", "--target_bleu=30", expect=2)
+    assert refused == f"error: --target_bleu=30: {trained} has come to 20.0; take that or less.\n"
+
+
+@pytest.mark.parametrize(
+    "word, fault",
+    [
+        ("--workers=1,2", "--workers=1,2: must be numbers from 2 on, with commas in between."),
+        ("--local_steps=x", "--local_steps=x: must be numbers from 1 on, with commas in between."),
+        ("--probe=none.json", "--probe=none.json: is no plan.json of tfnmt-plan: "),
+    ],
+)
+def test_bad_input(word, fault, corpus, tmp_path):
+    _, said = run("plan", f"--data={corpus}", TINY, f"--output={tmp_path / 'plan'}", word, expect=2)
+    assert said.startswith(f"error: {fault}")
