@@ -109,9 +109,9 @@ class Costs:
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self._reduction_seconds(vectors) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        return self.reduction_seconds(vectors) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
 
-    def _reduction_seconds(self, vectors: int) -> float:
+    def reduction_seconds(self, vectors: int) -> float:
         """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:
