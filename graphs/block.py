@@ -156,57 +156,68 @@ class BlockGraph:
           plateau_scale: the plateau schedule's factor of the learning rate, a scalar.
           earlier: sums of the block's parts before this one.
         """
-        work = no_work(clock)
-        for action in block:
-            # The variables that actions change put them in order, but would not hold a pull back behind steps.
-            with tf.control_dependencies([work.position]):
+        work, began = no_work(clock), tf.timestamp()
+        for number, action in enumerate(block):
+            # The variables that actions change put them in order, but would not hold a pull back behind steps. The
+            # first action waits for nothing: servers would wait for a word from the worker before they are read.
+            with tf.control_dependencies([began] if number else []):
                 if isinstance(action, Steps):
-                    done = tf.cast(work.sums.steps, tf.int64)
-                    more = self._steps(action, replica, step_gradient, step + done, work.clock, plateau_scale)
-                    work = add_work(work, more._replace(version=work.version))
+                    before = tf.cast(work.sums.steps, tf.int64)
+                    more = self._steps(action, replica, step_gradient, step + before, work.clock, plateau_scale)
+                    work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    self._push(replica, outbox, self.exchange.weight(sums))
+                    done = self._push(replica, outbox, self.exchange.weight(sums))
                 else:
-                    version, clock = self._pull(action, replica)
+                    version, clock, done = self._pull(action, replica, began)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
                     work = work._replace(version=version, clock=clock + own)
+            with tf.control_dependencies(done):
+                ended = tf.timestamp()
+            work, began = _timed(work, action, ended - began), ended
         return work
 
-    def _pull(self, action: str, replica: Replica) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pulls; the servers' version and the clock that goes with it, both read before the parameters.
+    def _pull(self, action: str, replica: Replica, began: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
+        """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
-        So while others push, the version is that of the parameters or an older one, and staleness is never too small.
+        Both are read before the parameters. So while others push, the version is that of the parameters or an older
+        one, and staleness is never too small.
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         with tf.control_dependencies([version, steps]):
             servers = pull([shard.parameters for shard in self.server.shards])
+        with tf.control_dependencies([began]):
+            servers = tf.identity(servers)
         changed = {REPLICA: servers} if action == BEGIN else self.exchange.pull(replica.vectors, servers)
-        replica.assign(changed)
+        done = replica.assign(changed)
         if self.local is not None:
-            self._pull_slots(self.local, replica)
+            done += self._pull_slots(self.local, replica)
         # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
         # by their own steps, workers of unequal speed would have unequal rates.
-        return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64)
+        return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
 
-    def _pull_slots(self, local: LocalTraining, replica: Replica) -> None:
+    def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
         if local.resets:
             for name, first in local.optimizer.slots.items():
                 replica.slots[name].assign((first or 0.0) * tf.ones_like(replica.slots[name]))
             replica.updates.assign(0)
+        done = []
         for name in local.averaged:
-            replica.slots[name].assign(pull([shard.local_slots[name] for shard in self.server.shards]))
+            slot = pull([shard.local_slots[name] for shard in self.server.shards])
+            done.append(replica.slots[name].assign(slot, read_value=False))
             replica.updates.assign(self.server.local_updates)
+        return done
 
-    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> None:
+    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> list[tf.Operation]:
         payload, changed = self.exchange.push(replica.vectors)
         averaged = self.local.averaged if self.local else ()
         vectors = [tf.convert_to_tensor(payload), *(replica.slots[name].read_value() for name in averaged)]
         shards = len(self.server.shards)
         parts = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
-        for variable, part in zip(outbox, parts):
-            variable.assign(self.encoding.encode(part, weight))
+        pairs = zip(outbox, parts)
+        done = [variable.assign(self.encoding.encode(part, weight), read_value=False) for variable, part in pairs]
         replica.assign(changed)
+        return done
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
         """`steps.count` steps or, with a limit of time, at least one and as many as begin within it."""
@@ -223,9 +234,11 @@ class BlockGraph:
                 wanted &= (now - started < self.most_seconds) | (work.sums.steps == 0)
             return wanted
 
-        def one_more(work: Work, _: tf.Tensor) -> tuple[Work, tf.Tensor]:
+        def one_more(work: Work, now: tf.Tensor) -> tuple[Work, tf.Tensor]:
             done = tf.cast(work.sums.steps, tf.int64)
-            work = add_work(work, self._step(replica, step_gradient, step + done, work.clock, plateau_scale, False))
+            with tf.control_dependencies([now]):  # or the reader would be asked for a batch during the step before
+                more = self._step(replica, step_gradient, step + done, work.clock, plateau_scale, False)
+            work = add_work(work, more)
             with tf.control_dependencies([work.position]):
                 return work, tf.timestamp()
 
@@ -243,6 +256,16 @@ class BlockGraph:
         update = LocalUpdate(self.local.optimizer, rate, self.clip_norm, self.local.last_step)
         moved, refused, nonfinite_at = move_replica(update, replica, gradient_sum, tokens, step)
         return _behind([moved], work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at))
+
+
+def _timed(work: Work, action: Action, seconds: tf.Tensor) -> Work:
+    """The work behind an action that has taken so long."""
+    sums = work.sums
+    if isinstance(action, Steps):
+        return work._replace(sums=sums._replace(step_seconds=sums.step_seconds + seconds))
+    if action == PUSH:
+        return work._replace(sums=sums._replace(push_seconds=sums.push_seconds + seconds))
+    return work._replace(sums=sums._replace(pull_seconds=sums.pull_seconds + seconds))
 
 
 def _behind(done: Sequence[tf.Tensor], work: Work) -> Work:

@@ -30,10 +30,9 @@ class Replica(NamedTuple):
         """The replica [size]: the server parameters as pulled, moved since by local updates if there are any."""
         return self.vectors[REPLICA]
 
-    def assign(self, changed: Mapping[str, Any]) -> None:
-        """Gives the vectors of these names new values."""
-        for name, value in changed.items():
-            self.vectors[name].assign(value)
+    def assign(self, changed: Mapping[str, Any]) -> list[Any]:
+        """Gives the vectors of these names new values; the operations that do so."""
+        return [self.vectors[name].assign(value, read_value=False) for name, value in changed.items()]
 
 
 class LocalUpdate(NamedTuple):

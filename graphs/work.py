@@ -21,6 +21,9 @@ class Sums(NamedTuple):
     batches: tf.Tensor | float = 0.0  # a step reads several to have its share of --global_batch_tokens
     squares: tf.Tensor | float = 0.0  # squared norms of the gradient sums that are added up, for the noise scale
     squared_tokens: tf.Tensor | float = 0.0  # the same of their target tokens; 0 where nothing was measured
+    step_seconds: tf.Tensor | float = 0.0  # in steps, `data_wait_seconds` included
+    pull_seconds: tf.Tensor | float = 0.0  # until what was pulled is there
+    push_seconds: tf.Tensor | float = 0.0  # until the payload is where it is pushed
 
 
 NO_SUMS = Sums(*[0.0] * len(Sums._fields))

@@ -71,6 +71,13 @@ def run(engine, updates=None):
     return list(itertools.islice(engine.blocks(), updates))
 
 
+def parts_and_whole(reports):
+    """The smallest of the durations of all pushes, their sum, and the seconds of which they are parts."""
+    pushes = [push for report in reports for push in report.pushes]
+    parts = [getattr(push, name) for push in pushes for name in push._fields if name.endswith("_seconds")]
+    return min(parts), sum(parts), sum(push.seconds for push in pushes)
+
+
 def run_with_pauses(blocks):
     """The seconds in the reports of two updates, and those that passed while somebody waited for the reports.
 

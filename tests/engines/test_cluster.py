@@ -52,6 +52,8 @@ def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
     on_servers, simulated = found["noise"]
     assert on_servers["updates"] == (4 if columns(row).sums_gradients else 0)
     assert on_servers == pytest.approx(simulated, rel=1e-9)
+    least, parts, whole = found["parts"]
+    assert least >= 0 and 0 < parts <= whole
 
 
 @pytest.mark.parametrize("row", RESUMED)

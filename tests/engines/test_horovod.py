@@ -77,6 +77,8 @@ def test_two_ranks_equal_the_simulation(two, row):
     assert found["distance"] < EXACT
     assert found["losses"] < 1e-9
     assert_same_noise(found, [4, 4] if columns(row).sums_gradients else [0, 0])
+    least, parts, whole = found["parts"]
+    assert least >= 0 and 0 < parts <= whole
     assert set(found["tokens"]) == {0}
     assert found["workers"] == [[0, 1]] * 4
     assert set(found["staleness"]) == {0}

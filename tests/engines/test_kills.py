@@ -70,13 +70,13 @@ def test_everybody_ends_well(found):
     assert {found[row]["interface_of_chief"] for row in ROWS} == {"lo"}
 
 
-def _doubled(absorb, servers, push, wait_seconds):
-    absorb(servers, push, wait_seconds)
+def _doubled(absorb, servers, push, waits):
+    absorb(servers, push, waits)
     servers.progress[push.worker] = Progress()  # forgets that it has it
-    return absorb(servers, push, wait_seconds)
+    return absorb(servers, push, waits)
 
 
-def _lost(absorb, servers, push, wait_seconds):
+def _lost(absorb, servers, push, waits):
     servers.progress[push.worker] = Progress(push.block, push.step, push.work.position)
 
 
@@ -87,10 +87,10 @@ def test_a_push_that_is_doubled_or_lost_would_be_noticed(monkeypatch, fault, tim
     run(undisturbed, 4)
     absorb = UpdateSequence.absorb
 
-    def absorb_badly(servers, push, wait_seconds=0.0):
+    def absorb_badly(servers, push, waits=None):
         if fault and (push.worker, push.block) == (1, 3):
-            return fault(absorb, servers, push, wait_seconds)
-        return absorb(servers, push, wait_seconds)
+            return fault(absorb, servers, push, waits)
+        return absorb(servers, push, waits)
 
     monkeypatch.setattr(UpdateSequence, "absorb", absorb_badly)
     free = simulated(Async(), make_batches, workers=2, model=CountingModel(), **EXACT_SUM)

@@ -4,6 +4,7 @@ import pytest
 
 from graphs.work import NO_SUMS, Work
 from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.report import Waits
 from tfnmt.engines.worker import Progress, Push
 
 
@@ -31,7 +32,7 @@ def push(worker, block, step, version=0, **sums):
 
 
 def take(ledger, pushed, refused=None, wait=0.0):
-    ledger.count(pushed, wait, refused, (8, 4))
+    ledger.count(pushed, Waits(wait), refused, (8, 4))
 
 
 def report(ledger, applied=True):
@@ -67,7 +68,7 @@ def test_an_update_that_was_not_applied_moves_no_clock(ledger):
 
 def test_a_duplicate_is_told_of_and_not_counted(ledger):
     take(ledger, push(0, 1, 1))
-    ledger.note(push(0, 1, 1), 0.0, "it was a duplicate", (8, 4))
+    ledger.note(push(0, 1, 1), Waits(), "it was a duplicate", (8, 4))
     assert ledger.arrived == 1
     assert [each.refused for each in report(ledger).pushes] == [None, "it was a duplicate"]
 

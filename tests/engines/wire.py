@@ -24,10 +24,10 @@ class Wire:
         self._hold = None
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def hold(self, client, count_bytes):
+    def hold(self, client, count_bytes, cuts=True):
         """From now on no more than so many bytes go from the server to the process `client`."""
         with self._lock:
-            self._hold = Hold(client, count_bytes)
+            self._hold = Hold(client, count_bytes, cuts)
             return self._hold
 
     def _accept(self):
@@ -54,7 +54,8 @@ class Wire:
                     client = client or _process_at(port)
                     if client == hold.client and not hold.lets_pass(len(data)):
                         hold.wait()
-                        break  # what was held is lost with the one who was killed meanwhile
+                        if hold.cuts:
+                            break  # what was held is lost with the one who was killed meanwhile
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -67,11 +68,12 @@ class Hold:
     Attributes:
       client: the process.
       reached: set once the wire holds something back.
-      released: set by whoever wants the wire to be cut there and to carry everything else again.
+      released: set by whoever wants the wire to carry everything again.
+      cuts: whether it is cut there then, or what was held goes on.
     """
 
-    def __init__(self, client, count_bytes):
-        self.client, self._left = client, count_bytes
+    def __init__(self, client, count_bytes, cuts):
+        self.client, self._left, self.cuts = client, count_bytes, cuts
         self.reached, self.released = threading.Event(), threading.Event()
 
     def lets_pass(self, count_bytes):

@@ -70,6 +70,7 @@ def test_a_barrier_s_step_is_computing_a_pull_and_a_push():
     assert found.step_seconds == pytest.approx(1 + 2 * 0.75)
     assert found.tokens_per_second == pytest.approx(WORKERS * 100 / 2.5)
     assert found.computing_share == pytest.approx(1 / 2.5)
+    assert found.transfer_share == pytest.approx(1.5 / 2.5)
     assert found.waiting_share == pytest.approx(0.0)
     assert found.bytes_per_token == pytest.approx(2 * vector_bytes / 100)
 

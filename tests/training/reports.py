@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.evaluation import Scores
 from tfnmt.training.totals import Totals
 from tfnmt.training.validation import Evaluation, Sample
@@ -25,6 +25,12 @@ def report(update: int, **changes) -> BlockReport:
         data_wait_seconds=0.5,
     )
     return plain._replace(**changes)
+
+
+def pushed(worker: int, **changes) -> PushReport:
+    """What a report tells of one push."""
+    facts = {"staleness": 0, "target_tokens": 100, "seconds": 2.0, "wait_seconds": 0.5, "bytes_pulled": 8}
+    return PushReport(worker=worker, bytes_pushed=4, **{**facts, **changes})
 
 
 def totals_of(reports) -> Totals:

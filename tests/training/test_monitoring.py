@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.training.reports import evaluation, report, totals_of
+from tests.training.reports import evaluation, pushed, report, totals_of
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import faults_of
 from tfnmt.training import events, samples
@@ -26,6 +26,7 @@ from tfnmt.training.log_points import training_line, training_values
 from tfnmt.training.monitoring import Monitor, MonitoringSettings
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings
+from tfnmt.training.time_spent import TimeSpent
 from tfnmt.training.totals import Totals
 
 EVERY_TWO = MonitoringSettings(log_every_updates=2, log_every_seconds=1e9)
@@ -256,24 +257,40 @@ def test_the_log_line():
     reports = [report(1200, epoch=2, loss=291.3, cross_entropy=241.6, learning_rate=0.00048, data_wait_seconds=0.008)]
     window = totals_of([reports[0]._replace(target_tokens=100, gradient_norm=0.82)])
     totals = window + Totals(updates=1199)
-    line = training_line(window, totals, reports[0], left=720.0)
+    spent = TimeSpent(whole=10.0, compute=9.0, push=0.6)
+    line = training_line(window, totals, reports[0], 720.0, spent)
     assert line == (
-        "update 1,200  epoch 3  loss 2.913  ppl 11.2  lr 0.00048  50 tokens/s  wait 0.4%  grad 0.82  left 12 min"
+        "update 1,200  epoch 3  loss 2.913  ppl 11.2  lr 0.00048  50 tokens/s  pushes 6.0%  grad 0.82  left 12 min"
     )
     assert training_values(window, totals, reports[0])["train/loss"] == pytest.approx(2.913)
 
 
 def test_the_log_line_under_a_virtual_clock():
-    """It says so beside every time, and nothing of the reader, whose waits are real."""
+    """It says so beside every time."""
     (virtual,) = reports = [report(7, is_virtual=True, data_wait_seconds=0.0)]
     line = training_line(totals_of(reports), totals_of(reports), virtual, left=720.0)
     assert "50 tokens/s (virtual)" in line and "left 12 min (virtual)" in line
-    assert "wait" not in line
+
+
+def test_time_that_is_lost_is_named_and_its_remedy_once(run, lines):
+    """Not for the update that builds the graph, nor before fifty others."""
+    settings = MonitoringSettings(log_every_updates=1000, log_every_seconds=1e9)
+    build = pushed(0, seconds=1e6, wait_seconds=1e6)
+    lost = [pushed(0, seconds=2.0, compute_seconds=0.8, push_seconds=1.0, wait_seconds=0.0)]
+    reports = [report(1, pushes=(build,)), *(report(n, pushes=tuple(lost)) for n in range(2, 200))]
+    _train(run, reports[:50], settings=settings, close=False)
+    assert not any("Workers compute" in line for line in lines)
+    _train(run, reports, settings=settings)
+    (told,) = [line for line in lines if "Workers compute" in line]
+    assert told.startswith("Workers compute for 40% of the time; pushes: 50%. ")
+    assert "--local_steps" in told
+    assert "pushes 50.0%" in lines[-1]
+    assert run.read_metrics()[-1]["push_share"] == 0.5
 
 
 def test_log_lines_of_a_run(run, lines):
     _train(run, [report(1), report(2, skipped="step 2: bias"), report(2)], evaluate_at=(2,))
-    assert lines[0].startswith("update 1  epoch 1  loss 3.000  ppl 7.39  lr 0.001  50 tokens/s  wait 25.0%")
+    assert lines[0].startswith("update 1  epoch 1  loss 3.000  ppl 7.39  lr 0.001  50 tokens/s  grad 1")
     assert any(line.startswith("validation at update 2  BLEU 2.00  chrF 55.00") for line in lines)
     assert any("best BLEU 30" in line for line in lines)
     assert "  hypothesis: hello" in lines

@@ -33,7 +33,7 @@ from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.lanes import Lane
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.worker import Push, Worker
 from tfnmt.errors import LostError
@@ -169,6 +169,8 @@ class ClusterEngine(Engine):
                     self._unfinished += 1
                     self._updates.submit(self._absorb, ready, self._lanes[ready.worker].waited())
             self._lanes[lane].end()
+            for number, each in enumerate(self._lanes):
+                each.wait(self._pace.waits_for_others(number))
             self._condition.notify_all()
 
     def _worker(self, index: int, lane: int) -> Worker:
@@ -180,13 +182,13 @@ class ClusterEngine(Engine):
                 self._crew[lane] = (index, worker)
         return worker
 
-    def _absorb(self, push: Push, wait_seconds: float) -> None:
+    def _absorb(self, push: Push, waits: Waits) -> None:
         """What the servers make of a push; in the thread of the updates."""
         if self._failure:
             return  # nothing may come on top of what may be half an update
         try:
             with self._watched():
-                report = self._servers.absorb(push, wait_seconds)
+                report = self._servers.absorb(push, waits)
         except Exception as error:
             self._failure = error
             return

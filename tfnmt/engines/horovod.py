@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -21,7 +21,7 @@ from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
@@ -53,7 +53,7 @@ class HorovodEngine(Engine):
         self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed
         self._reports: list[BlockReport] = []  # behind the newest checkpoint
         self._missed: list[BlockReport] = []  # which others had, and this rank's driver has not heard of
-        self._wait_seconds = 0.0  # in the last reduction
+        self._reduction_seconds = self._update_seconds = 0.0  # the last ones
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -187,8 +187,10 @@ class HorovodEngine(Engine):
         if push is None:
             return None
         arrivals = self._reduce(push)
+        began = time.monotonic()
         with self._ranks.computing():
             report = self._servers.absorb_reduced(arrivals, push.payload, self._ring_bytes)
+        self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
         if every and report.skipped is None and report.update % every == 0:
@@ -206,11 +208,12 @@ class HorovodEngine(Engine):
     def _reduce(self, push: Push) -> list[Arrival]:
         """Everybody's push, when the sum of the payloads has taken the place of each."""
         weight = tf.constant(self._servers.weight_of(push.work.sums), tf.float64)
-        numbers = tf.constant(_row(push, self._wait_seconds), tf.float64)
-        started = time.monotonic()
+        seconds = (self._reduction_seconds, self._update_seconds)
+        numbers = tf.constant(_row(push, *seconds), tf.float64)
+        began = time.monotonic()
         rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
-        self._wait_seconds = time.monotonic() - started
-        return [_arrival(rank, push, *row) for rank, row in enumerate(rows)]
+        self._reduction_seconds = time.monotonic() - began
+        return _arrivals(push, rows)
 
     def _workers_vectors(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors, of which only rank 0 keeps all, for a state that will be saved."""
@@ -253,15 +256,32 @@ def _without_encodings(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, phases=phases)
 
 
-def _row(push: Push, wait_seconds: float) -> list[float]:
+def _row(push: Push, reduction_seconds: float, update_seconds: float) -> list[float]:
     """A push as numbers, for the others."""
-    return [push.block, push.step, wait_seconds, push.work.nonfinite_at, *push.work.sums, *push.work.position]
+    seconds = (reduction_seconds, update_seconds)
+    return [push.block, push.step, *seconds, push.work.nonfinite_at, *push.work.sums, *push.work.position]
 
 
-def _arrival(rank: int, own: Push, weight: float, nonfinite_at: float, square: float, *numbers: float) -> Arrival:
-    """A push out of its row."""
-    block, step, wait_seconds, local_nonfinite_at, *rest = numbers
-    sums, position = rest[: len(NO_SUMS)], rest[len(NO_SUMS) :]
-    work = Work(Sums(*sums), int(local_nonfinite_at), own.version, own.work.clock, tuple(map(int, position)))
+def _arrivals(own: Push, rows: Sequence[Sequence[float]]) -> list[Arrival]:
+    """Everybody's push out of its row.
+
+    The rank that comes last to a reduction waits for nobody, so what it spends there is the transfer, and what others
+    spend there beyond that is their wait for it.
+    """
+    transfer = min(row[_REDUCTION] for row in rows)
+    return [_arrival(rank, own, transfer, *row) for rank, row in enumerate(rows)]
+
+
+def _arrival(
+    rank: int, own: Push, transfer: float, weight: float, nonfinite_at: float, square: float, *numbers: float
+) -> Arrival:
+    block, step, reduction_seconds, update_seconds, local_nonfinite_at, *rest = numbers
+    sums, position = Sums(*rest[: len(NO_SUMS)]), rest[len(NO_SUMS) :]
+    sums = sums._replace(push_seconds=sums.push_seconds + transfer)
+    work = Work(sums, int(local_nonfinite_at), own.version, own.work.clock, tuple(map(int, position)))
     push = own._replace(worker=rank, block=int(block), step=int(step), work=work)
-    return Arrival(push, wait_seconds, weight, int(nonfinite_at), square)
+    return Arrival(push, Waits(reduction_seconds - transfer, update_seconds), weight, int(nonfinite_at), square)
+
+
+_REDUCTION = 5
+"""Where a row of the table has the seconds of the reduction before."""

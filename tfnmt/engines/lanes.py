@@ -2,6 +2,8 @@
 
 import time
 
+from tfnmt.engines.report import Waits
+
 
 class Lane:
     """A worker's number, and what the chief knows of its blocks.
@@ -16,13 +18,13 @@ class Lane:
         self.block: tuple[int, float] | None = None
         self.longest_seconds = 0.0
         self._idle_since = time.monotonic()
-        self._waited = 0.0
+        self._waits_for_others = False
+        self._waits = Waits()
 
     def begin(self, worker: int) -> None:
         """A task has taken a block."""
-        now = time.monotonic()
-        self.block = worker, now
-        self._waited += now - self._idle_since
+        self._count_wait()
+        self.block = worker, time.monotonic()
 
     def end(self) -> None:
         """The block is done, or lost."""
@@ -31,11 +33,24 @@ class Lane:
             self.longest_seconds = max(self.longest_seconds, now - self.block[1])
         self.block, self._idle_since = None, now
 
+    def wait(self, for_others: bool) -> None:
+        """Says for whom the lane stands still from now on, if it does: for other workers or for the servers."""
+        if self._waits_for_others != for_others:
+            self._count_wait()
+            self._waits_for_others = for_others
+
     def forget(self, seconds: float) -> None:
         """Leaves out so many seconds in which nobody trained."""
         self._idle_since = min(self._idle_since + seconds, time.monotonic())
 
-    def waited(self) -> float:
+    def waited(self) -> Waits:
         """Seconds that it stood still since this was asked before."""
-        waited, self._waited = self._waited, 0.0
-        return waited
+        waits, self._waits = self._waits, Waits()
+        return waits
+
+    def _count_wait(self) -> None:
+        if self.block is not None:
+            return
+        now, (others, servers) = time.monotonic(), self._waits
+        seconds, self._idle_since = now - self._idle_since, now
+        self._waits = Waits(others + seconds, servers) if self._waits_for_others else Waits(others, servers + seconds)

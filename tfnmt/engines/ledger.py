@@ -13,7 +13,7 @@ from absl import logging
 from graphs.work import NO_SUMS, Sums
 from tfnmt.batch import START
 from tfnmt.engines.noise_scale import NoiseScale
-from tfnmt.engines.report import BlockReport, PushReport
+from tfnmt.engines.report import BlockReport, PushReport, Waits
 from tfnmt.engines.worker import Progress, Push
 
 _COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
@@ -58,12 +58,12 @@ class Ledger:
         """Whether the servers have had this push, or a later one of the worker."""
         return push.block <= self.progress[push.worker].block
 
-    def count(self, push: Push, wait_seconds: float, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+    def count(self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int]) -> None:
         """Remembers a push that was taken in or, for the reason given, refused; its worker has come that far.
 
         Args:
           push: the push.
-          wait_seconds: how long the worker stood still for others since its last push.
+          waits: how long the worker stood still since its last push.
           refused: why it does not count; None for a push that does.
           moved_bytes: that it has pulled and pushed.
         """
@@ -71,22 +71,27 @@ class Ledger:
         self.arrived += 1
         if refused is None:
             self.sums = Sums(*map(operator.add, self.sums, push.work.sums))
-        self.note(push, wait_seconds, refused, moved_bytes)
+        self.note(push, waits, refused, moved_bytes)
 
-    def note(self, push: Push, wait_seconds: float, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+    def note(self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int]) -> None:
         """Remembers a push for the next report, and nothing else of it; the arguments are those of `count`."""
         now, (pulled, pushed) = self._clock(), moved_bytes
-        seconds = now - self._pushed_at[push.worker]
+        seconds, sums = now - self._pushed_at[push.worker], push.work.sums
         self._pushes.append(
             PushReport(
                 worker=push.worker,
                 staleness=self.version - push.version,
-                target_tokens=int(push.work.sums.target_tokens),
+                target_tokens=int(sums.target_tokens),
                 seconds=seconds,
-                wait_seconds=min(wait_seconds, seconds),  # it may have begun before the last push was taken in
+                wait_seconds=min(waits.others, seconds),  # it may have begun before the last push was taken in
                 bytes_pulled=pulled,
                 bytes_pushed=pushed,
-                skipped_steps=int(push.work.sums.refused),
+                skipped_steps=int(sums.refused),
+                compute_seconds=sums.step_seconds - sums.data_wait_seconds,
+                data_wait_seconds=sums.data_wait_seconds,
+                pull_seconds=sums.pull_seconds,
+                push_seconds=sums.push_seconds,
+                server_seconds=min(waits.servers, seconds),
                 refused=refused,
             )
         )

@@ -42,6 +42,13 @@ class Pace:
             return False
         return self._slack is None or self._pushed[worker] - min(self._absorbed) < max(self._slack, 1)
 
+    def waits_for_others(self, worker: int) -> bool:
+        """Whether the worker may not begin its next block before another one has pushed.
+
+        Otherwise it waits for the servers, if it waits at all.
+        """
+        return self._slack is not None and self._pushed[worker] - min(self._pushed) >= max(self._slack, 1)
+
     def arrive(self, push: Push) -> Sequence[Push]:
         """Takes in a push that has come; the pushes that the servers are to absorb now, in order."""
         self._pushed[push.worker] += 1

@@ -3,8 +3,19 @@
 from typing import NamedTuple
 
 
+class Waits(NamedTuple):
+    """Seconds for which a worker stood still between its last push and this one."""
+
+    others: float = 0.0  # at a barrier, or held by slack
+    servers: float = 0.0  # until what it had pushed was absorbed
+
+
 class PushReport(NamedTuple):
-    """One payload that reached the servers, whether they took it or not."""
+    """One payload that reached the servers, whether they took it or not.
+
+    Its durations are parts of `seconds`, as far as an engine can tell them apart, but that a push may queue at the
+    servers while its worker goes on: only over many pushes do they come to no more than the whole.
+    """
 
     worker: int
     staleness: int  # server updates between the worker's last pull and this push
@@ -14,6 +25,11 @@ class PushReport(NamedTuple):
     bytes_pulled: int  # since the worker's last push
     bytes_pushed: int
     skipped_steps: int = 0  # local updates left out because their gradient was not finite
+    compute_seconds: float = 0.0  # in steps
+    data_wait_seconds: float = 0.0  # in steps, until a batch was there
+    pull_seconds: float = 0.0  # until what was pulled was there
+    push_seconds: float = 0.0  # until the payload was at the servers, or reduced among ranks
+    server_seconds: float = 0.0  # in which the worker stood still until the servers had absorbed what was there
     refused: str | None = None  # why the servers did not take it: a duplicate, or the first bad parameter
 
 

@@ -3,6 +3,7 @@
 Who computes is not said here: the simulated engine has real servers and real gradients, the planner has neither.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 from graphs.block import Steps
 from tfnmt.engines import links
 from tfnmt.engines.pace import Pace
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.timeline import Event, Timeline, Transfer
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.engines.worker import Progress, Push
@@ -36,6 +37,24 @@ class Fault(NamedTuple):
     block: int
     kind: str
     seconds: float = 1.0
+
+
+@dataclasses.dataclass
+class _Spent:
+    """Virtual seconds that a worker has spent since its last push that was absorbed."""
+
+    compute: float = 0.0
+    pull: float = 0.0
+    push: float = 0.0
+    waiting: float = 0.0  # for others
+    servers: float = 0.0
+
+    def in_place_of_real(self, push: Push) -> Push:
+        """The push with this instead of what the real machine needed; a virtual clock knows no reader."""
+        sums = push.work.sums._replace(
+            data_wait_seconds=0.0, step_seconds=self.compute, pull_seconds=self.pull, push_seconds=self.push
+        )
+        return push._replace(work=push.work._replace(sums=sums))
 
 
 class VirtualClock:
@@ -80,7 +99,7 @@ class Servers(Protocol):
     def new_worker(self, graph: Any, number: int, outbox: Any) -> Any:
         """A worker that has come as far as the servers know."""
 
-    def absorb(self, push: Push, wait_seconds: float) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         """Takes in a push; the report when it made an update, or would have."""
 
 
@@ -153,8 +172,9 @@ class Schedule:
         self._lives = [self._life(worker) for worker in self.crew]
         self._timeline = Timeline(self._costs.new_links(), now)
         self._standing = set(range(self._workers))  # who waits for others
-        self._waited = [0.0] * self._workers  # seconds since the last push that was absorbed
+        self._spent = [_Spent() for _ in range(self._workers)]
         self._arrived = arrived
+        self._released_at = now  # when the push came that has let others go on
         self._served_at = now  # when the servers have done all work that has come to them
         self._reports = []
 
@@ -169,7 +189,9 @@ class Schedule:
             if not (self._pace.may_begin(number) and not self._stopping):
                 since = self._clock.now
                 yield None
-                self._waited[number] += self._clock.now - since
+                released_at = max(since, self._released_at)
+                self._spent[number].waiting += released_at - since
+                self._count_service(number, self._clock.now - released_at)
             if self._costs.settings.meeting_seconds:
                 yield Event(self._clock.now + self._costs.settings.meeting_seconds, number, MET)
             for action in block:
@@ -177,12 +199,17 @@ class Schedule:
                     yield from self._steps(worker, action)
                     continue
                 _, push = worker.run((action,), self._servers.plateau_scale)
+                since = self._clock.now
                 if push is None:
                     yield self._transfer(number, PULLED, links.PULL)
+                    self._spent[number].pull += self._clock.now - since
                     continue
                 yield self._transfer(number, PUSHED, links.PUSH)
+                self._spent[number].push += self._clock.now - since
+                came_at = self._clock.now
                 yield from self._serve(number)
-                self._absorb(push)
+                self._count_service(number, self._clock.now - came_at)
+                self._absorb(push, came_at)
                 yield Event(self._clock.now, number, ABSORBED)
 
     def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
@@ -198,6 +225,7 @@ class Schedule:
             work, _ = worker.run((one,), self._servers.plateau_scale)
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
             yield Event(self._clock.now + seconds, worker.number, STEPPED)
+            self._spent[worker.number].compute += seconds
 
     def _serve(self, worker: int) -> Iterator[Event]:
         """The time that the servers, or the ring, take for a payload that has come, and for all that came before it."""
@@ -210,21 +238,29 @@ class Schedule:
         if self._served_at > self._clock.now:
             yield Event(self._served_at, worker, SERVED)
 
-    def _absorb(self, push) -> None:
+    def _count_service(self, worker: int, seconds: float) -> None:
+        """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""
+        sent = self._servers.strategy.pushed_vectors(self._dtype)
+        transfer = min(seconds, self._costs.reduction_seconds(sent)) if self._costs.is_ring else 0.0
+        self._spent[worker].push += transfer
+        self._spent[worker].servers += seconds - transfer
+
+    def _absorb(self, push: Push, came_at: float) -> None:
         """Hands the servers what they may take now that this push is there."""
+        self._released_at = came_at
         for each in self._pace.arrive(push):
-            report = self._servers.absorb(each, self._waited[each.worker])
+            spent, self._spent[each.worker] = self._spent[each.worker], _Spent()
+            report = self._servers.absorb(spent.in_place_of_real(each), Waits(spent.waiting, spent.servers))
             self._pace.absorb(each)
-            self._waited[each.worker] = 0.0
             self._reports += [self._virtual(report)] if report else []
 
     def _virtual(self, report: BlockReport) -> BlockReport:
-        """The report of an update under this clock, which knows no reader, and on this network."""
+        """The report of an update under this clock and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
             ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.pushed_vectors(self._dtype)))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
-        return report._replace(pushes=pushes, data_wait_seconds=0.0, is_virtual=True)
+        return report._replace(pushes=pushes, is_virtual=True)
 
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""

@@ -21,7 +21,7 @@ from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.ledger import Ledger
 from tfnmt.engines.recipe import Recipe
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
 from tfnmt.strategies import KEEP, Strategy
 
@@ -30,7 +30,7 @@ class Arrival(NamedTuple):
     """One worker's push in a round that the workers have summed among themselves."""
 
     push: Push
-    wait_seconds: float
+    waits: Waits
     weight: float  # that counted
     nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
     square: float  # squared norm of the payload
@@ -68,7 +68,8 @@ class UpdateSequence:
             initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0
         )
         self.plateau_scale = 1.0
-        self._ledger = Ledger(workers, clock)
+        self._ledger, self._clock = Ledger(workers, clock), clock
+        self._late_seconds = 0.0  # of an update behind the push that made it, which the next push knows of
         self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet
         self.phase = -1
         self._enter(0)
@@ -124,16 +125,22 @@ class UpdateSequence:
             self._enter(phase)
             self.worker_graph().trace(self.new_outbox(), iter(self._recipe.make_batches(None, 0, self._workers)))
 
-    def absorb(self, push: Push, wait_seconds: float = 0.0) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits | None = None) -> BlockReport | None:
         """Takes in a push, at most once; the report when it made an update, or would have.
 
         Args:
           push: the payload and what it is made of.
-          wait_seconds: how long the worker stood still for others since its last push.
+          waits: how long the worker stood still since its last push; None where it does while this is done.
         """
+        began = self._clock()
+
+        def waited() -> Waits:
+            return waits or Waits(servers=self._clock() - began + late)
+
+        late, self._late_seconds = self._late_seconds, 0.0
         ledger, quorum, moved_bytes = self._ledger, self.strategy.quorum, self._moved_bytes(push)
         if ledger.is_duplicate(push):
-            ledger.note(push, wait_seconds, "it was a duplicate", moved_bytes)
+            ledger.note(push, waited(), "it was a duplicate", moved_bytes)
             return None
         weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
         if quorum == 1 and not ledger.arrived:
@@ -142,9 +149,11 @@ class UpdateSequence:
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
             taken, nonfinite_at, norm = _numbers(self._receive(push.payload, weight))
-        self._count(self._measured(push, norm**2), wait_seconds, bool(taken), int(nonfinite_at), moved_bytes)
+        self._count(self._measured(push, norm**2), waited(), bool(taken), int(nonfinite_at), moved_bytes)
+        counted_at = self._clock()
         if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
             update = Update(*_numbers(self._update_from_received(*self._scalars(ledger.sums))))
+            self._late_seconds = self._clock() - counted_at
         return None if update is None else self._report(update, push)
 
     def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
@@ -157,7 +166,7 @@ class UpdateSequence:
         """
         for arrival in arrivals:
             taken, push = arrival.nonfinite_at < 0, self._measured(arrival.push, arrival.square)
-            self._count(push, arrival.wait_seconds, taken, arrival.nonfinite_at, (0, ring_bytes))
+            self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
         update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
         return self._report(update, arrivals[-1].push)
@@ -287,12 +296,10 @@ class UpdateSequence:
         sums = sums._replace(squares=square, squared_tokens=sums.target_tokens**2)
         return push._replace(work=push.work._replace(sums=sums))
 
-    def _count(
-        self, push: Push, wait_seconds: float, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]
-    ) -> None:
+    def _count(self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]) -> None:
         for name in [name for name in self._given if name.startswith(worker_vector(push.worker, ""))]:
             del self._given[name]
-        self._ledger.count(push, wait_seconds, None if taken else self._reason(push, nonfinite_at), moved_bytes)
+        self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes)
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""

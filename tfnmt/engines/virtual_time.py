@@ -77,12 +77,8 @@ class Costs:
 
     def compute_seconds(self, worker: int, step: int, target_tokens: float) -> float:
         """How long the worker computes one step, from 1: a function of the seed, the worker and the step."""
-        return self.mean_compute_seconds(worker, 1, target_tokens) * self._noise(worker, step)
-
-    def mean_compute_seconds(self, worker: int, steps: float, target_tokens: float) -> float:
-        """How long the worker computes so many steps of so many target tokens together, jitter aside."""
-        seconds = steps * self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
-        return seconds * self._factors.get(worker, 1.0)
+        seconds = self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
+        return seconds * self._factors.get(worker, 1.0) * self._noise(worker, step)
 
     def _noise(self, worker: int, step: int) -> float:
         """A log-normal factor of mean one: exp(z - s²/2) for a normal z of standard deviation s."""
@@ -117,9 +113,9 @@ class Costs:
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self._reduction_seconds(sent) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        return self.reduction_seconds(sent) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
 
-    def _reduction_seconds(self, vectors: float) -> float:
+    def reduction_seconds(self, vectors: float) -> float:
         """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:

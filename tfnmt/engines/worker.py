@@ -128,7 +128,10 @@ class WorkerGraph:
 
         def one_more(gradient_sum: tf.Tensor, work: Work, number: tf.Tensor) -> tuple[tf.Tensor, Work, tf.Tensor]:
             batch_seed = tf.random.experimental.stateless_fold_in(seed, number)
-            more_gradient, more_work = self._of_batch(parameters, batches, batch_seed)
+            with tf.control_dependencies(
+                [gradient_sum]
+            ):  # the next batch is waited for once nothing else is to be done
+                more_gradient, more_work = self._of_batch(parameters, batches, batch_seed)
             return gradient_sum + more_gradient, add_work(work, more_work), number + 1
 
         start = (tf.zeros_like(parameters), no_work(), tf.constant(0))
@@ -283,4 +286,7 @@ def _next_batch(batches: Iterator[Batch]) -> tuple[Batch, tf.Tensor]:
     with tf.control_dependencies([started]):
         batch = next(batches)
     with tf.control_dependencies([batch.position]):
-        return batch, tf.timestamp() - started
+        ended = tf.timestamp()
+    # On a single thread the clock would be read whenever that has time: behind the model, for all that anybody knows.
+    with tf.control_dependencies([ended]):
+        return Batch(*map(tf.identity, batch)), ended - started

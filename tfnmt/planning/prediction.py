@@ -10,7 +10,7 @@ from graphs.block import BEGIN, PULL, PUSH, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.schedule import Schedule, VirtualClock
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.engines.worker import Progress, Push
@@ -28,13 +28,15 @@ class Speed(NamedTuple):
       step_seconds: between two steps of a worker.
       tokens_per_second: target tokens of all workers.
       computing_share: of the workers' time.
-      waiting_share: of the workers' time, in which they stand still for others.
+      transfer_share: of the same, for pulls and pushes.
+      waiting_share: of the same, for other workers.
       bytes_per_token: that all workers pull and push for a target token.
     """
 
     step_seconds: float
     tokens_per_second: float
     computing_share: float
+    transfer_share: float
     waiting_share: float
     bytes_per_token: float
 
@@ -60,13 +62,11 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
     tokens = sum(report.target_tokens for report in looked_at)
     moved = [push for report in looked_at for push in report.pushes]
     steps = tokens / batch_tokens
-    computing = sum(
-        costs.mean_compute_seconds(push.worker, push.target_tokens / batch_tokens, push.target_tokens) for push in moved
-    )
     return Speed(
         step_seconds=seconds * workers / steps,
         tokens_per_second=tokens / seconds,
-        computing_share=computing / (seconds * workers),
+        computing_share=sum(push.compute_seconds for push in moved) / (seconds * workers),
+        transfer_share=sum(push.pull_seconds + push.push_seconds for push in moved) / (seconds * workers),
         waiting_share=sum(push.wait_seconds for push in moved) / (seconds * workers),
         bytes_per_token=sum(push.bytes_pulled + push.bytes_pushed for push in moved) / tokens,
     )
@@ -102,10 +102,10 @@ class _CountingServers:
     def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
         return _IdleWorker(self.strategy, number, self._batch_tokens, self._ledger)
 
-    def absorb(self, push: Push, wait_seconds: float) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         pulled, pushed = self.strategy.payload_vectors, self.strategy.pushed_vectors(DTYPE)
         moved = push.pulls * int(sum(self._costs.parts(pulled))), int(sum(self._costs.parts(pushed)))
-        self._ledger.count(push, wait_seconds, None, moved)
+        self._ledger.count(push, waits, None, moved)
         if self._ledger.arrived < self.strategy.quorum:
             return None
         sums = self._ledger.close(applied=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tfnmt.engines.report import PushReport
+from tfnmt.training.time_spent import TimeSpent
 
 
 def exchange_values(pushes: Sequence[PushReport]) -> dict[str, float]:
@@ -10,7 +11,6 @@ def exchange_values(pushes: Sequence[PushReport]) -> dict[str, float]:
     if not pushes:
         return {}
     staleness = [push.staleness for push in pushes]
-    seconds = sum(push.seconds for push in pushes)
     values = {
         "exchange/pushes": len(pushes),
         "exchange/refused_pushes": sum(push.refused is not None for push in pushes),
@@ -19,9 +19,9 @@ def exchange_values(pushes: Sequence[PushReport]) -> dict[str, float]:
         "exchange/max_staleness": max(staleness),
         "exchange/bytes_pulled": sum(push.bytes_pulled for push in pushes),
         "exchange/bytes_pushed": sum(push.bytes_pushed for push in pushes),
-        "exchange/barrier_wait_share": sum(push.wait_seconds for push in pushes) / seconds if seconds else 0.0,
     }
-    return values | _speeds(pushes)
+    shares = {f"time/{name}": share for name, share in TimeSpent.of(pushes).shares().items()}
+    return values | shares | _speeds(pushes)
 
 
 def _speeds(pushes: Sequence[PushReport]) -> dict[str, float]:

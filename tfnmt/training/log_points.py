@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from tfnmt.engines.report import BlockReport
 from tfnmt.progress import format_number, format_seconds
 from tfnmt.training.stopping import EarlyStopping
+from tfnmt.training.time_spent import TimeSpent, loss_text
 from tfnmt.training.totals import Totals
+
+_UNKNOWN = TimeSpent()
 
 METRICS = {
     "bleu": ("BLEU", ".2f"),
@@ -49,8 +52,18 @@ def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict
     }
 
 
-def training_line(window: Totals, totals: Totals, report: BlockReport, left: float | None) -> str:
-    """The log line of one log point; the arguments of `training_values` and the seconds left, None if unknown."""
+def training_line(
+    window: Totals, totals: Totals, report: BlockReport, left: float | None, spent: TimeSpent = _UNKNOWN
+) -> str:
+    """The log line of one log point.
+
+    Args:
+      window: as in `training_values`, and so the next two.
+      totals: see there.
+      report: see there.
+      left: seconds; None if unknown.
+      spent: the workers' time since the log point before.
+    """
     noise = report.noise_scale_tokens
     parts = [
         f"update {totals.updates:,}",
@@ -59,7 +72,7 @@ def training_line(window: Totals, totals: Totals, report: BlockReport, left: flo
         f"ppl {format_number(window.perplexity)}",
         f"lr {report.learning_rate:.3g}",
         speed_text(window, report),
-        "" if report.is_virtual else f"wait {window.data_wait_share:.1%}",  # a virtual clock knows no reader
+        loss_text(spent),
         f"grad {window.mean_gradient_norm:.3g}",
         "" if noise is None else f"noise scale {format_number(noise)} tokens",
         f"skipped {totals.skipped}" if totals.skipped else "",

@@ -24,8 +24,11 @@ from tfnmt.training.log_points import METRICS, speed_text, training_line, traini
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
+from tfnmt.training.time_spent import TimeSpent, remedy_text
 from tfnmt.training.totals import Totals
 from tfnmt.training.validation import Evaluation
+
+_UPDATES_BEFORE_WARNING = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Monitor:
         self._built: Totals | None = None  # behind this session's first update, which builds the graph
         self._last: tuple[BlockReport, Totals] | None = None
         self._pushes: list[PushReport] = []  # since the last log point
+        self._spent, self._has_looked = TimeSpent(), False  # behind that update
         self._scores = ""
         self._signatures: Mapping[str, str] = {}  # of sacreBLEU, as they were told last
         self._writable = True
@@ -95,6 +99,9 @@ class Monitor:
           totals: the run's totals, this report and the parts before a resume included.
         """
         progress = self._progress or self._begin(totals - Totals.of(report))
+        if self._built is not None:
+            self._spent += TimeSpent.of(report.pushes)
+            self._warn(totals - self._built)
         self._built = self._built or totals
         self._last = (report, totals)
         self._pushes += report.pushes
@@ -163,6 +170,14 @@ class Monitor:
                 self._events.text(totals.updates, "configuration", text)
         return self._progress
 
+    def _warn(self, since_built: Totals) -> None:
+        """Says once what takes the time of workers that compute for less than half of it."""
+        if since_built.updates != _UPDATES_BEFORE_WARNING or self._has_looked:
+            return
+        self._has_looked = True
+        if text := remedy_text(self._spent):
+            logging.warning("%s", text)
+
     def _due(self, totals: Totals) -> bool:
         """Whether to log: after 1, 2, 4, 8 ... updates of a session at first, for early signs of life."""
         window = totals - self._logged
@@ -173,7 +188,7 @@ class Monitor:
         window = totals - self._logged
         pushes, self._pushes = self._pushes, []
         values = training_values(window, totals, report) | exchange_values(pushes)
-        logging.info("%s", training_line(window, totals, report, self._seconds_left(totals)))
+        logging.info("%s", training_line(window, totals, report, self._seconds_left(totals), TimeSpent.of(pushes)))
         self._logged = totals
         self._append("training", totals.updates, {tag.rpartition("/")[2]: value for tag, value in values.items()})
         with self._tolerant():

@@ -1,0 +1,53 @@
+"""Shares of the workers' time, the largest loss and its remedy, by hand."""
+
+import pytest
+
+from tests.training.reports import pushed
+from tfnmt.training.time_spent import LOSSES, TimeSpent, largest_loss, loss_text, remedy_text
+
+SHARES = {
+    "compute_share": 0.25,
+    "reader_share": 0.05,
+    "pull_share": 0.125,
+    "push_share": 0.25,
+    "barrier_wait_share": 0.125,
+    "server_share": 0.1,
+    "other_share": 0.1,
+}
+PARTS = {"compute_seconds": 5, "data_wait_seconds": 1, "pull_seconds": 2.5, "push_seconds": 5, "wait_seconds": 2.5}
+
+
+def test_shares_are_of_all_workers_time():
+    """Two pushes are summed and divided once."""
+    parts = {name: seconds * 3 / 4 for name, seconds in PARTS.items()}
+    rest = {name: seconds / 4 for name, seconds in PARTS.items()}
+    pushes = [pushed(0, seconds=18.0, server_seconds=2, **parts), pushed(1, seconds=2.0, **rest)]
+    assert TimeSpent.of(pushes).shares() == pytest.approx(SHARES)
+
+
+def test_shares_are_never_of_more_than_the_whole():
+    """A push may be absorbed sooner behind the one before than its worker has computed."""
+    shares = TimeSpent.of([pushed(0, seconds=1.0, compute_seconds=3.0, pull_seconds=1.0, wait_seconds=0.0)]).shares()
+    assert (shares["compute_share"], shares["pull_share"], shares["other_share"]) == (0.75, 0.25, 0.0)
+
+
+def test_no_time_has_no_shares():
+    assert (TimeSpent().shares(), largest_loss(TimeSpent()), loss_text(TimeSpent())) == ({}, None, "")
+    assert remedy_text(TimeSpent()) is None
+
+
+@pytest.mark.parametrize("part", ["reader", "pull", "push", "barrier_wait", "server"])
+def test_the_largest_loss_is_named(part):
+    spent = TimeSpent(whole=10.0, compute=4.0, **{part: 4.0})
+    what, remedy = LOSSES[f"{part}_share"]
+    assert loss_text(spent) == f"{what} 40.0%"
+    assert remedy_text(spent) == f"Workers compute for 40% of the time; {what}: 40%. {remedy}"
+    assert "--" in remedy
+
+
+def test_what_no_engine_measures_is_a_loss_too():
+    assert loss_text(TimeSpent(whole=10.0, compute=4.0, pull=2.0)) == "overhead 40.0%"
+
+
+def test_nothing_is_to_be_done_where_half_of_the_time_is_computing():
+    assert remedy_text(TimeSpent(whole=10.0, compute=5.0, push=5.0)) is None
