@@ -26,7 +26,8 @@ def _planned(corpus, tmp_path_factory):
     words = [f"--data={corpus}", TINY, "--batch_positions=256", "--workers=2,3", "--local_steps=4", "--threads=1"]
     command = [sys.executable, "-c", QUICK, *words, f"--output={output}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0, ended.stderr
+    assert all(re.match(r"[\d:]+ (Probing|Predicting): ", line) for line in ended.stderr.splitlines()), ended.stderr
     return output, ended.stdout
 
 
