@@ -24,14 +24,10 @@ class TextPair:
     """Source and target lines: two files aligned by line, or the first two columns of one tab-separated file.
 
     Names that end in `.gz` are gzip files.
-
-    Attributes:
-      source: file of the source lines, or the tab-separated file.
-      target: file of the target lines; None when `source` has both columns.
     """
 
     source: str
-    target: str | None = None
+    target: str | None = None  # when `source` is the tab-separated file
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -40,6 +36,11 @@ class TextPair:
 
     def __str__(self) -> str:
         return " and ".join(self.paths)
+
+
+def text_pairs(sources: Sequence[str], targets: Sequence[str]) -> tuple[TextPair, ...]:
+    """The files of a split: one target file for each source file or, without any, tab-separated files."""
+    return tuple(TextPair(*paths) for paths in (zip(sources, targets, strict=True) if targets else zip(sources)))
 
 
 def open_bytes(path: str) -> IO[bytes]:
@@ -63,14 +64,14 @@ def read_lines(path: str) -> Iterator[str]:
         yield line.decode("utf-8").rstrip("\n").replace("\r", "")
 
 
-def read_pairs(pair: TextPair) -> Iterator[tuple[str, str]]:
-    """The (source, target) lines of `pair`."""
-    if pair.target is not None:
-        yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
-        return
-    for line in read_lines(pair.source):
-        source, target = line.split("\t")[:2]
-        yield source, target
+def read_pairs(*pairs: TextPair) -> Iterator[tuple[str, str]]:
+    """The (source, target) lines of all the `pairs`, one pair of files after the other."""
+    for pair in pairs:
+        if pair.target is not None:
+            yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
+        else:
+            rows = (line.split("\t") for line in read_lines(pair.source))
+            yield from ((source, target) for source, target, *_ in rows)
 
 
 def count_pairs(pairs: Sequence[TextPair]) -> int:
