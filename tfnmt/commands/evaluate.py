@@ -84,7 +84,7 @@ def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: Decodi
     files = _files(settings, run)
     total, faults = inspect_pairs(files)
     refuse(faults)
-    firsts, references = zip(*(pair for file in files for pair in read_pairs(file)))
+    firsts, references = zip(*read_pairs(*files))
     names, hypotheses = [settings.hypotheses], list(firsts)
     if not settings.hypotheses:
         names, hypotheses = _translate(trained, decoding, firsts)

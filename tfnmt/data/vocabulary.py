@@ -157,8 +157,8 @@ def _load(path: str, model: bytes) -> sentencepiece.SentencePieceProcessor:
         loaded = False
     if not loaded:
         raise UserError(f"{path}: this is not a SentencePiece model. {remedy}")
-    found = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    special_ids = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
     wanted = (PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID)
-    if found != wanted:
-        raise UserError(f"{path}: the ids of pad, unk, bos and eos must be {wanted}, and are {found}. {remedy}")
+    if special_ids != wanted:
+        raise UserError(f"{path}: the ids of pad, unk, bos and eos must be {wanted}, and are {special_ids}. {remedy}")
     return processor

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, TypeVar
 
-from tfnmt.data.files import create_bytes, inspect_file, open_bytes, without_mark
+from tfnmt.data.files import create_bytes, decoded_lines, inspect_file, read_lines
 from tfnmt.errors import UserError, refuse
 
 STANDARD = "-"
@@ -32,20 +32,8 @@ def count_lines(path: str) -> int | None:
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """The lines of a plain or gzip file, or of standard input, without their ends, carriage returns and mark.
-
-    Raises:
-      UserError: a line is not UTF-8; those before it have been given.
-    """
-    name = "standard input" if path == STANDARD else path
-    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open_bytes(path) as stream:
-        for number, line in enumerate(without_mark(stream), start=1):
-            try:
-                yield line.decode("utf-8").rstrip("\n").replace("\r", "")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text to UTF-8."
-                ) from error
+    """The lines of a plain or gzip file, or of standard input; see `tfnmt.data.files.decoded_lines`."""
+    return decoded_lines(sys.stdin.buffer, "standard input") if path == STANDARD else read_lines(path)
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
