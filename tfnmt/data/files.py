@@ -12,7 +12,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 from tfnmt.errors import UserError
 
@@ -43,14 +43,9 @@ def text_pairs(sources: Sequence[str], targets: Sequence[str]) -> tuple[TextPair
     return tuple(TextPair(*paths) for paths in (zip(sources, targets, strict=True) if targets else zip(sources)))
 
 
-def open_bytes(path: str) -> IO[bytes]:
-    """Opens a plain or a gzip file for reading."""
-    return cast(IO[bytes], gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
-
-
-def create_bytes(path: str) -> IO[bytes]:
-    """Opens a plain or a gzip file for writing; what it held is gone."""
-    return cast(IO[bytes], gzip.open(path, "wb") if is_gzip(path) else open(path, "wb"))
+def open_bytes(path: str, mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
+    """Opens a plain or a gzip file for reading or for writing."""
+    return cast(IO[bytes], gzip.open(path, mode) if is_gzip(path) else open(path, mode))
 
 
 def is_gzip(path: str) -> bool:

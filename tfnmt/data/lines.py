@@ -35,14 +35,8 @@ def shuffled_pools(
 ) -> tf.data.Dataset:
     """The lines of one epoch in random order, from pool `first_pool` on.
 
-    A pool without lines, number END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
-
-    Args:
-      lines: what `line_pairs` gives.
-      settings: sizes of blocks and pools.
-      epoch: int64 scalar.
-      seed: stateless seed [2] of this epoch.
-      first_pool: int64 scalar.
+    The epoch and the first pool are int64 scalars, the epoch's stateless seed is [2]. A pool without lines, number
+    END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
 
     Returns:
       A dataset of (address int64 [2]: epoch and pool, source lines [B], target lines [B]).

@@ -39,15 +39,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Batches without end: epoch after epoch over this shard of the lines, each in an order of its own.
 
-    Args:
-      files: the text; one pair of files is read after the other.
-      source_vocabulary: cuts the source lines.
-      target_vocabulary: cuts the target lines.
-      settings: filters, budgets and buffers.
-      seed: with `shard`, decides the order.
-      position: int64 [3], the `Batch.position` of the last batch used; the first one comes right behind it.
-      shard: which part of the lines; line n belongs to shard n modulo `shards`.
-      shards: number of workers.
+    Line n belongs to shard n modulo `shards`, the number of workers; `seed` and `shard` decide the order. The first
+    batch comes right behind the position, int64 [3], which is the `Batch.position` of the last batch used.
 
     Returns:
       A dataset of `Batch`. An epoch without any batch ends it with an `InvalidArgumentError` that says so.

@@ -50,8 +50,7 @@ def train_vocabularies(
 ) -> tuple[Vocabulary, Vocabulary]:
     """Makes the vocabulary, joint or one for each side, of `files` in `directory`, replacing what is there.
 
-    Returns:
-      Source and target vocabulary: one object twice if they are joint.
+    It returns source and target vocabulary: one object twice if they are joint.
 
     Raises:
       UserError: the text does not support the size, or the directory cannot be written.

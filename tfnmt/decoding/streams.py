@@ -4,10 +4,10 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import IO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from tfnmt.data.files import create_bytes, decoded_lines, inspect_file, read_lines
+from tfnmt.data.files import decoded_lines, inspect_file, open_bytes, read_lines
 from tfnmt.errors import UserError, refuse
 
 STANDARD = "-"
@@ -54,42 +54,30 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 @contextlib.contextmanager
-def line_writer(path: str) -> Iterator["LineWriter"]:
-    """What writes lines to a plain or gzip file, or to standard output.
+def line_writer(path: str) -> Iterator[Callable[[Iterable[str]], None]]:
+    """A function that writes lines to a plain or gzip file, or to standard output.
+
+    It passes them on at once, as UTF-8; line feeds inside of a line become spaces.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file, or standard output, cannot be written.
     """
-    if path == STANDARD:
-        yield LineWriter(sys.stdout.buffer, "standard output")
-        return
-    name = f"--output={path}"
+    name = "standard output" if path == STANDARD else f"--output={path}"
     with _writing(name):
-        stream = create_bytes(path)
-    try:
-        yield LineWriter(stream, name)
-    finally:
-        with _writing(name):
-            stream.close()
+        stream = sys.stdout.buffer if path == STANDARD else open_bytes(path, "wb")
 
-
-class LineWriter:
-    """Writes lines as UTF-8."""
-
-    def __init__(self, stream: IO[bytes], name: str):
-        """Writes to `stream`, whose `name` stands in errors."""
-        self._stream, self._name = stream, name
-
-    def write(self, lines: Iterable[str]) -> None:
-        """Writes the lines and passes them on at once; line feeds inside of a line become spaces.
-
-        Raises:
-          UserError: they cannot be written.
-        """
+    def write(lines: Iterable[str]) -> None:
         content = "".join(line.replace("\n", " ") + "\n" for line in lines).encode()
-        with _writing(self._name):
-            self._stream.write(content)
-            self._stream.flush()
+        with _writing(name):
+            stream.write(content)
+            stream.flush()
+
+    try:
+        yield write
+    finally:
+        if path != STANDARD:
+            with _writing(name):
+                stream.close()
 
 
 @contextlib.contextmanager
