@@ -10,15 +10,16 @@ _OF_THE_DISK = {
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
 }
-"""What an operating system says of a file that the user can mend -> the remedy."""
+"""Number of an error of the operating system that the user can mend -> the remedy."""
 
 
 class UserError(Exception):
     """Something only the user can mend: shown as plain text, without a stack trace.
 
-    Args:
-      faults: one sentence for each fault, naming the flag or the file, what is wrong with it and the remedy.
+    Each fault is one sentence that names the flag or the file, what is wrong with it and the remedy.
     """
+
+    exit_code = 2
 
     def __init__(self, *faults: str):
         super().__init__("\n".join(faults))
@@ -38,10 +39,10 @@ def refuse(faults: Sequence[str]) -> None:
 
 
 def fault_of_the_disk(error: Exception) -> str | None:
-    """What the user has to mend where a disk is full or closed to us; None for any other error."""
+    """The fault that the user has to mend where a disk is full or closed to us; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
         return None
     path, remedy = error.filename2 or error.filename, _OF_THE_DISK[error.errno]
     if path is None and remedy != _NO_ROOM:
-        return None  # It need not be a file's.
+        return None  # The error need not be about a file.
     return f"{path or 'standard output, or a file'}: {error.strerror}. {remedy}"

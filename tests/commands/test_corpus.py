@@ -175,6 +175,9 @@ def test_bad_files_are_refused_together(tmp_path, monkeypatch, capfd):
     assert "has 360 lines and" in shown and "latin.de, line 1: byte 0xe4 is not UTF-8" in shown
     assert _run(monkeypatch, "--corpus=files", f"--output={tmp_path / 'out'}") == 2
     assert "--train_source is missing" in capfd.readouterr().err
+    files = (f"--train_source={tmp_path / 't.en'}", f"--test_source={tmp_path / 't.en'}", "--test_target=a.de,b.de")
+    assert _run(monkeypatch, "--corpus=files", *files, f"--output={tmp_path / 'out'}") == 2
+    assert "--test_source names 1 files and --test_target 2" in capfd.readouterr().err
 
 
 def test_what_is_read_is_not_overwritten(tmp_path, monkeypatch, capfd):

@@ -6,8 +6,8 @@ import zipfile
 
 import polib
 
+from tfnmt import durable_files
 from tfnmt.corpora.sources import Source
-from tfnmt.corpora.wheels import sha256_of
 
 GERMAN_PLURALS = "nplurals=2; plural=(n != 1);"
 
@@ -43,7 +43,7 @@ def make_wheel(directory: pathlib.Path, name: str, members: dict[str, object], *
         tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         for file, text in {"METADATA": metadata, "WHEEL": tags, "RECORD": ""}.items():
             archive.writestr(zipfile.ZipInfo(f"{name}-1.0.dist-info/{file}"), text)
-    return Source(name, "1.0", sha256_of(path), **facts)
+    return Source(name, "1.0", durable_files.fingerprint(path).sha256, **facts)
 
 
 def _bytes(member: str, content: object) -> bytes:

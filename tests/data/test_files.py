@@ -90,9 +90,7 @@ def test_all_faults_are_found_at_once(tmp_path):
     assert "short.de has 3" in faults[0]
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 1000])
-def test_the_line_of_a_fault_does_not_depend_on_the_chunks(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(files, "_CHUNK_BYTES", chunk_bytes)
+def test_the_first_fault_of_a_kind_is_named_with_its_line(tmp_path):
     for content, part in (
         ("äöü\n€uro\nx".encode() + b"\xc3\nnext\n", "line 3: byte 0xc3"),
         ("äöü\n\nthe end €".encode()[:-1], "line 3: byte 0xe2"),

@@ -47,9 +47,9 @@ def test_a_bad_line_of_standard_input_comes_after_the_good_ones(monkeypatch):
 
 
 def test_written_lines_stay_lines(tmp_path):
-    with line_writer(str(tmp_path / "out")) as output:
-        output.write(["grün", "a\nb"])
-        output.write([""])
+    with line_writer(str(tmp_path / "out")) as write:
+        write(["grün", "a\nb"])
+        write([""])
     assert (tmp_path / "out").read_text() == "grün\na b\n\n"
 
 
@@ -60,9 +60,9 @@ def test_an_output_that_cannot_be_written(tmp_path):
 
 def test_a_compressed_output_is_read_again(tmp_path):
     path = str(tmp_path / "out.gz")
-    with line_writer(path) as output:
-        output.write(["grün", "blau"])
-        output.write([""])
+    with line_writer(path) as write:
+        write(["grün", "blau"])
+        write([""])
     assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == "grün\nblau\n\n".encode()
     assert list(lines_of(path)) == ["grün", "blau", ""]
 
@@ -70,13 +70,13 @@ def test_a_compressed_output_is_read_again(tmp_path):
 @pytest.mark.parametrize("name", ["out", "out.gz"])
 def test_an_output_on_a_full_disk(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(UserError) as caught, line_writer(str(tmp_path / name)) as output:
-        output.write(["grün"])
+    with pytest.raises(UserError) as caught, line_writer(str(tmp_path / name)) as write:
+        write(["grün"])
     assert caught.value.faults == (f"--output={tmp_path / name}: cannot be written (No space left on device).",)
 
 
 def test_standard_output_on_a_full_disk(monkeypatch):
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr("sys.stdout", io.TextIOWrapper(full, write_through=True))
-        with pytest.raises(UserError, match="standard output: cannot be written"), line_writer("-") as output:
-            output.write(["grün"])
+        with pytest.raises(UserError, match="standard output: cannot be written"), line_writer("-") as write:
+            write(["grün"])

@@ -12,6 +12,7 @@ from tfnmt.decoding.batching import cut_batches
 from tfnmt.decoding.loading import TrainedSettings, load
 from tfnmt.decoding.scoring import Scorer
 from tfnmt.decoding.settings import DecodingSettings
+from tfnmt.decoding.translator import Translator
 from tfnmt.errors import UserError
 
 SETTINGS = DecodingSettings(beam_size=3, nbest=2)
@@ -67,7 +68,7 @@ def test_new_parameters_and_lengths_do_not_trace_again(trained, translator):
     changed = trained.vectors[0] * np.float32(1.7)
     assert best(changed, [*lines, "a much longer line than these " * 3])[:2] != before
     assert best(tf.constant(trained.vectors[0]), lines) == before
-    assert translator.graph(1, False).experimental_get_tracing_count() == 1
+    assert translator.graph().experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("results", [4, 8])
@@ -115,7 +116,9 @@ def test_attention_covers_source_and_target(trained, translator):
 
 def test_ensemble_of_equals(trained, translator):
     alone = translator.translate(trained.vectors, SOURCES)
-    joined = translator.translate(trained.vectors * 3, SOURCES)
+    vocabularies = trained.source_vocabulary, trained.target_vocabulary
+    threefold = Translator(trained.models * 3, trained.layouts * 3, *vocabularies, SETTINGS)
+    joined = threefold.translate(trained.vectors * 3, SOURCES)
     assert [line[0].text for line in joined] == [line[0].text for line in alone]
     assert [line[0].score for line in joined] == pytest.approx([line[0].score for line in alone], rel=1e-4)
 

@@ -11,9 +11,9 @@ from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
 from tfnmt.models.attention import padding_bias
+from tfnmt.models.dropout import SentenceDropout
 from tfnmt.models.recurrence import multiply_by
 from tfnmt.models.recurrent import Recurrent, RecurrentSettings
-from tfnmt.models.sentence_dropout import SentenceDropout
 
 SHALLOW = RecurrentSettings(width=8, embedding_width=6, attention_width=5, encoder_layers=1, decoder_layers=1)
 

@@ -1,10 +1,11 @@
-"""Who is where: the cluster that flags or TF_CONFIG describe, or one of this process's own."""
+"""The addresses of a cluster's tasks: those of the flags, those of TF_CONFIG, or free ports of this machine."""
 
+import collections
 import dataclasses
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tfnmt.cluster.stall_watch import StallSettings
 from tfnmt.errors import UserError, refuse
@@ -19,9 +20,9 @@ LOOPBACK = "127.0.0.1"
 class ClusterSettings(StallSettings):
     """The workers and parameter servers, and which of the tasks this process is.
 
-    Nothing given but numbers: all of them inside this process. Hosts given, by flags or by TF_CONFIG: one process each.
-    TensorFlow's servers authenticate nobody and, but for hosts on the loopback, listen on every interface: let them do
-    so only where every peer is trusted.
+    Where only numbers are given, all tasks are inside this process. Where hosts are given, by flags or by TF_CONFIG,
+    each task is a process of its own. TensorFlow's servers authenticate nobody and, but for hosts on the loopback,
+    listen on every interface: let them do so only where every peer is trusted.
     """
 
     workers: int = setting(1, "Workers, where no --worker_hosts are given.", minimum=1)
@@ -41,39 +42,30 @@ class ClusterSettings(StallSettings):
         if not any(hosts.values()):
             alone = f"--job_name={self.job_name}: needs --chief_hosts, --worker_hosts and --ps_hosts."
             return [alone] if self.job_name != CHIEF else []
-        found = [f"--{name} is missing: a cluster needs --{', --'.join(hosts)}." for name in hosts if not hosts[name]]
+        faults = [f"--{name} is missing: a cluster needs --{', --'.join(hosts)}." for name in hosts if not hosts[name]]
         pairs = [(name, address) for name, addresses in hosts.items() for address in addresses]
-        found += [f"--{name}={address}: must be host:port." for name, address in pairs if not _is_address(address)]
-        given = [address for _, address in pairs]
-        found += [f"{address} is given twice; each task needs an address of its own." for address in _repeated(given)]
+        faults += [f"--{name}={address}: must be host:port." for name, address in pairs if not _is_address(address)]
+        counts = collections.Counter(address for _, address in pairs)
+        repeated = sorted(address for address, count in counts.items() if count > 1)
+        faults += [f"{address} is given twice; each task needs an address of its own." for address in repeated]
         if len(self.chief_hosts) > 1:
-            found.append("--chief_hosts must be one address.")
-        if not found and self.task_index >= len(hosts[_hosts_flag(self.job_name)]):
-            found.append(f"--task_index={self.task_index}: --{_hosts_flag(self.job_name)} has no such task.")
-        return found
+            faults.append("--chief_hosts must be one address.")
+        if not faults and self.task_index >= len(hosts[f"{self.job_name}_hosts"]):
+            faults.append(f"--task_index={self.task_index}: --{self.job_name}_hosts has no such task.")
+        return faults
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Addresses of all tasks.
+    """Addresses of all tasks, host:port, and which of the tasks this process is."""
 
-    Attributes:
-      chief: empty where the chief starts the others within itself.
-      workers: host:port by number.
-      servers: host:port by number.
-      job: which this process is.
-      task: its number in the job.
-      rendezvous_timeout: seconds that the tasks wait for each other at the start.
-      stall_timeout: seconds without an answer after which training ends.
-    """
-
-    chief: str
-    workers: tuple[str, ...]
-    servers: tuple[str, ...]
+    chief: str  # empty where the chief starts the others within itself
+    workers: tuple[str, ...]  # by number
+    servers: tuple[str, ...]  # by number
     job: str = CHIEF
-    task: int = 0
-    rendezvous_timeout: float = 300.0
-    stall_timeout: float = 600.0
+    task: int = 0  # the number of this process in its job
+    rendezvous_timeout: float = ClusterSettings.rendezvous_timeout  # seconds that the tasks wait for each other
+    stall_timeout: float = ClusterSettings.stall_timeout  # seconds without an answer after which training ends
 
     @property
     def is_embedded(self) -> bool:
@@ -99,7 +91,7 @@ class Cluster:
         ]
 
     def address(self) -> str:
-        """This process's own."""
+        """The address of this process's own task."""
         return self.specification()[self.job][self.task]
 
 
@@ -135,19 +127,19 @@ def free_ports(count: int) -> list[int]:
     """Ports of the loopback that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for listener in sockets:
+            listener.bind((LOOPBACK, 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for listener in sockets:
+            listener.close()
 
 
 def _with_tf_config(settings: ClusterSettings, text: str) -> ClusterSettings:
     try:
         config = json.loads(text)
         hosts, task = config["cluster"], config["task"]
-        found = dataclasses.replace(
+        configured = dataclasses.replace(
             settings,
             chief_hosts=(hosts[CHIEF][0],),
             worker_hosts=tuple(hosts[WORKER]),
@@ -159,20 +151,12 @@ def _with_tf_config(settings: ClusterSettings, text: str) -> ClusterSettings:
         raise UserError(
             f"TF_CONFIG: {error!r}; it must be JSON: a cluster of chief, worker and ps, and a task with type and index."
         ) from error
-    if found.job_name not in JOBS:
-        raise UserError(f"TF_CONFIG: task type {found.job_name!r} must be one of {', '.join(JOBS)}.")
-    refuse([f"TF_CONFIG: {fault}" for fault in found.faults()])
-    return found
-
-
-def _hosts_flag(job: str) -> str:
-    return f"{job}_hosts"
+    if configured.job_name not in JOBS:
+        raise UserError(f"TF_CONFIG: task type {configured.job_name!r} must be one of {', '.join(JOBS)}.")
+    refuse([f"TF_CONFIG: {fault}" for fault in configured.faults()])
+    return configured
 
 
 def _is_address(text: str) -> bool:
     host, colon, port = text.rpartition(":")
     return bool(host and colon) and port.isdigit() and 0 < int(port) < 65536
-
-
-def _repeated(texts: Sequence[str]) -> list[str]:
-    return sorted({text for text in texts if texts.count(text) > 1})

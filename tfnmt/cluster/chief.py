@@ -12,24 +12,20 @@ from tfnmt.cluster.tasks import end_tasks, start_server
 
 @dataclasses.dataclass
 class End:
-    """How a job ends.
+    """How a job ends."""
 
-    Attributes:
-      code: the exit code of all tasks.
-    """
-
-    code: int = 0
+    code: int = 0  # the exit code of all tasks
 
 
 @contextlib.contextmanager
 def tasks_of(cluster: Cluster) -> Iterator[End]:
-    """While it lasts, the workers and parameter servers are there.
+    """While the context lasts, the workers and parameter servers are there.
 
     Those of an embedded cluster start here and end with the process. The others are waited for, and told at the end
     that they may go: with the code of the `End`, which the chief may set, or with `DISMISSED` when the chief fails.
 
     Raises:
-      UserError: somebody did not come.
+      UserError: a task did not come.
     """
     end = End()
     if cluster.is_embedded:

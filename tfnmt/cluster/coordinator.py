@@ -34,7 +34,7 @@ class Coordinator:
 
     @property
     def error(self) -> Exception | None:
-        """What ended a worker's loop for good."""
+        """The error that ended a worker's loop for good."""
         return self._coordinator._cluster.closure_queue._error  # the public `join` would wait for the other workers
 
     def join(self) -> None:

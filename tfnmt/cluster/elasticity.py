@@ -13,10 +13,10 @@ def is_elastic(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 class Elasticity:
-    """What one rank does about it."""
+    """One rank's part under an elastic launcher: it hears of hosts, and cuts its connections to the other ranks."""
 
     def __init__(self) -> None:
-        """Nothing is connected yet."""
+        """The rank has no connections yet."""
         self._news = threading.Event()
         self._links: dict[int, str] = {}
         self._is_registered = False
@@ -55,8 +55,8 @@ class Elasticity:
 
 def _sockets() -> dict[int, str]:
     """This process's sockets: the kernel's name of each by descriptor (Linux)."""
-    found = {}
+    files = {}
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
-    return {number: name for number, name in found.items() if name.startswith("socket:")}
+            files[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+    return {number: name for number, name in files.items() if name.startswith("socket:")}

@@ -1,4 +1,4 @@
-"""What a process knows of its Horovod job before it meets the others; imports nothing that takes time."""
+"""The facts that a process knows of its Horovod job before it meets the others; imports nothing that takes time."""
 
 import os
 import time
@@ -12,7 +12,7 @@ _LET_OTHERS_SPEAK_SECONDS = 3.0
 
 
 class Launched(NamedTuple):
-    """What the launcher of this process says about it."""
+    """The place of this process in its Horovod job, as the launcher says."""
 
     rank: int
     size: int
@@ -21,7 +21,7 @@ class Launched(NamedTuple):
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """How horovodrun or mpirun have started this process; None when neither has.
+    """The place that horovodrun or mpirun have given this process; None when neither has started it.
 
     Slurm's srun is not among them: what it sets is there for the tasks of a cluster, too.
     """
@@ -38,12 +38,12 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
 
 def threads_of_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """This rank's part of the cores that the ranks of this machine may use; None for all of them."""
-    if (found := launched(environment)) is None:
+    if (rank := launched(environment)) is None:
         return None
     usable = len(os.sched_getaffinity(0))
-    if found.may_bind:
-        return max(1, min((os.cpu_count() or 1) // found.local_size, usable))
-    return max(1, usable // found.local_size)
+    if rank.may_bind:
+        return max(1, min((os.cpu_count() or 1) // rank.local_size, usable))
+    return max(1, usable // rank.local_size)
 
 
 def require_horovod() -> None:

@@ -31,10 +31,10 @@ def _bind_to_loopback(port: int) -> bool:
     """Whether a socket of this process listens on the port and now does so on the loopback only."""
     is_bound = False
     with contextlib.suppress(OSError):  # a system without /proc, a kernel that refuses
-        for each in _sockets():
-            with each:
-                if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and each.getsockname()[1:2] == (port,):
-                    each.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _INTERFACE)
+        for own in _sockets():
+            with own:
+                if own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and own.getsockname()[1:2] == (port,):
+                    own.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _INTERFACE)
                     is_bound = True
     return is_bound
 

@@ -22,15 +22,15 @@ _SPEAKERS = 2  # of the ranks: when rank 0 does not come, rank 1 says so
 
 
 @contextlib.contextmanager
-def awaiting_others(found: Launched | None, stall_timeout: float) -> Iterator[None]:
+def awaiting_others(own: Launched | None, stall_timeout: float) -> Iterator[None]:
     """Watches the wait inside; the process ends with `LostError.exit_code` at the timeout, or a little before Gloo's.
 
     Args:
-      found: what the launcher says of this rank; None where nobody knows, or numbers change.
+      own: what the launcher says of this rank; None where nobody knows, or numbers change.
       stall_timeout: seconds; infinite for Gloo's alone.
     """
     met, limit = threading.Event(), limit_seconds(stall_timeout)
-    threading.Thread(target=_watch, args=(met, found, limit), name="meeting", daemon=True).start()
+    threading.Thread(target=_watch, args=(met, own, limit), name="meeting", daemon=True).start()
     try:
         yield
     finally:
@@ -44,18 +44,18 @@ def limit_seconds(stall_timeout: float, environment: Mapping[str, str] = os.envi
     return min(stall_timeout, float(environment[_GLOO_TIMEOUT]) - _EARLIER_SECONDS)
 
 
-def _watch(met: threading.Event, found: Launched | None, limit: float) -> None:
-    speaks = found is None or found.rank < _SPEAKERS
+def _watch(met: threading.Event, own: Launched | None, limit: float) -> None:
+    speaks = own is None or own.rank < _SPEAKERS
     wait = Wait(lambda: "the other ranks", say=warn if speaks else lambda text: None)
     while not met.wait(_LOOK_SECONDS):
         if wait.is_over(limit):
-            logging.error("%s", _complaint(found, wait.seconds))
+            logging.error("%s", _complaint(own, wait.seconds))
             sys.stderr.flush()
             os._exit(LostError.exit_code)
 
 
-def _complaint(found: Launched | None, waited: float) -> str:
-    who = f"Rank {found.rank} of {found.size}" if found else "This rank"
+def _complaint(own: Launched | None, waited: float) -> str:
+    who = f"Rank {own.rank} of {own.size}" if own else "This rank"
     return (
         f"{who} has waited {waited:.0f} s for the others, and not all came (--stall_timeout, or {_GLOO_TIMEOUT}); "
         "training ends. Look at the logs of the others, and whether their hosts reach each other; start all ranks "

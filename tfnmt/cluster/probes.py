@@ -10,7 +10,7 @@ _LONGEST_ANSWER_BYTES = 256
 
 
 def is_listening(address: str) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a process accepts connections at the address."""
     try:
         with _connect(address, 1.0):
             return True
@@ -19,12 +19,12 @@ def is_listening(address: str) -> bool:
 
 
 def answers(address: str, timeout_seconds: float = 2.0) -> bool:
-    """Whether TensorFlow's server there is alive: it greets who speaks HTTP/2."""
+    """Whether TensorFlow's server at the address is alive: it greets who speaks HTTP/2."""
     return bool(ask(address, _HELLO, timeout_seconds))
 
 
 def ask(address: str, question: bytes = b"", timeout_seconds: float = 2.0) -> bytes:
-    """The beginning of what somebody there says; empty when nobody does."""
+    """The first bytes that the process at the address answers to a question; empty when none answers."""
     try:
         with _connect(address, timeout_seconds) as connection:
             connection.sendall(question)

@@ -15,7 +15,7 @@ from tfnmt.cluster.probes import ask
 
 
 class Pulse:
-    """This process's.
+    """The pulse of this process.
 
     Attributes:
       address: host:port, where others feel it.

@@ -13,7 +13,7 @@ RANK = "rank"
 
 
 def rank_tasks(command: Sequence[str], size: int, logs: Path) -> list[Task]:
-    """As many ranks, rank 0 last and on this terminal, and a server beside them through which they find each other.
+    """`size` ranks, rank 0 last and on this terminal, and a server beside them through which they find each other.
 
     Raises:
       UserError: Horovod is missing or does not fit.
@@ -45,7 +45,7 @@ def _start_rendezvous(size: int) -> int:
 
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What horovodrun would tell a rank."""
+    """The environment that horovodrun would give a rank."""
     facts = {
         "HOSTNAME": "localhost",
         "RANK": rank,

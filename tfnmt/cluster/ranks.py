@@ -28,11 +28,9 @@ from tfnmt.settings import setting
 from tfnmt.transport import horovod_transport, load_horovod
 
 END = 0
-"""The command after which there is none."""
+"""The last command: it ends the work of the ranks that follow."""
 
 _SETTLE_SECONDS = 3.0
-_REFUSED = 2
-"""Exit code of a rank when something is the user's to mend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,32 +50,28 @@ class RankSettings(StallSettings):
 
 
 class Command(NamedTuple):
-    """What rank 0 tells the others to do next."""
+    """The next thing that rank 0 tells the others to do."""
 
-    what: float  # END, or something of the engine's
+    what: float  # END, or one of the engine's commands
     plateau_scale: float = 1.0
     code: float = 0  # exit code behind END
     saved: float = 0  # the update of the newest checkpoint
 
 
 class RegroupError(Exception):
-    """Ranks have gone or come, under an elastic launcher: those that are there have to meet anew.
+    """Ranks have gone or come, under an elastic launcher: those that are there have to meet anew."""
 
-    Attributes:
-      state: what this rank has come to; None when that is what it has begun with.
-    """
-
-    state: Any = None
+    state: Any = None  # what this rank has come to; None when that is what it has begun with
 
 
 class Ranks:
     """All ranks, as one of them sees them.
 
     Attributes:
-      rank: of this process.
-      size: how many there are.
-      hosts: their machines by name.
-      transport: to the others.
+      rank: the number of this process.
+      size: how many ranks there are.
+      hosts: the names of the ranks' machines, by rank.
+      transport: the collective calls that all ranks make together.
     """
 
     def __init__(self, settings: RankSettings):
@@ -87,8 +81,8 @@ class Ranks:
           UserError: Horovod is missing or does not fit, nobody has started the other ranks, or it cannot talk to them.
         """
         require_horovod()
-        found = launched()
-        if found is None and settings.workers > 1:
+        own = launched()
+        if own is None and settings.workers > 1:
             raise UserError(
                 f"--workers={settings.workers}: a single process was started; start all ranks with tfnmt-launch, or "
                 f"with: horovodrun --gloo -np {settings.workers} tfnmt-train ..."
@@ -100,9 +94,9 @@ class Ranks:
         self.transport = horovod_transport(self._hvd)
         self._elastic = Elasticity() if is_elastic() else None
         self._meet()
-        if found is not None and found.size != self.size and not self._elastic:
-            if found.rank:
-                end_in_silence(_REFUSED)
+        if own is not None and own.size != self.size and not self._elastic:
+            if own.rank:
+                end_in_silence(UserError.exit_code)
             raise UserError(
                 "--engine=horovod: this Horovod cannot talk to the ranks that mpirun has started: it was built without "
                 f"MPI, or with another one. Run: {installation.HOROVOD_COMMAND}, or use horovodrun --gloo."
@@ -139,11 +133,11 @@ class Ranks:
 
     @property
     def have_changed(self) -> bool:
-        """Whether an elastic launcher wants to add or remove some; only rank 0 hears of it."""
+        """Whether an elastic launcher wants to add or remove ranks; only rank 0 hears of it."""
         return self._elastic is not None and self._elastic.has_news
 
     def regroup(self) -> None:
-        """Meets whoever is there now, under an elastic launcher; numbers change."""
+        """Meets the ranks that are there now, under an elastic launcher; they get new numbers."""
         self._watch.__exit__()
         self._part()
         self._meet()
@@ -155,7 +149,7 @@ class Ranks:
         self._hvd.shutdown()
 
     def __enter__(self) -> "Ranks":
-        """Watches the others: rank 0 everybody, everybody rank 0."""
+        """Begins to watch: rank 0 watches all other ranks, and they watch rank 0."""
         self._watch.__enter__()
         return self
 
@@ -181,48 +175,48 @@ class Ranks:
             if not (fault := fault_of_the_disk(error)):
                 raise
             faults = [fault]
-        found = self.gather(faults)
-        if not any(found):
+        faults_by_rank = self.gather(faults)
+        if not any(faults_by_rank):
             return
         if self.rank:
-            end_in_silence(_REFUSED)
+            end_in_silence(UserError.exit_code)
         others = (
-            f"rank {rank} on {self.hosts[rank]}: {fault}"
-            for rank, each in enumerate(found)
-            for fault in each
-            if fault not in found[0]
+            f"{self._name(rank)}: {fault}"
+            for rank, faults_of_rank in enumerate(faults_by_rank)
+            for fault in faults_of_rank
+            if fault not in faults_by_rank[0]
         )
-        raise UserError(*found[0], *others)
+        raise UserError(*faults_by_rank[0], *others)
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
-        """What is done inside takes its time, and others may have to wait for it."""
+        """Times what is done inside, so that ranks which wait for this one see that it computes."""
         return self._pulse.computing()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in their order."""
+        """Every rank's value, in the order of the ranks."""
         return [self.share_object(value, root) for root in range(self.size)]
 
     def share_object(self, value: Any, root: int = 0) -> Any:
         """The value of one rank, on all."""
         own = pickle.dumps(value) if self.rank == root else b""
         count = int(self._share(tf.constant(len(own)), root, "length"))
-        found = self._share(tf.constant(np.frombuffer(own.ljust(count, b"\0"), np.uint8)), root, "value")
-        return pickle.loads(found.tobytes())
+        content = self._share(tf.constant(np.frombuffer(own.ljust(count, b"\0"), np.uint8)), root, "value")
+        return pickle.loads(content.tobytes())
 
     def share_vectors(self, vectors: Mapping[str, np.ndarray], root: int = 0) -> dict[str, np.ndarray]:
         """The vectors of one rank, on all."""
         shapes = {name: (vector.shape, vector.dtype) for name, vector in vectors.items()}
-        found = {}
+        shared = {}
         for name, (shape, kind) in self.share_object(shapes, root).items():
             own = vectors[name] if self.rank == root else np.zeros(shape, kind)
-            found[name] = self._share(tf.constant(own), root, "vector")
-        return found
+            shared[name] = self._share(tf.constant(own), root, "vector")
+        return shared
 
     def _share(self, tensor: tf.Tensor, root: int, name: str) -> np.ndarray:
         return self.run(self.transport.broadcast, tensor, root, name).numpy()
 
     def command(self, command: Command | None = None) -> Command:
-        """What rank 0, which gives it, wants all ranks to do next."""
+        """Rank 0 gives a command, and all ranks get it: what they do next."""
         numbers = tf.constant(command or Command(END), tf.float64)
         return Command(*self._share(numbers, 0, "command").tolist())
 
@@ -302,12 +296,12 @@ class Ranks:
         return f"rank {rank} on {self.hosts[rank]}"
 
     def _busy(self) -> list[Busy]:
-        """Those whom this rank watches: who, computing or silent for how long, and the longest computation so far."""
+        """The ranks that this one watches: number, seconds of computing or silence, and the longest computation."""
         watched = range(1, self.size) if self.rank == 0 else [0]
-        found = []
+        busy = []
         for rank in watched:
             pulse, now = feel(self._addresses[rank]), time.monotonic()
             if pulse is not None:
                 self._answered[rank] = now
-            found.append((rank, *(pulse or (now - self._answered[rank], 0.0))))
-        return found
+            busy.append((rank, *(pulse or (now - self._answered[rank], 0.0))))
+        return busy

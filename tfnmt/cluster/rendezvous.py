@@ -18,10 +18,7 @@ def wait_for_tasks(
 ) -> None:
     """Returns once TensorFlow's server of every worker and parameter server answers.
 
-    Args:
-      cluster: who is where.
-      command_of: (job, task) -> the command that starts it.
-      clock: tells the time.
+    `command_of` gives the command that starts the task of a job and a number.
 
     Raises:
       UserError: somebody is missing; it names each with the command that starts it.

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -15,11 +15,14 @@ from tfnmt.cluster.waits import Wait
 from tfnmt.errors import LostError
 from tfnmt.settings import setting
 
+if TYPE_CHECKING:  # It imports the addresses, which import this module's settings.
+    from tfnmt.cluster.stall_guard import StallGuard
+
 _LOOK_SECONDS = 0.5
 _NOTICE_SECONDS = 5.0
 
 Busy = tuple[int, float, float]
-"""Somebody at work: the number, for how many seconds, and how long the longest piece of work took."""
+"""A task at work: its number, the seconds so far, and the seconds of its longest piece of work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +32,6 @@ class StallSettings:
     stall_timeout: float = setting(
         600.0, "Seconds without an answer after which training ends and names who did not answer.", minimum=1
     )
-
-
-class Guard(Protocol):
-    """What watches the watch, while it is entered."""
-
-    def reassure(self) -> None:
-        """Says that the watch is alive."""
-
-    def __enter__(self) -> "Guard":
-        """Begins."""
-
-    def __exit__(self, *error: object) -> None:
-        """Ends."""
 
 
 class StallWatch:
@@ -56,14 +46,14 @@ class StallWatch:
         timeout_seconds: float,
         busy: Callable[[], list[Busy]],
         name: Callable[[int], str],
-        make_guard: Callable[[], Guard] | None = None,
+        make_guard: Callable[[], "StallGuard"] | None = None,
     ):
-        """Watches nobody yet.
+        """The watch begins when it is entered.
 
         Args:
           timeout_seconds: `--stall_timeout`.
           busy: tells who is at work; it must not wait for the main thread.
-          name: of whoever that number stands for, looked up once there is something to say.
+          name: number -> the name of whoever it stands for, asked for once there is something to say.
           make_guard: what watches this thread, if anything does.
         """
         self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
@@ -99,7 +89,7 @@ class StallWatch:
             self._noticed.set()
             raise self._error
 
-    def _watch(self, guard: Guard | None, ended: threading.Event) -> None:
+    def _watch(self, guard: "StallGuard | None", ended: threading.Event) -> None:
         with guard or contextlib.nullcontext():
             while not ended.wait(_LOOK_SECONDS):
                 if guard is not None:

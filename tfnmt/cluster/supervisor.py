@@ -43,29 +43,19 @@ class SupervisionSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One process to be.
-
-    Attributes:
-      job: what it is.
-      number: which of those.
-      command: its words.
-      log: the file of its output; None for this terminal.
-      leads: it is the one whose exit code counts, and which gets the signals.
-      is_replaceable: it may be started again alone.
-      environment: None for this process's own.
-    """
+    """One process to be."""
 
     job: str
-    number: int
+    number: int  # among the tasks of its job
     command: tuple[str, ...]
-    log: Path | None
-    leads: bool = False
-    is_replaceable: bool = False
-    environment: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
+    log: Path | None  # the file of its output; None for this terminal
+    leads: bool = False  # it is the one whose exit code counts, and which gets the signals
+    is_replaceable: bool = False  # it may be started again alone
+    environment: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)  # None for this process's own
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The task's name in messages."""
         return CHIEF if self.job == CHIEF else f"{self.job} {self.number}"
 
 
@@ -75,12 +65,9 @@ class Supervisor:
     def __init__(
         self, make_tasks: Callable[[], Sequence[Task]], settings: SupervisionSettings, retriable_codes: Sequence[int]
     ):
-        """Takes what makes the tasks, anew for each start; the one that leads comes last.
+        """Takes what makes the tasks, anew for each start, so that addresses may change; the one that leads comes last.
 
-        Args:
-          make_tasks: called for each start, so that addresses may change.
-          settings: how often, how long.
-          retriable_codes: exit codes of the leading task after which a new start helps; so does one after a signal.
+        After these exit codes of the leading task a new start helps, and so it does after a signal.
         """
         self._make_tasks, self._settings, self._retriable_codes = make_tasks, settings, retriable_codes
         self._restarts = 0
@@ -103,7 +90,7 @@ class Supervisor:
                 self._end_all()
 
     def _exit_code(self, code: int) -> int:
-        """That of the job, from that of the leading task."""
+        """The exit code of the job, from that of the leading task."""
         if self._signals.requested and code:
             return self._signals.exit_code
         return 128 - code if code < 0 else code
@@ -126,7 +113,11 @@ class Supervisor:
                     output.close()
 
     def _watch(self) -> int:
-        """Until the leading task ends, or should have noticed that another has failed; the exit code that counts."""
+        """Watches the tasks until the leading one ends, or should have noticed that another has failed.
+
+        Returns:
+          The exit code that counts.
+        """
         told_at: float | None = None
         failed_since: float | None = None
         while True:
@@ -172,7 +163,7 @@ class Supervisor:
         self._start([task])
 
     def _code_that_counts(self, code: int) -> int:
-        """The leading task's; but where it has merely lost another one, that one's if a new start cannot help."""
+        """The leading task's code; but where it has merely lost another task, that one's if a new start cannot help."""
         lost = self._failed() if code in self._retriable_codes else []
         others = [self._running[task].returncode for task in lost]
         return next((other for other in others if not self._may_help(other)), code)
@@ -201,15 +192,15 @@ class Supervisor:
                 logging.error("The end of %s:\n%s", task.log, end)
 
     def _failed(self) -> list[Task]:
-        """Those that must not fail and have, beside the leading one."""
+        """The tasks that must not fail and have, beside the leading one."""
         return [task for task in self._ended_badly() if not task.leads and not task.is_replaceable]
 
     def _ended_badly(self) -> list[Task]:
-        """Those that have ended with a code other than zero, and were not told to."""
+        """The tasks that have ended with a code other than zero, and were not told to."""
         return [task for task, process in self._running.items() if process.poll() not in (None, 0, DISMISSED)]
 
     def _dismissed(self) -> list[Task]:
-        """Those that the leading task has told to end, because it fails."""
+        """The tasks that the leading one has told to end, because it fails."""
         return [task for task, process in self._running.items() if process.poll() == DISMISSED]
 
     def _end_all(self) -> None:

@@ -104,7 +104,7 @@ def _queue() -> tf.Tensor:
 
 
 class _Chief:
-    """Watches whether the chief is there, and alive."""
+    """Watches, on a task's side, whether the chief is there and alive."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic):
         self._cluster, self._seen = cluster, False

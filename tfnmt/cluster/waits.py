@@ -9,12 +9,12 @@ _TOLD_SECONDS = 10.0
 
 
 def warn(text: str) -> None:
-    """Tells the user."""
+    """Tells the user, by the log."""
     logging.warning("%s", text)
 
 
 class Wait:
-    """How long somebody has been awaited, and whether that has been said lately."""
+    """A wait that knows how long it has lasted, and whether the user has been told of it lately."""
 
     def __init__(
         self,
@@ -24,10 +24,7 @@ class Wait:
     ):
         """Begins to wait.
 
-        Args:
-          who: the names of those who are awaited, looked up once there is something to say.
-          clock: seconds.
-          say: tells the user.
+        The names of those `who` are awaited are looked up once there is something to `say` to the user.
         """
         self._who, self._clock, self._say = who, clock, say
         self.restart()
@@ -38,7 +35,7 @@ class Wait:
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted."""
+        """The duration of the wait so far."""
         return self._clock() - self._began
 
     def is_over(self, limit_seconds: float, seconds: float | None = None, usual_seconds: float = 0.0) -> bool:

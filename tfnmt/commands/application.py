@@ -1,4 +1,4 @@
-"""What every console script shares: flags to settings, logging, and how it ends.
+"""The parts that every console script shares: flags to settings, logging, and how it ends.
 
 def main() -> None:
     application.run(_main, TrainingSettings, ModelChoice, Choice("model", registry.SETTINGS))
@@ -22,14 +22,13 @@ from tfnmt.commands import logs
 from tfnmt.commands.command_line import Choice, CommandLine, HelpRequested, Request
 from tfnmt.commands.help_text import help_text
 from tfnmt.commands.logs import log_to
-from tfnmt.errors import LostError, UserError, fault_of_the_disk
+from tfnmt.errors import UserError, fault_of_the_disk
 from tfnmt.settings import value_text
 
 __all__ = ["Choice", "configuration_table", "given", "log_to", "run"]
 
-FAILED, REFUSED, LOST, INTERRUPTED, OUTPUT_CLOSED = 1, 2, LostError.exit_code, interruption.EXIT_CODE, 141
-"""Exit codes: a defect of the program; the user's to mend; a task of a cluster is gone, and to start again helps;
-Ctrl-C; nobody reads standard output any more."""
+FAILED, REFUSED, INTERRUPTED, OUTPUT_CLOSED = 1, UserError.exit_code, interruption.EXIT_CODE, 141
+"""Exit codes: a defect of the program; the user's to mend; Ctrl-C; nobody reads standard output any more."""
 
 _command_line = CommandLine([])
 _ends_at_once = False
@@ -41,9 +40,7 @@ def run(main: Callable[..., int | None], *requests: Request) -> NoReturn:
     Exit codes: what `main` returns (None is 0), 2 for a `UserError` or a disk that is full or closed to us, 75 for a
     `LostError`, 130 for Ctrl-C, 1 for a defect.
 
-    Args:
-      main: gets one settings instance for each request, in order.
-      requests: settings classes, or a `Choice` among several.
+    A request is a settings class, or a `Choice` among several; `main` gets one instance for each, in order.
     """
     code = _run(main, requests)
     if _ends_at_once:
@@ -67,8 +64,8 @@ def given(name: str) -> bool:
 def configuration_table(*settings: Any) -> str:
     """The settings by class: flag, value, and where the value comes from unless it is the default."""
     sections = {
-        type(each).__name__: {name: value_text(value) or "(none)" for name, value in vars(each).items()}
-        for each in settings
+        type(group).__name__: {name: value_text(value) or "(none)" for name, value in vars(group).items()}
+        for group in settings
     }
     name_width = max(len(name) for values in sections.values() for name in values)
     value_width = min(40, max(len(value) for values in sections.values() for value in values.values()))
@@ -97,7 +94,7 @@ def _run(main: Callable[..., int | None], requests: Sequence[Request]) -> str | 
         return end.code
     except UserError as error:
         _show(error)
-        return LOST if isinstance(error, LostError) else REFUSED
+        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -137,7 +134,7 @@ def _parse(main: Callable[..., int | None], requests: Sequence[Request], words: 
     try:
         return _command_line.parse(words[1:])
     except UserError:
-        if (found := launched()) and found.rank:
+        if (own := launched()) and own.rank:
             end_in_silence(REFUSED)  # Rank 0 says it.
         raise
     except HelpRequested as request:

@@ -84,16 +84,17 @@ def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: Decodi
     files = _files(settings, run)
     total, faults = inspect_pairs(files)
     refuse(faults)
-    firsts, references = zip(*(pair for file in files for pair in read_pairs(file)))
+    firsts, references = zip(*read_pairs(*files))
     names, hypotheses = [settings.hypotheses], list(firsts)
     if not settings.hypotheses:
         names, hypotheses = _translate(trained, decoding, firsts)
     if settings.output:
-        with line_writer(settings.output) as output:
-            output.write(hypotheses)
+        with line_writer(settings.output) as write:
+            write(hypotheses)
     language = settings.target_language or (_target_language(run) if run else None)
     scores = evaluate(hypotheses, references, target_language=language, bootstrap_samples=settings.bootstrap_samples)
-    _show(files, names, total, scores)
+    logging.info("%s: %s sentences of %s", ", ".join(names), f"{total:,}", ", ".join(map(str, files)))
+    print(scores, flush=True)
     if run is not None:
         _record(run, files, names, total, scores, decoding)
 
@@ -123,7 +124,7 @@ def _test_files(data: DataSettings) -> Sequence[TextPair]:
 
 
 def _target_language(run: RunDirectory) -> str | None:
-    """The run's, where its settings name it; the training files need not exist any more."""
+    """The target language of a run, where its settings name it; the training files need not exist any more."""
     try:
         return find_corpus(run.settings(DataSettings)).target_language
     except UserError:
@@ -137,15 +138,10 @@ def _translate(
     runtime.prepare(trained_settings.threads or None, in_streams=True)
     trained = load(trained_settings)
     with Progress("Translating", len(sources), "sentences") as progress:
-        found = trained.translator(decoding).translate(
+        translations = trained.translator(decoding).translate(
             trained.vectors, sources, report=lambda sentences, _: progress.advance(sentences)
         )
-    return trained.names, [best.text for best, *_ in found]
-
-
-def _show(files: Sequence[TextPair], names: Sequence[str], sentences: int, scores: Scores) -> None:
-    logging.info("%s: %s sentences of %s", ", ".join(names), f"{sentences:,}", ", ".join(map(str, files)))
-    print(scores, flush=True)
+    return trained.names, [best.text for best, *_ in translations]
 
 
 def _record(

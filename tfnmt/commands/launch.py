@@ -13,10 +13,9 @@ from pathlib import Path
 
 from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor
 from tfnmt.commands import application, train
-from tfnmt.commands.application import LOST
 from tfnmt.commands.train_settings import REQUESTS, Settings
 from tfnmt.engines import registry
-from tfnmt.errors import UserError
+from tfnmt.errors import LostError, UserError
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import flagfile_text
 
@@ -44,11 +43,11 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
                 logs = run.logs
                 flagfile = _write_flagfile(logs, settings)
         command = [*_tfnmt_train(), f"--flagfile={flagfile}"]
-        return Supervisor(lambda: make_tasks(logs, command), supervision, (LOST,)).run()
+        return Supervisor(lambda: make_tasks(logs, command), supervision, (LostError.exit_code,)).run()
 
 
 def _write_flagfile(logs: Path, settings: Settings) -> Path:
-    """What all tasks read, those too that are started again later."""
+    """Writes the flagfile that all tasks read, those too that are started again later."""
     flagfile = logs / "launch.flags"
     logs.mkdir(parents=True, exist_ok=True)
     flagfile.write_text(flagfile_text(*settings))

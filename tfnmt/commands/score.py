@@ -69,13 +69,13 @@ def _main(trained_settings: TrainedSettings, settings: ScoreSettings) -> None:
         batch_positions=settings.batch_positions,
     )
     log_probability, tokens = 0.0, 0
-    with line_writer(settings.output) as output, Progress("Scoring", total, "pairs") as progress:
+    with line_writer(settings.output) as write, Progress("Scoring", total, "pairs") as progress:
         for pairs in chunks(read_pairs(pair), settings.chunk_sentences):
             sides = zip(*pairs)
             scores = scorer.score(trained.vectors, *sides, report=lambda pairs, _: progress.advance(pairs))
-            output.write(f"{each.log_probability:.6f}\t{each.tokens}\t{each.per_token:.6f}" for each in scores)
-            log_probability += math.fsum(each.log_probability for each in scores)
-            tokens += sum(each.tokens for each in scores)
+            write(f"{score.log_probability:.6f}\t{score.tokens}\t{score.per_token:.6f}" for score in scores)
+            log_probability += math.fsum(score.log_probability for score in scores)
+            tokens += sum(score.tokens for score in scores)
     mean = log_probability / tokens
     logging.info(
         "%s: %s pairs, %s target tokens, %.4f nats per token, perplexity %.6g.",

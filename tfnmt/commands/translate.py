@@ -58,40 +58,32 @@ def _main(trained_settings: TrainedSettings, settings: TranslateSettings, decodi
     translator = trained.translator(decoding)
     by_hand = settings.input == STANDARD and sys.stdin.isatty()
     size = 1 if by_hand else settings.chunk_sentences
-    tally = _Tally(total, shown=not by_hand)
-    with line_writer(settings.output) as output, tally.progress:
+    progress = Progress("Translating", total, "sentences", lines=not by_hand)
+    started, tokens = time.monotonic(), 0
+
+    def report(sentences: int, more_tokens: int) -> None:
+        nonlocal tokens
+        tokens += more_tokens
+        progress.advance(sentences, f"{format_number(tokens / (time.monotonic() - started))} tokens/s")
+
+    with line_writer(settings.output) as write, progress:
         first = 1
         for lines in chunks(lines_of(settings.input), size):
-            found = translator.translate(trained.vectors, lines, report=tally.add)
-            tally.add_empty(sum(not best.tokens for best, *_ in found))
-            output.write(_format(found, first, settings.scores, decoding.nbest > 1))
+            translations = translator.translate(trained.vectors, lines, report=report)
+            progress.advance(
+                sum(not best.tokens for best, *_ in translations)
+            )  # empty lines, of which no batch reports
+            write(_format(translations, first, settings.scores, decoding.nbest > 1))
             first += len(lines)
 
 
-def _format(found: Sequence[Sequence[Hypothesis]], first: int, scores: bool, numbers: bool) -> Iterator[str]:
+def _format(translations: Sequence[Sequence[Hypothesis]], first: int, scores: bool, numbers: bool) -> Iterator[str]:
     """The output lines of consecutive input lines, the first of which has the number `first`."""
-    for number, hypotheses in enumerate(found, start=first):
+    for number, hypotheses in enumerate(translations, start=first):
         for hypothesis in hypotheses:
             columns = [str(number)] if numbers else []
             columns += [f"{hypothesis.score:.6f}", f"{hypothesis.log_probability:.6f}"] if scores else []
             yield "\t".join([*columns, hypothesis.text])
-
-
-class _Tally:
-    """Sentences and tokens so far, shown as progress."""
-
-    def __init__(self, total: int | None, shown: bool):
-        self.progress = Progress("Translating", total, "sentences", lines=shown)
-        self._tokens = 0
-        self._started = time.monotonic()
-
-    def add(self, sentences: int, tokens: int) -> None:
-        self._tokens += tokens
-        rate = self._tokens / (time.monotonic() - self._started)
-        self.progress.advance(sentences, f"{format_number(rate)} tokens/s")
-
-    def add_empty(self, sentences: int) -> None:
-        self.progress.advance(sentences)
 
 
 if __name__ == "__main__":

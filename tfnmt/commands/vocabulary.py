@@ -5,11 +5,11 @@ tfnmt-vocabulary --data=data/software.en-de --vocabulary=data/vocabulary --vocab
 
 import itertools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tfnmt.commands import application
 from tfnmt.data.corpus import find_corpus
-from tfnmt.data.files import TextPair, read_pairs
+from tfnmt.data.files import read_pairs
 from tfnmt.data.settings import TextSettings
 from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.data.vocabulary_training import VocabularySettings, train_vocabularies
@@ -33,15 +33,11 @@ def _main(text: TextSettings, settings: VocabularySettings) -> None:
     print(f"Making a {settings.vocabulary_type} vocabulary from {pairs:,} sentence pairs.", flush=True)
     vocabularies = train_vocabularies(corpus.train, directory, settings)
     for name, side, vocabulary in zip(("source", "target"), range(2), vocabularies):
-        lines = [pair[side] for pair in itertools.islice(_pairs(corpus.train), _MEASURED_PAIRS)]
+        lines = [pair[side] for pair in itertools.islice(read_pairs(*corpus.train), _MEASURED_PAIRS)]
         print(f"{name}: {vocabulary.size:,} pieces in {vocabulary.path}; {_measure(vocabulary, lines)}")
-    for pair in itertools.islice(_pairs(corpus.train), _SHOWN_PAIRS):
+    for pair in itertools.islice(read_pairs(*corpus.train), _SHOWN_PAIRS):
         for line, vocabulary in zip(pair, vocabularies):
             print(f"  {' '.join(vocabulary.segment(line))}")
-
-
-def _pairs(files: Sequence[TextPair]) -> Iterator[tuple[str, str]]:
-    return (pair for file in files for pair in read_pairs(file))
 
 
 def _measure(vocabulary: Vocabulary, lines: Sequence[str]) -> str:

@@ -74,14 +74,11 @@ class Catalogues:
 
     def _gettext_texts(self, code: str) -> Iterator[tuple[Any, str]]:
         # A compiled catalogue leaves out what is marked as fuzzy, so it is preferred to its text form.
-        by_domain = {(match["root"], match["domain"]): match for match in sorted(self._members[code], key=_compiled)}
+        compiled_last = sorted(self._members[code], key=lambda match: match["kind"] == "mo")
+        by_domain = {(match["root"], match["domain"]): match for match in compiled_last}
         for domain, match in by_domain.items():
             for context, english, text in _entries(self._archive.read(match[0]), match["kind"]):
                 yield (*domain, context, english), text
-
-
-def _compiled(match: re.Match) -> bool:
-    return match["kind"] == "mo"
 
 
 def _flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -35,10 +35,9 @@ class CleaningSettings:
 
 
 def clean(pairs: Sequence[Pair], languages: tuple[str, str], settings: CleaningSettings) -> tuple[list[Pair], Step]:
-    """The pairs worth training on, each once; `languages` are the codes of source and target.
+    """The pairs worth training on, each once, in order and in normal form; and the counts.
 
-    Returns:
-      The pairs kept, in order, in normal form; and the counts.
+    `languages` are the codes of source and target.
     """
     pairs = [Pair(normal_text(pair.source), normal_text(pair.target), pair.origin) for pair in pairs]
     step = Step("clean", read=len(pairs))

@@ -35,23 +35,21 @@ def generate(pairs: int, seed: int) -> list[Pair]:
     """
     lexicon = _lexicon(seed)
     randomness = random.Random(f"{seed}/sentences")
-    found: dict[str, str] = {}
-    while len(found) < pairs:
+    translations: dict[str, str] = {}
+    while len(translations) < pairs:
         words = _sentence(randomness)
-        found.setdefault(" ".join(words), " ".join(lexicon[word] for word in reorder(words)))
-    return [Pair(source, target, "generated") for source, target in found.items()]
+        translations.setdefault(" ".join(words), " ".join(lexicon[word] for word in reorder(words)))
+    return [Pair(source, target, "generated") for source, target in translations.items()]
 
 
 def reorder(words: list[str]) -> list[str]:
     """`words` in the order of the target language: "red house here" becomes "house red here".
 
-    Args:
-      words: a sentence in which another word follows each modifier.
+    Another word must follow each modifier.
     """
     ordered: list[str] = []
     for previous, word in zip(["", *words], words):
-        place = len(ordered) - (previous in MODIFIERS)
-        ordered.insert(place, word)
+        ordered.insert(len(ordered) - (previous in MODIFIERS), word)
     return ordered
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from tfnmt import durable_files
 from tfnmt.corpora.splitting import Splits
+from tfnmt.data.corpus import DESCRIPTION
 from tfnmt.errors import UserError
-
-DESCRIPTION = "corpus.json"
 
 
 def write_corpus(directory: Path, languages: tuple[str, str], splits: Splits, facts: Mapping[str, Any]) -> None:

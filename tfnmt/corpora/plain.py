@@ -2,16 +2,18 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tfnmt.corpora.pairs import Pair
 from tfnmt.corpora.report import Report, Step
 from tfnmt.corpora.splitting import Splits
-from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
+from tfnmt.data.files import TextPair, inspect_pairs, read_pairs, text_pairs
+from tfnmt.data.settings import unpaired_faults
 from tfnmt.errors import refuse
 from tfnmt.settings import setting
 
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+SPLITS = tuple(_MULTI30K)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,10 @@ class FileSettings:
     )
     test_target: tuple[str, ...] = setting((), "Files of target lines, one for each of --test_source.", is_path=True)
 
+    def faults(self) -> list[str]:
+        """Flags that do not fit each other."""
+        return [fault for split in SPLITS for fault in unpaired_faults(self, split)]
+
 
 def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report: Report) -> Splits:
     """The three splits of Multi30k as they are.
@@ -62,45 +68,33 @@ def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report
       UserError: the directory lacks one of the files, or one is damaged.
     """
     directory = pathlib.Path(settings.input)
-    found = {
+    files = {
         name: [TextPair(*(str(_plain_or_gzip(directory / f"{stem}.{code}")) for code in languages))]
         for name, stem in _MULTI30K.items()
     }
-    return _read(found, report)
+    return _read(files, report)
 
 
 def read_files(settings: FileSettings, report: Report) -> Splits:
     """The splits for which the settings name files, "train" at least.
 
     Raises:
-      UserError: flags do not fit each other, or files are missing or damaged.
+      UserError: files are missing or damaged.
     """
-    faults: list[str] = []
     files = {
-        name: _text_pairs(name, getattr(settings, f"{name}_source"), getattr(settings, f"{name}_target"), faults)
-        for name in ("train", "validation", "test")
+        name: text_pairs(getattr(settings, f"{name}_source"), getattr(settings, f"{name}_target")) for name in SPLITS
     }
-    refuse(faults)
     return _read({name: pairs for name, pairs in files.items() if pairs}, report)
 
 
-def _text_pairs(name: str, sources: Sequence[str], targets: Sequence[str], faults: list[str]) -> list[TextPair]:
-    if not targets:
-        return [TextPair(source) for source in sources]
-    if len(sources) != len(targets):
-        faults.append(f"--{name}_source names {len(sources)} files and --{name}_target {len(targets)}: give as many.")
-        return []
-    return [TextPair(source, target) for source, target in zip(sources, targets, strict=True)]
-
-
-def _read(files: dict[str, list[TextPair]], report: Report) -> Splits:
+def _read(files: Mapping[str, Sequence[TextPair]], report: Report) -> Splits:
     """Reads all files, after all were found sound."""
     _, faults = inspect_pairs([pair for pairs in files.values() for pair in pairs])
     refuse(faults)
     splits: Splits = {}
-    for name, text_pairs in files.items():
-        splits[name] = [Pair(*lines) for pair in text_pairs for lines in read_pairs(pair)]
-        names = [pathlib.Path(path).name for pair in text_pairs for path in pair.paths]
+    for name, files_of_split in files.items():
+        splits[name] = [Pair(*lines) for lines in read_pairs(*files_of_split)]
+        names = [pathlib.Path(path).name for pair in files_of_split for path in pair.paths]
         report.add_source({"split": name, "files": names, "pairs": len(splits[name])})
         report.add(Step(f"read {name}", read=len(splits[name])))
     return splits

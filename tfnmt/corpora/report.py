@@ -10,19 +10,12 @@ from absl import logging
 
 @dataclasses.dataclass
 class Step:
-    """One step: read + added = kept + all that was dropped.
-
-    Attributes:
-      name: what the step does.
-      read: pairs that came in.
-      added: pairs that the step made beyond these.
-      dropped: reason -> pairs.
-    """
+    """What one step did: read + added = kept + all that was dropped, in pairs."""
 
     name: str
     read: int = 0
-    added: int = 0
-    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    added: int = 0  # pairs that the step made beyond those that it read
+    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # reason -> pairs
 
     @property
     def kept(self) -> int:

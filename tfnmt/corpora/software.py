@@ -56,11 +56,10 @@ def paragraphs(pair: Pair) -> list[Pair]:
 def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[Message]:
     with zipfile.ZipFile(wheel) as archive:
         messages = Catalogues(archive, source.form).messages(*languages)
-    return [Message(*(_plain(text, source.accelerator) for text in message)) for message in messages]
-
-
-def _plain(text: str, accelerator: str) -> str:
-    return strip_markdown(strip_accelerator(text, accelerator))
+    return [
+        Message(*(strip_markdown(strip_accelerator(text, source.accelerator)) for text in message))
+        for message in messages
+    ]
 
 
 def _on_one_line(text: str) -> str:
@@ -88,6 +87,6 @@ def _no_pair(sources: Sequence[Source], wheels: Sequence[Path], languages: tuple
     for source, wheel in zip(sources, wheels, strict=True):
         with zipfile.ZipFile(wheel) as archive:
             catalogues.append(Catalogues(archive, source.form).codes)
-    unknown = [each for each in languages if not any(find_code(each, codes) for codes in catalogues)]
+    unknown = [language for language in languages if not any(find_code(language, codes) for codes in catalogues)]
     what = f"no catalogue is in {' or '.join(unknown)}" if unknown else "no catalogue has both languages"
     return f"--languages={'-'.join(languages)}: {what}; there are {listing(catalogues)}."

@@ -31,12 +31,10 @@ class SplittingSettings:
 
 
 def split(pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Collection[str]) -> tuple[Splits, Step]:
-    """Holds out pairs in an order that depends on their sources alone, so that it is the same every time.
+    """The splits of a corpus, and the counts.
 
-    `held_out` names the splits to take from the corpus, of "validation" and "test".
-
-    Returns:
-      The splits, and the counts.
+    `held_out` names the splits to take from the corpus, of "validation" and "test". Pairs are held out in an order that
+    depends on their sources alone, so that it is the same every time.
 
     Raises:
       UserError: nothing can be held out, or nothing is left.
@@ -53,7 +51,8 @@ def split(pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Colle
             raise UserError(_nothing_to_hold_out(name, pairs, candidates, settings))
     taken = set(candidates[:start])
     splits["train"] = [pair for pair in pairs if pair not in taken]
-    return splits, Step("split", read=len(pairs), dropped=_held_out_counts(splits))
+    counts = {f"held out for {name}": len(splits[name]) for name in held_out}
+    return splits, Step("split", read=len(pairs), dropped=collections.Counter(counts))
 
 
 def without_leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> tuple[list[Pair], Step]:
@@ -85,12 +84,6 @@ def _separable(pairs: Sequence[Pair], minimum_words: int) -> list[Pair]:
         if sources[skeleton(pair.source)] == targets[skeleton(pair.target)] == 1
         and min(word_count(pair.source), word_count(pair.target)) >= minimum_words
     ]
-
-
-def _held_out_counts(splits: Splits) -> collections.Counter[str]:
-    return collections.Counter(
-        {f"held out for {name}": len(pairs) for name, pairs in splits.items() if name != "train"}
-    )
 
 
 def _nothing_to_hold_out(

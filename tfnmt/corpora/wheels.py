@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
+import email
 import pathlib
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from tfnmt import durable_files
 from tfnmt.corpora.sources import Source
 from tfnmt.errors import UserError
 from tfnmt.progress import Progress
@@ -50,24 +51,18 @@ def licence_of(wheel: pathlib.Path) -> str:
     """The licence that a wheel's own metadata state; empty when they state none."""
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        header = archive.read(member).decode("utf-8").split("\n\n", 1)[0]
-    fields = [line.split(": ", 1) for line in header.splitlines() if ": " in line]
+        metadata = email.message_from_string(archive.read(member).decode("utf-8"))
     for field, prefix in (("License-Expression", ""), ("Classifier", "License :: "), ("License", "")):
-        found = [value.strip() for name, value in fields if name == field and value.startswith(prefix)]
-        if found:
-            return found[0].split(" :: ")[-1]
+        for text in metadata.get_all(field, []):
+            if text.startswith(prefix):
+                return text.splitlines()[0].split(" :: ")[-1]
     return ""
-
-
-def sha256_of(path: pathlib.Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _sound_wheel(source: Source, directory: pathlib.Path) -> pathlib.Path | None:
     """The file in `directory` that is the wheel of `source`, to the last bit."""
     path = next(directory.glob(source.pattern), None)
-    if path is not None and sha256_of(path) != source.sha256:
+    if path is not None and durable_files.fingerprint(path).sha256 != source.sha256:
         logging.warning("%s: its hash is not the pinned one; it is downloaded again.", path)
         return None
     return path
@@ -76,15 +71,15 @@ def _sound_wheel(source: Source, directory: pathlib.Path) -> pathlib.Path | None
 def _download_all(sources: Sequence[Source], directory: pathlib.Path) -> None:
     logging.info("Downloading %d packages into %s", len(sources), directory)
     with Progress("Downloading", len(sources), "packages") as progress:
-        for place, source in enumerate(sources):
+        for number, source in enumerate(sources):
             error = _download(source, directory, progress)
             if error:
-                raise UserError(*_unreachable(sources[place:], directory, error))
+                raise UserError(*_unreachable(sources[number:], directory, error))
             progress.advance()
 
 
 def _download(source: Source, directory: pathlib.Path, progress: Progress) -> str:
-    """Downloads one wheel beside its place, verifies it and moves it there; returns what went wrong, or nothing."""
+    """Downloads one wheel aside, verifies it and moves it into `directory`; returns what went wrong, or nothing."""
     with tempfile.TemporaryDirectory(dir=directory, prefix="incoming-") as incoming:
         requirements = pathlib.Path(incoming) / "requirements.txt"
         requirements.write_text(source.requirement)
@@ -114,9 +109,8 @@ def _run_pip(incoming: str, requirements: pathlib.Path, progress: Progress, fact
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()  # does nothing to a process that has ended
+            process.wait()
     return "" if process.returncode == 0 else _last_words(log)
 
 

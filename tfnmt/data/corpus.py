@@ -5,45 +5,36 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from tfnmt.data.files import TextPair, inspect_pairs
+from tfnmt.data.files import TextPair, inspect_pairs, text_pairs
 from tfnmt.data.settings import TextSettings
 from tfnmt.errors import UserError, refuse
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev")}
 """Split -> the beginnings that its file names may have in a directory."""
 
-_DESCRIPTION = "corpus.json"
+DESCRIPTION = "corpus.json"
+"""The file in which tfnmt-corpus describes what it has made."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What is read for training and for validation.
-
-    Attributes:
-      train: pairs of files, read one after the other.
-      validation: the same; empty when there is none.
-      source_language: such as "en"; None when not known.
-      target_language: such as "de"; None when not known.
-    """
+    """The pairs of files for training and for validation, which are read one after the other, and their languages."""
 
     train: tuple[TextPair, ...]
     validation: tuple[TextPair, ...] = ()
-    source_language: str | None = None
-    target_language: str | None = None
+    source_language: str | None = None  # such as "en"; None when not known
+    target_language: str | None = None  # such as "de"; None when not known
 
     def inspect(self) -> dict[str, int]:
-        """Reads all files once.
-
-        Returns:
-          The number of sentence pairs of each split.
+        """Reads all files once; returns the number of sentence pairs of each split.
 
         Raises:
           UserError: with everything that is wrong with the files.
         """
         pairs, faults = {}, []
         for split in SPLITS:
-            pairs[split], found = inspect_pairs(getattr(self, split))
-            faults += found
+            pairs[split], faults_of_split = inspect_pairs(getattr(self, split))
+            faults += faults_of_split
         refuse(list(dict.fromkeys(faults)))
         return pairs
 
@@ -59,16 +50,10 @@ def find_corpus(settings: TextSettings) -> Corpus:
     if not settings.train_source:
         raise UserError("There is nothing to train on: give --data=DIRECTORY, or --train_source and --train_target.")
     return Corpus(
-        _pairs(settings.train_source, settings.train_target),
-        _pairs(settings.validation_source, settings.validation_target),
+        text_pairs(settings.train_source, settings.train_target),
+        text_pairs(settings.validation_source, settings.validation_target),
         *(_parse(settings.languages) if settings.languages else ()),
     )
-
-
-def _pairs(sources: Sequence[str], targets: Sequence[str]) -> tuple[TextPair, ...]:
-    if not targets:
-        return tuple(TextPair(source) for source in sources)
-    return tuple(TextPair(source, target) for source, target in zip(sources, targets, strict=True))
 
 
 def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
@@ -78,14 +63,14 @@ def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
     pairs: dict[str, tuple[TextPair, ...]] = {}
     faults = []
     for split, names in SPLITS.items():
-        found = {language: _find(directory, names, language) for language in (source, target)}
-        missing = [language for language, path in found.items() if path is None]
+        paths = {language: _find(directory, names, language) for language in (source, target)}
+        missing = [language for language, path in paths.items() if path is None]
         if split == "train" or len(missing) == 1:
             faults += [
-                f"--data={directory}: found no {split}.{name} or {split}.{name}.gz.{_offer(directory)}"
-                for name in missing
+                f"--data={directory}: found no {split}.{language} or {split}.{language}.gz.{_offer(directory)}"
+                for language in missing
             ]
-        pairs[split] = () if missing else (TextPair(str(found[source]), str(found[target])),)
+        pairs[split] = () if missing else (TextPair(str(paths[source]), str(paths[target])),)
     refuse(faults)
     return Corpus(pairs["train"], pairs["validation"], source, target)
 
@@ -98,10 +83,10 @@ def _find(directory: pathlib.Path, names: Sequence[str], language: str) -> str |
 def _described_languages(directory: pathlib.Path) -> str:
     """What corpus.json says; a directory of other origin has none, and the files do not tell which side is which."""
     try:
-        return json.loads((directory / _DESCRIPTION).read_text("utf-8"))["languages"]
+        return json.loads((directory / DESCRIPTION).read_text("utf-8"))["languages"]
     except (OSError, ValueError, KeyError, TypeError):
         remedy = "give --languages=SOURCE-TARGET, such as en-de"
-        raise UserError(f"--data={directory}: it has no {_DESCRIPTION} that names the languages; {remedy}.") from None
+        raise UserError(f"--data={directory}: it has no {DESCRIPTION} that names the languages; {remedy}.") from None
 
 
 def _parse(languages: str) -> tuple[str, str]:

@@ -1,21 +1,21 @@
 """Parallel text: plain files, gzip files and tab-separated files, read in bounded memory and checked before work.
 
-Lines end with a line feed; carriage returns are dropped, as `tf.data.TextLineDataset` does, and so is a byte order
-mark at the beginning, as `tfnmt.data.lines` does: Python and the graph always see the same lines.
+Lines end with a line feed. Carriage returns are dropped, as `tf.data.TextLineDataset` does, and so is a byte order mark
+at the beginning, as `tfnmt.data.lines` does: Python and the graph always see the same lines.
 """
 
 import codecs
 import dataclasses
 import difflib
 import gzip
-import itertools
 import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, cast
+from typing import IO, Literal, cast
 
-_CHUNK_BYTES = 1 << 20
+from tfnmt.errors import UserError
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -24,14 +24,10 @@ class TextPair:
     """Source and target lines: two files aligned by line, or the first two columns of one tab-separated file.
 
     Names that end in `.gz` are gzip files.
-
-    Attributes:
-      source: file of the source lines, or the tab-separated file.
-      target: file of the target lines; None when `source` has both columns.
     """
 
     source: str
-    target: str | None = None
+    target: str | None = None  # when `source` is the tab-separated file
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -42,14 +38,14 @@ class TextPair:
         return " and ".join(self.paths)
 
 
-def open_bytes(path: str) -> IO[bytes]:
-    """Opens a plain or a gzip file for reading."""
-    return cast(IO[bytes], gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
+def text_pairs(sources: Sequence[str], targets: Sequence[str]) -> tuple[TextPair, ...]:
+    """The files of a split: one target file for each source file or, without any, tab-separated files."""
+    return tuple(TextPair(*paths) for paths in (zip(sources, targets, strict=True) if targets else zip(sources)))
 
 
-def create_bytes(path: str) -> IO[bytes]:
-    """Opens a plain or a gzip file for writing; what it held is gone."""
-    return cast(IO[bytes], gzip.open(path, "wb") if is_gzip(path) else open(path, "wb"))
+def open_bytes(path: str, mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
+    """Opens a plain or a gzip file for reading or for writing."""
+    return cast(IO[bytes], gzip.open(path, mode) if is_gzip(path) else open(path, mode))
 
 
 def is_gzip(path: str) -> bool:
@@ -58,24 +54,46 @@ def is_gzip(path: str) -> bool:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """The lines of `path`, without their ends."""
-    for line in _raw_lines(path):
-        yield line.decode("utf-8").rstrip("\n").replace("\r", "")
+    """The lines of a plain or gzip file; see `decoded_lines`."""
+    with open_bytes(path) as file:
+        yield from decoded_lines(file, path)
 
 
-def read_pairs(pair: TextPair) -> Iterator[tuple[str, str]]:
-    """The (source, target) lines of `pair`."""
-    if pair.target is not None:
-        yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
-        return
-    for line in read_lines(pair.source):
-        source, target = line.split("\t")[:2]
-        yield source, target
+def decoded_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """The lines of a text, which errors call `name`, without their ends, carriage returns and byte order mark.
+
+    Raises:
+      UserError: a line is not UTF-8; those before it have been given.
+    """
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text to UTF-8."
+            ) from error
+        yield text.rstrip("\n").replace("\r", "")
+
+
+def read_pairs(*pairs: TextPair) -> Iterator[tuple[str, str]]:
+    """The (source, target) lines of all the `pairs`, one pair of files after the other."""
+    for pair in pairs:
+        if pair.target is not None:
+            yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
+        else:
+            rows = (line.split("\t") for line in read_lines(pair.source))
+            yield from ((source, target) for source, target, *_ in rows)
 
 
 def count_pairs(pairs: Sequence[TextPair]) -> int:
     """Sentence pairs in files that were inspected before."""
-    return sum(1 for pair in pairs for _ in _raw_lines(pair.source))
+    total = 0
+    for pair in pairs:
+        with open_bytes(pair.source) as file:
+            total += sum(1 for _ in file)
+    return total
 
 
 def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
@@ -94,19 +112,6 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
             faults.append(_unequal(pair, counts))
         total += min(counts)
     return total, faults
-
-
-def _raw_lines(path: str) -> Iterator[bytes]:
-    with open_bytes(path) as file:
-        yield from without_mark(file)
-
-
-def without_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a text without the byte order mark that it may begin with."""
-    left = iter(lines)
-    for first in itertools.islice(left, 1):
-        yield first.removeprefix(codecs.BOM_UTF8)
-    yield from left
 
 
 @dataclasses.dataclass
@@ -136,16 +141,14 @@ def overwriting_faults(output: str, **inputs: str) -> list[str]:
 
 
 def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
-    """Counts the lines of `path` and looks for what cannot be trained on."""
+    """Counts the lines of `path` and looks for what cannot be trained on; of each kind of fault it names the first."""
     report = FileReport(path)
     try:
         if not pathlib.Path(path).is_file():
             report.faults.append(_missing(pathlib.Path(path)))
             return report
         with open_bytes(path) as file:
-            _inspect_stream(file, report)
-        if tab_separated and not report.faults:
-            _inspect_columns(report)
+            _inspect_lines(file, report, tab_separated)
     except (OSError, EOFError, zlib.error) as error:
         of_system = getattr(error, "strerror", None)
         kind = "a damaged gzip file" if is_gzip(path) and not of_system else "unreadable"
@@ -153,47 +156,26 @@ def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
     return report
 
 
-def _inspect_stream(file: IO[bytes], report: FileReport) -> None:
-    decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
-    nul_found, last = False, b"\n"
-    while chunk := file.read(_CHUNK_BYTES):
-        if report.lines == 0 and last == b"\n" and chunk.startswith(_GZIP_MAGIC):
+def _inspect_lines(lines: Iterable[bytes], report: FileReport, tab_separated: bool) -> None:
+    faults: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and line.startswith(_GZIP_MAGIC):
             report.faults.append(f"{report.path}: this is a gzip file; its name must end in .gz.")
             return
-        decoder = decoder and _decode(decoder, chunk, False, report)
-        if not nul_found and (nul_found := b"\0" in chunk):
-            line = report.lines + chunk[: chunk.index(b"\0")].count(b"\n") + 1
-            report.faults.append(f"{report.path}, line {line}: a NUL character; this is not a text file, or is UTF-16.")
-        report.lines += chunk.count(b"\n")
-        last = chunk[-1:]
-    if decoder:
-        _decode(decoder, b"", True, report)
-    report.lines += last != b"\n"
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            faults.setdefault("bytes", f"line {number}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8.")
+        if b"\0" in line:
+            faults.setdefault("NUL", f"line {number}: a NUL character; this is not a text file, or is UTF-16.")
+        if tab_separated and b"\t" not in line:
+            remedy = "every row needs a source and a target column; for two files give both flags"
+            faults.setdefault("tab", f"line {number}: there is no tab; {remedy}.")
+        report.lines = number
+    report.faults += [f"{report.path}, {fault}" for fault in faults.values()]
     if report.lines == 0:
         report.faults.append(f"{report.path}: the file is empty.")
-
-
-def _decode(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, report: FileReport
-) -> codecs.IncrementalDecoder | None:
-    """Decodes `chunk`; notes the first undecodable byte and then returns None, so that no more are looked for."""
-    try:
-        decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        # Bytes kept from the chunk before are the beginning of one character: they hold no line feed.
-        line = report.lines + error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        report.faults.append(f"{report.path}, line {line}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8.")
-        return None
-    return decoder
-
-
-def _inspect_columns(report: FileReport) -> None:
-    with open_bytes(report.path) as file:
-        bare = next((number for number, line in enumerate(file, start=1) if b"\t" not in line), None)
-    if bare is not None:
-        remedy = "every row needs a source and a target column; for two files give both flags"
-        report.faults.append(f"{report.path}, line {bare}: there is no tab; {remedy}.")
 
 
 def _unequal(pair: TextPair, counts: list[int]) -> str:

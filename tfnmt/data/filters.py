@@ -11,16 +11,7 @@ KEPT = 0
 
 
 def verdicts(source_lengths: tf.Tensor, target_lengths: tf.Tensor, settings: DataSettings) -> tf.Tensor:
-    """The place in `VERDICTS` of each pair.
-
-    Args:
-      source_lengths: int32 [B], tokens with END.
-      target_lengths: int32 [B], tokens with END.
-      settings: the limits.
-
-    Returns:
-      int32 [B].
-    """
+    """The place of each pair in `VERDICTS`, int32 [B], by its tokens on either side, END included, int32 [B]."""
     shorter = tf.minimum(source_lengths, target_lengths)
     longer = tf.maximum(source_lengths, target_lengths)
     is_empty = shorter <= 1

@@ -35,17 +35,11 @@ def shuffled_pools(
 ) -> tf.data.Dataset:
     """The lines of one epoch in random order, from pool `first_pool` on.
 
-    A pool without lines, number END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
-
-    Args:
-      lines: what `line_pairs` gives.
-      settings: sizes of blocks and pools.
-      epoch: int64 scalar.
-      seed: stateless seed [2] of this epoch.
-      first_pool: int64 scalar.
+    The epoch and the first pool are int64 scalars, the epoch's stateless seed is [2]. A pool without lines, number
+    END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
 
     Returns:
-      A dataset of (place int64 [2]: epoch and pool, source lines [B], target lines [B]).
+      A dataset of (address int64 [2]: epoch and pool, source lines [B], target lines [B]).
     """
     pools_per_block = -(-settings.shuffle_buffer // settings.pool_pairs)
     first_block = first_pool // pools_per_block
@@ -57,8 +51,8 @@ def shuffled_pools(
 
         def pool_of_block(pool: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             mine = order[pairs * pool // pools : pairs * (pool + 1) // pools]
-            place = tf.stack([epoch, block * pools_per_block + pool])
-            return place, *(tf.gather(side, mine) for side in block_lines)
+            address = tf.stack([epoch, block * pools_per_block + pool])
+            return address, *(tf.gather(side, mine) for side in block_lines)
 
         used = tf.maximum(first_pool - block * pools_per_block, 0)
         return tf.data.Dataset.range(pools).skip(used).map(pool_of_block)

@@ -39,15 +39,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Batches without end: epoch after epoch over this shard of the lines, each in an order of its own.
 
-    Args:
-      files: the text; one pair of files is read after the other.
-      source_vocabulary: cuts the source lines.
-      target_vocabulary: cuts the target lines.
-      settings: filters, budgets and buffers.
-      seed: with `shard`, decides the order.
-      position: int64 [3], the `Batch.position` of the last batch used; the first one comes right behind it.
-      shard: which part of the lines; line n belongs to shard n modulo `shards`.
-      shards: number of workers.
+    Line n belongs to shard n modulo `shards`, the number of workers; `seed` and `shard` decide the order. The first
+    batch comes right behind the position, int64 [3], which is the `Batch.position` of the last batch used.
 
     Returns:
       A dataset of `Batch`. An epoch without any batch ends it with an `InvalidArgumentError` that says so.
@@ -62,16 +55,17 @@ def training_batches(
         first_pool = tf.where(epoch == position[0], position[1], 0)
         return shuffled_pools(lines, settings, epoch, key(shard_seed, epoch, _OF_LINES), first_pool)
 
-    def pool_of_lines(place: tf.Tensor, source_lines: tf.Tensor, target_lines: tf.Tensor) -> Pool:
-        return builder.for_training(place, source_lines, target_lines, key(shard_seed, place[0], _OF_LENGTHS, place[1]))
+    def pool_of_lines(address: tf.Tensor, source_lines: tf.Tensor, target_lines: tf.Tensor) -> Pool:
+        seed_of_pool = key(shard_seed, address[0], _OF_LENGTHS, address[1])
+        return builder.for_training(address, source_lines, target_lines, seed_of_pool)
 
     def batches_of_pool(pool: Pool) -> tf.data.Dataset:
-        used = tf.where(tf.reduce_all(pool.place == position[:2]), position[2] + 1, 0)
+        used = tf.where(tf.reduce_all(pool.address == position[:2]), position[2] + 1, 0)
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(pool.batches), key(shard_seed, pool.place[0], _OF_BATCHES, pool.place[1])
+            tf.range(pool.batches), key(shard_seed, pool.address[0], _OF_BATCHES, pool.address[1])
         )
-        places = tf.data.Dataset.range(pool.batches).skip(used)
-        return places.map(lambda place: pool.batch(order[place], place))
+        turns = tf.data.Dataset.range(pool.batches).skip(used)
+        return turns.map(lambda turn: pool.batch(order[turn], turn))
 
     # One pool is tokenized at a time: parallel calls of the tokenizer have been seen to lock each other out.
     pools = tf.data.Dataset.range(position[0], tf.int64.max).flat_map(pools_of_epoch).map(pool_of_lines)
@@ -109,7 +103,7 @@ def _refuse_empty_epochs(
 
     def check(batches: tf.Tensor, pool: Pool) -> tuple[tf.Tensor, Pool]:
         batches += pool.batches
-        is_end = pool.place[1] == END_OF_EPOCH
+        is_end = pool.address[1] == END_OF_EPOCH
         with tf.control_dependencies([tf.debugging.Assert(~is_end | (batches > 0), [message, shard, shards])]):
             return tf.where(is_end, tf.zeros_like(batches), batches), pool
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from tfnmt.settings import setting
 
@@ -35,15 +36,21 @@ class TextSettings:
         """Flags that do not fit each other."""
         faults = []
         for split in ("train", "validation"):
-            sources, targets = getattr(self, f"{split}_source"), getattr(self, f"{split}_target")
-            if targets and len(targets) != len(sources):
-                faults.append(
-                    f"--{split}_source names {len(sources)} files and --{split}_target {len(targets)}: give one target "
-                    "file for each source file, in the same order."
-                )
-            if sources and self.data:
+            faults += unpaired_faults(self, split)
+            if self.data and getattr(self, f"{split}_source"):
                 faults.append(f"--{split}_source: --data names the files already; give one of the two flags.")
         return faults
+
+
+def unpaired_faults(settings: Any, split: str) -> list[str]:
+    """What is wrong where `--SPLIT_source` and `--SPLIT_target` both name files, but not equally many."""
+    sources, targets = getattr(settings, f"{split}_source"), getattr(settings, f"{split}_target")
+    if not targets or len(targets) == len(sources):
+        return []
+    return [
+        f"--{split}_source names {len(sources)} files and --{split}_target {len(targets)}: give one target file for "
+        "each source file, in the same order."
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

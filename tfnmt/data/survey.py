@@ -41,23 +41,14 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Counts over the first `pairs_read` pairs of the files.
+    """Counts over the first `pairs_read` pairs of the files."""
 
-    Attributes:
-      pairs: sentence pairs in the files.
-      verdicts: "kept", or a reason to leave a pair out -> number of pairs.
-      batches: how many the kept pairs make on one worker.
-      source: sums of the source side.
-      target: sums of the target side.
-      batch_positions: the budget of target positions.
-    """
-
-    pairs: int
-    verdicts: dict[str, int]
-    batches: int
+    pairs: int  # in all the files
+    verdicts: dict[str, int]  # "kept", or a reason to leave a pair out -> number of pairs
+    batches: int  # how many the kept pairs make on one worker
     source: Side
     target: Side
-    batch_positions: int
+    batch_positions: int  # the budget of target positions
 
     @property
     def pairs_read(self) -> int:
@@ -119,17 +110,10 @@ def survey(
     shards: int = 1,
     limit: int = SURVEYED_PAIRS,
 ) -> Survey:
-    """Tokenizes the first `limit` pairs, as training would, and counts.
+    """Tokenizes the first `limit` pairs of the training files, as training would, and counts.
 
-    It reads on until every worker has a pair: one whose shard has none would wait for a batch for ever.
-
-    Args:
-      files: the training files, inspected before.
-      source_vocabulary: cuts the source lines.
-      target_vocabulary: cuts the target lines.
-      settings: filters and budgets.
-      shards: number of workers.
-      limit: where to stop.
+    It reads on until each of `shards` workers has a pair: one whose shard has none would wait for a batch for ever. The
+    files must have been inspected before.
 
     Raises:
       UserError: a worker has no pair left in all the files, or a vocabulary cannot sample subwords as wished.
@@ -149,10 +133,10 @@ def survey(
 
 def _read(files: Sequence[TextPair], builder: PoolBuilder, shards: int, limit: int) -> tuple["_Counts", np.ndarray]:
     """Reads `limit` pairs, or more until each shard has one: the counts of the pools, and the pairs of each shard."""
-    no_seed, no_place = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
+    no_seed, no_address = tf.zeros([2], tf.int64), tf.zeros([2], tf.int64)
 
     def counted(source_lines: tf.Tensor, target_lines: tf.Tensor) -> tuple[_Counts, tf.Tensor]:
-        pool = builder.for_training(no_place, source_lines, target_lines, no_seed)
+        pool = builder.for_training(no_address, source_lines, target_lines, no_seed)
         return _count(pool), tf.where(pool.verdicts == filters.KEPT)[:, 0]
 
     lines = line_pairs(files)

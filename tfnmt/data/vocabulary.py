@@ -34,7 +34,10 @@ class Vocabulary:
           UserError: the file cannot be read, is no SentencePiece model or numbers its special pieces otherwise.
         """
         self.path = str(model_path)
-        self.model = _read_bytes(self.path)
+        try:
+            self.model = pathlib.Path(model_path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot read this vocabulary: {error.strerror}.") from error
         self._processor = _load(self.path, self.model)
         self.size = self._processor.vocab_size()
         self._tokenize_eagerly = tf.function(self.tokenize, reduce_retracing=True, autograph=False)
@@ -85,13 +88,9 @@ class Vocabulary:
         return self._tokenizer(nbest, alpha).tokenize(lines)
 
     def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
-        """Joins pieces into text, in the graph.
+        """Joins pieces, int32 [B, T], into text, UTF-8 strings [B], in the graph.
 
-        Args:
-          ids: int32 [B, T]; what stands behind the first END_ID is ignored, and so are PAD_ID and BEGIN_ID.
-
-        Returns:
-          UTF-8 strings [B].
+        What stands behind the first END_ID is ignored, and so are PAD_ID and BEGIN_ID.
         """
         if tf.executing_eagerly():
             return self._detokenize_eagerly(ids)
@@ -130,22 +129,14 @@ def load_vocabularies(directory: str | pathlib.Path) -> tuple[Vocabulary, Vocabu
     if not directory:
         raise UserError("--vocabulary is missing: name the directory that tfnmt-vocabulary has made, or --data.")
     directory = pathlib.Path(directory)
-    if tf.io.gfile.exists(str(directory / JOINT_NAME)):
+    if (directory / JOINT_NAME).exists():
         joint = Vocabulary(directory / JOINT_NAME)
         return joint, joint
-    missing = [name for name in (SOURCE_NAME, TARGET_NAME) if not tf.io.gfile.exists(str(directory / name))]
+    missing = [name for name in (SOURCE_NAME, TARGET_NAME) if not (directory / name).exists()]
     if missing:
         wanted = f"{JOINT_NAME}, or {SOURCE_NAME} and {TARGET_NAME}"
         raise UserError(f"--vocabulary={directory}: found no {' and no '.join(missing)}. It must hold {wanted}.")
     return Vocabulary(directory / SOURCE_NAME), Vocabulary(directory / TARGET_NAME)
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
-    except tf.errors.OpError as error:
-        raise UserError(f"{path}: cannot read this vocabulary: {error.message}") from error
 
 
 def _load(path: str, model: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -157,8 +148,8 @@ def _load(path: str, model: bytes) -> sentencepiece.SentencePieceProcessor:
         loaded = False
     if not loaded:
         raise UserError(f"{path}: this is not a SentencePiece model. {remedy}")
-    found = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    special_ids = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
     wanted = (PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID)
-    if found != wanted:
-        raise UserError(f"{path}: the ids of pad, unk, bos and eos must be {wanted}, and are {found}. {remedy}")
+    if special_ids != wanted:
+        raise UserError(f"{path}: the ids of pad, unk, bos and eos must be {wanted}, and are {special_ids}. {remedy}")
     return processor

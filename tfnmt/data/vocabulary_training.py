@@ -4,7 +4,7 @@ import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
@@ -50,19 +50,18 @@ def train_vocabularies(
 ) -> tuple[Vocabulary, Vocabulary]:
     """Makes the vocabulary, joint or one for each side, of `files` in `directory`, replacing what is there.
 
-    Returns:
-      Source and target vocabulary: one object twice if they are joint.
+    It returns source and target vocabulary: one object twice if they are joint.
 
     Raises:
       UserError: the text does not support the size, or the directory cannot be written.
     """
     directory = pathlib.Path(directory)
     if settings.joint_vocabulary:
-        lines = (line for pair in _pairs(files) for line in pair)
+        lines = (line for pair in read_pairs(*files) for line in pair)
         train_vocabulary(lines, directory / JOINT_NAME, settings)
     else:
-        train_vocabulary((source for source, _ in _pairs(files)), directory / SOURCE_NAME, settings)
-        train_vocabulary((target for _, target in _pairs(files)), directory / TARGET_NAME, settings)
+        train_vocabulary((source for source, _ in read_pairs(*files)), directory / SOURCE_NAME, settings)
+        train_vocabulary((target for _, target in read_pairs(*files)), directory / TARGET_NAME, settings)
         (directory / JOINT_NAME).unlink(missing_ok=True)
     return load_vocabularies(directory)
 
@@ -101,18 +100,14 @@ def train_vocabulary(lines: Iterable[str], path: pathlib.Path, settings: Vocabul
         raise UserError(f"--vocabulary={path.parent}: cannot write the vocabulary: {error.strerror}.") from error
 
 
-def _pairs(files: Sequence[TextPair]) -> Iterator[tuple[str, str]]:
-    return (pair for file in files for pair in read_pairs(file))
-
-
 def _explain(message: str, settings: VocabularySettings) -> str:
     """What SentencePiece's `message` means for the flags."""
     flag = f"--vocabulary_size={settings.vocabulary_size}"
-    if found := re.search(r"size too high .* value <= (\d+)", message):
-        return f"{flag}: this text supports at most {found[1]} pieces; give --vocabulary_size={found[1]} or more text."
-    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        remedy = f"give --vocabulary_size={found[1]} or more, or a lower --character_coverage"
-        return f"{flag}: the characters of this text alone need {found[1]} pieces; {remedy}."
+    if match := re.search(r"size too high .* value <= (\d+)", message):
+        return f"{flag}: this text supports at most {match[1]} pieces; give --vocabulary_size={match[1]} or more text."
+    if match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        remedy = f"give --vocabulary_size={match[1]} or more, or a lower --character_coverage"
+        return f"{flag}: the characters of this text alone need {match[1]} pieces; {remedy}."
     if "!sentences_.empty()" in message:
         return "The training files have no text to make a vocabulary from: every line is empty."
     return f"SentencePiece cannot make this vocabulary: {message}"

@@ -11,8 +11,7 @@ from tfnmt.errors import UserError
 def average(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
     """A checkpoint of the newest update with the mean of the parameters, and without training state.
 
-    Args:
-      checkpoints: at least one; they are taken one after the other, so that an iterator need not hold them all.
+    The checkpoints, at least one, are taken one after the other, so that an iterator need not hold them all.
 
     Raises:
       UserError: the checkpoints are of different models.

@@ -8,23 +8,18 @@ from tfnmt.batch import PAD_ID
 
 
 def cut_batches(lengths: Sequence[int], sentences: int, tokens: int) -> list[list[int]]:
-    """Cuts sentences into batches of like length, the longest first, so that too little memory shows at once.
+    """The numbers of the sentences in each batch: of like length, the longest first, so that too little memory shows.
 
-    Args:
-      lengths: tokens of each sentence; equal ones keep their order.
-      sentences: most sentences in a batch.
-      tokens: most positions in a batch, padding included; a longer sentence is a batch of its own.
-
-    Returns:
-      The places of the sentences in each batch.
+    A batch has at most so many `sentences` and so many positions of `tokens`, padding included; a longer sentence is a
+    batch of its own. Sentences of equal lengths keep their order.
     """
     batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         fits = batches and len(batches[-1]) < min(sentences, tokens // lengths[batches[-1][0]])
         if fits:
-            batches[-1].append(place)
+            batches[-1].append(number)
         else:
-            batches.append([place])
+            batches.append([number])
     return batches
 
 

@@ -10,33 +10,22 @@ Every decision depends on the sentence alone, never on its neighbours in the bat
 done leave the batch as soon as they are a quarter of it.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfnmt.batch import BEGIN_ID, PAD_ID
 from tfnmt.decoding.candidates import IMPOSSIBLE, Candidates, best_candidates, ending, going_on, length_penalty
+from tfnmt.decoding.ensemble import Ensemble
 from tfnmt.decoding.settings import SearchSettings
-from tfnmt.models.base import Nest
+from tfnmt.models.base import Model, Nest
 
 SPACE = "▁"  # as SentencePiece writes it
 DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than computing the done ones in vain
 
 
-class Decoder(Protocol):
-    """The decoding half of a model; see `tfnmt.models.base.Model`. An ensemble's views are a sequence of views."""
-
-    def encode(self, views: Any, source_ids: tf.Tensor) -> Nest:
-        """See `Model.encode`."""
-
-    def start(self, views: Any, memory: Nest, beams: int, length: tf.Tensor) -> Nest:
-        """See `Model.start`."""
-
-    def step(
-        self, views: Any, memory: Nest, cache: Nest, previous_ids: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tf.Tensor, Nest, tf.Tensor]:
-        """See `Model.step`."""
-        ...
+Decoder = Model | Ensemble
+"""What encodes, starts and steps. An ensemble's views are a sequence of views."""
 
 
 class Hypotheses(NamedTuple):
@@ -94,8 +83,8 @@ def beam_search(
 
     search = _begin(model, views, source_ids, settings, with_attention, with_texts=pieces is not None)
     (search,) = tf.while_loop(go_on, advance, (search,), (_loose_shapes(search),), parallel_iterations=1)
-    found = _deliver(search)
-    return found._replace(ids=found.ids[:, :, 1:], attention=found.attention[:, :, 1:])
+    best = _deliver(search)
+    return best._replace(ids=best.ids[:, :, 1:], attention=best.attention[:, :, 1:])
 
 
 def length_limits(source_ids: tf.Tensor, settings: SearchSettings) -> tf.Tensor:
@@ -147,7 +136,7 @@ def _loose_shapes(search: Search) -> Search:
     """Shape invariants: the batch shrinks, hypotheses grow, and so may a cache along all but its last dimension."""
 
     def loose(tensor: tf.Tensor, fixed: tuple[int, ...]) -> tf.TensorShape:
-        return tf.TensorShape([size if place in fixed else None for place, size in enumerate(tensor.shape)])
+        return tf.TensorShape([size if axis in fixed else None for axis, size in enumerate(tensor.shape)])
 
     def all_of(nest: Nest, rule) -> Nest:
         return tf.nest.map_structure(lambda tensor: loose(tensor, rule(tensor.shape.rank)), nest)
@@ -284,11 +273,11 @@ def _hypotheses(nest: Nest, rows: tf.Tensor, parents: tf.Tensor) -> Nest:
 
 
 def _deliver(search: Search) -> Hypotheses:
-    """The output, with what has finished so far in its place."""
+    """The output, into whose rows goes what has finished so far."""
     places = search.places[:, None]
     output = search.output
-    found = _fill_up(search.finished, tf.shape(output.ids)[2], tf.shape(output.attention)[2])
-    moved = {name: getattr(found, name) for name in ("ids", "scores", "attention")}  # Texts serve the search alone.
+    finished = _fill_up(search.finished, tf.shape(output.ids)[2], tf.shape(output.attention)[2])
+    moved = {name: getattr(finished, name) for name in ("ids", "scores", "attention")}  # Texts serve the search alone.
     return output._replace(
         **{name: tf.tensor_scatter_nd_update(getattr(output, name), places, new) for name, new in moved.items()}
     )

@@ -74,7 +74,7 @@ def going_on(candidates: Candidates, count: int) -> Candidates:
     open_values = tf.where(candidates.tokens == END_ID, IMPOSSIBLE, candidates.log_probabilities)
     best, places = tf.math.top_k(open_values, count)
     return Candidates(
-        best, tf.gather(candidates.parents, places, batch_dims=1), tf.gather(candidates.tokens, places, batch_dims=1)
+        best, *(tf.gather(field, places, batch_dims=1) for field in (candidates.parents, candidates.tokens))
     )
 
 

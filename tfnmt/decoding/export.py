@@ -16,7 +16,7 @@ class ExportedTranslator(tf.Module):
         """Holds the parameter vectors; several are an ensemble."""
         super().__init__()
         self._parameters = [tf.Variable(vector, trainable=False) for vector in vectors]
-        self._search, self._translator = translator.graph(len(vectors)), translator
+        self._search, self._translator = translator.graph(), translator
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")], autograph=False)
     def translate(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -39,8 +39,11 @@ class ExportedTranslator(tf.Module):
 
         def search() -> tuple[tf.Tensor, tf.Tensor]:
             source_ids = self._cut(tf.gather(ids, places[:, 0]))
-            found, _, scores, _ = self._search([each.read_value() for each in self._parameters], source_ids)
-            return tuple(tf.tensor_scatter_nd_update(*each) for each in zip(nothing, (places, places), (found, scores)))
+            vectors = [variable.read_value() for variable in self._parameters]
+            texts, _, scores, _ = self._search(vectors, source_ids)
+            return tuple(
+                tf.tensor_scatter_nd_update(empty, places, full) for empty, full in zip(nothing, (texts, scores))
+            )
 
         translations, scores = tf.cond(tf.size(places) > 0, search, lambda: nothing)
         return {"translations": translations, "scores": scores}

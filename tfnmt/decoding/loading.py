@@ -99,21 +99,21 @@ def _vectors(run: RunDirectory, layout: Layout, names: Sequence[str]) -> list[tu
     """Update and parameter vector of each checkpoint of a run; two names of one checkpoint count once."""
     store = CheckpointStore(run.checkpoints)
     checkpoints = [store.load(checkpoint_key(name), slots=()) for name in names]
-    found = {}
+    vectors = {}
     for checkpoint in checkpoints:
         refuse(_parameter_faults(f"{run.path} at update {checkpoint.update}", layout, checkpoint.parameters))
-        found[checkpoint.update] = layout.pack_arrays(checkpoint.parameters)
-    return list(found.items())
+        vectors[checkpoint.update] = layout.pack_arrays(checkpoint.parameters)
+    return list(vectors.items())
 
 
 def _parameter_faults(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> list[str]:
     """Where a checkpoint's parameters are not those of the model."""
     expected = {parameter.name: parameter.shape for parameter in layout.parameters}
     faults = [
-        f"{name}: {each} has the shape {arrays[each].shape} in the checkpoint and {shape} by the run's settings and "
-        "vocabularies, which do not belong to it."
-        for each, shape in expected.items()
-        if each in arrays and arrays[each].shape != shape
+        f"{name}: {parameter} has the shape {arrays[parameter].shape} in the checkpoint and {shape} by the run's "
+        "settings and vocabularies, which do not belong to it."
+        for parameter, shape in expected.items()
+        if parameter in arrays and arrays[parameter].shape != shape
     ]
     odd = sorted(expected.keys() ^ arrays.keys())
     return faults + ([f"{name}: only one of model and checkpoint has {', '.join(odd[:5])}."] if odd else [])

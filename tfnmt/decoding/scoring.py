@@ -41,17 +41,12 @@ class Scorer:
         batch_sentences: int,
         batch_positions: int,
     ):
-        """Prepares the graphs.
+        """Scores by a model and a layout for each parameter vector.
 
-        Args:
-          models: the model of each parameter vector.
-          layouts: the layout of each parameter vector.
-          source_vocabulary: cuts the source lines.
-          target_vocabulary: cuts the target lines.
-          batch_sentences: most pairs in a batch.
-          batch_positions: most positions of the longer side in a batch, padding included.
+        A batch has at most `batch_sentences` pairs, and at most `batch_positions` positions of the longer side, padding
+        included.
         """
-        self._models, self._layouts = list(models), list(layouts)
+        self._models, self._layouts = models, layouts
         self._vocabularies = (source_vocabulary, target_vocabulary)
         self._batch_sentences, self._batch_positions = batch_sentences, batch_positions
         ids = tf.TensorSpec([None, None], tf.int32)
@@ -73,13 +68,13 @@ class Scorer:
         )
         lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids)]
         scores: dict[int, PairScore] = {}
-        for places in cut_batches(lengths, self._batch_sentences, self._batch_positions):
-            batch = [pad([side[place] for place in places]) for side in (source_ids, target_ids)]
+        for numbers in cut_batches(lengths, self._batch_sentences, self._batch_positions):
+            batch = [pad([side[number] for number in numbers]) for side in (source_ids, target_ids)]
             sums = self._graph(vectors, *batch).numpy()
-            scores |= {place: PairScore(float(total), len(target_ids[place])) for place, total in zip(places, sums)}
+            scores |= {number: PairScore(float(total), len(target_ids[number])) for number, total in zip(numbers, sums)}
             if report is not None:
-                report(len(places), sum(len(target_ids[place]) for place in places))
-        return [scores[place] for place in range(len(lengths))]
+                report(len(numbers), sum(len(target_ids[number]) for number in numbers))
+        return [scores[number] for number in range(len(lengths))]
 
     def _tokenize(self, vocabulary: Vocabulary, lines: Sequence[str]) -> list[np.ndarray]:
         return split_rows(vocabulary.tokenize(tf.constant(list(lines)))) if lines else []

@@ -4,10 +4,10 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import IO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from tfnmt.data.files import create_bytes, inspect_file, open_bytes, without_mark
+from tfnmt.data.files import decoded_lines, inspect_file, open_bytes, read_lines
 from tfnmt.errors import UserError, refuse
 
 STANDARD = "-"
@@ -32,20 +32,8 @@ def count_lines(path: str) -> int | None:
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """The lines of a plain or gzip file, or of standard input, without their ends, carriage returns and mark.
-
-    Raises:
-      UserError: a line is not UTF-8; those before it have been given.
-    """
-    name = "standard input" if path == STANDARD else path
-    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open_bytes(path) as stream:
-        for number, line in enumerate(without_mark(stream), start=1):
-            try:
-                yield line.decode("utf-8").rstrip("\n").replace("\r", "")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text to UTF-8."
-                ) from error
+    """The lines of a plain or gzip file, or of standard input; see `tfnmt.data.files.decoded_lines`."""
+    return decoded_lines(sys.stdin.buffer, "standard input") if path == STANDARD else read_lines(path)
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -66,42 +54,30 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 @contextlib.contextmanager
-def line_writer(path: str) -> Iterator["LineWriter"]:
-    """What writes lines to a plain or gzip file, or to standard output.
+def line_writer(path: str) -> Iterator[Callable[[Iterable[str]], None]]:
+    """A function that writes lines to a plain or gzip file, or to standard output.
+
+    It passes them on at once, as UTF-8; line feeds inside of a line become spaces.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file, or standard output, cannot be written.
     """
-    if path == STANDARD:
-        yield LineWriter(sys.stdout.buffer, "standard output")
-        return
-    name = f"--output={path}"
+    name = "standard output" if path == STANDARD else f"--output={path}"
     with _writing(name):
-        stream = create_bytes(path)
-    try:
-        yield LineWriter(stream, name)
-    finally:
-        with _writing(name):
-            stream.close()
+        stream = sys.stdout.buffer if path == STANDARD else open_bytes(path, "wb")
 
-
-class LineWriter:
-    """Writes lines as UTF-8."""
-
-    def __init__(self, stream: IO[bytes], name: str):
-        """Writes to `stream`, whose `name` stands in errors."""
-        self._stream, self._name = stream, name
-
-    def write(self, lines: Iterable[str]) -> None:
-        """Writes the lines and passes them on at once; line feeds inside of a line become spaces.
-
-        Raises:
-          UserError: they cannot be written.
-        """
+    def write(lines: Iterable[str]) -> None:
         content = "".join(line.replace("\n", " ") + "\n" for line in lines).encode()
-        with _writing(self._name):
-            self._stream.write(content)
-            self._stream.flush()
+        with _writing(name):
+            stream.write(content)
+            stream.flush()
+
+    try:
+        yield write
+    finally:
+        if path != STANDARD:
+            with _writing(name):
+                stream.close()
 
 
 @contextlib.contextmanager

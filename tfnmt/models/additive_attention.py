@@ -52,13 +52,10 @@ class AdditiveAttention:
         return tf.reshape(rows, [shape[0], shape[1], width])
 
     def read(self, multiply: Multiply, views: Views, hidden: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Reads the memory for K queries of each sentence.
+        """Reads the memory for K queries of each sentence, whose states `hidden` are [B K, D].
 
-        Args:
-          multiply: multiplies with the query's kernel and with MEMORY.
-          views: the other parameters, and KEYS.
-          hidden: query states [B K, D].
-          bias: added to the energies, [B, 1, S]; hugely negative on padding.
+        It multiplies with the query's kernel and with MEMORY; the views have the other parameters, and KEYS. The bias,
+        [B, 1, S], which is added to the energies, is hugely negative on padding.
 
         Returns:
           contexts [B K, M] and weights [B, K, S], whose rows are distributions.

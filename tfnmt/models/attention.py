@@ -30,17 +30,10 @@ def join_heads(inputs: tf.Tensor) -> tf.Tensor:
 
 
 def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, dropout) -> tf.Tensor:
-    """Scaled dot-product attention of every head.
+    """Scaled dot-product attention of every head: [B, H, T, D'] of queries [B, H, T, D'].
 
-    Args:
-      queries: [B, H, T, D'].
-      keys: [B, H, S, D'].
-      values: [B, H, S, D'].
-      bias: added to the scores; broadcasts to [B, H, T, S].
-      dropout: applied to the weights.
-
-    Returns:
-      [B, H, T, D']
+    Keys and values are [B, H, S, D']. The bias, which broadcasts to [B, H, T, S], is added to the scores; dropout is
+    applied to the weights.
     """
     scale = tf.constant(queries.shape[-1] ** -0.5, queries.dtype)
     # Sentences are shorter than heads are wide, so the scores are the smallest array to scale.
@@ -51,17 +44,11 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tens
 def attend_once(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, heads: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Attention of a few queries over keys that are not split into heads, without any transposition.
+    """Attention of a few queries [B, K, D], not split into heads, without any transposition.
 
     Every head's query becomes a row of its own that is zero outside of the head's columns; one product over the
-    whole width then gives the scores of all heads.
-
-    Args:
-      queries: [B, K, D].
-      keys: [B, S, D].
-      values: [B, S, D].
-      bias: added to the scores; broadcasts to [B, K, H, S].
-      heads: H.
+    whole width then gives the scores of all heads. Keys and values are [B, S, D]. The bias, which broadcasts to
+    [B, K, H, S], is added to the scores.
 
     Returns:
       [B, K, D], and the weights [B, K, H, S]

@@ -49,14 +49,10 @@ class Model(abc.ABC):
     """A translation model. It holds no state: parameters come in as views, randomness as a seed.
 
     It computes in `settings.precision`, or in the dtype of the views where that is float64.
-
-    Attributes:
-      settings: the model's settings.
-      parameters: what it declares, in the order in which the layout packs them.
     """
 
     settings: ModelSettings
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Parameter, ...]  # what it declares, in the order in which the layout packs them
 
     def __init__(self, settings: ModelSettings, source_size: int, target_size: int, table_width: int):
         """Names the embedding tables, of `table_width` columns, for vocabularies of these sizes.

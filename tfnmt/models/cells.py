@@ -127,7 +127,7 @@ class DeepCell:
     def __init__(self, kind: type[Cell], name: str, width: int, input_width: int | None, depth: int, normalized: bool):
         """`depth` cells of `kind`; see `Cell`."""
         self._cells = [
-            kind(f"{name}/{place}", width, None if place else input_width, normalized) for place in range(depth)
+            kind(f"{name}/{number}", width, None if number else input_width, normalized) for number in range(depth)
         ]
         self.width, self.state_size = width, kind.state_size
         self.project = self._cells[0].project

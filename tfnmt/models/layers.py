@@ -15,13 +15,11 @@ NORM_EPSILON = 1e-6
 
 def zeros(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
     """Initializer of biases."""
-    del seed
     return tf.zeros(shape)
 
 
 def ones(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
     """Initializer of layer normalization's scale."""
-    del seed
     return tf.ones(shape)
 
 

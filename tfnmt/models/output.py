@@ -44,12 +44,8 @@ def loss_sums(
     The gradient is computed together with the loss, a few rows at a time, so that no array of all positions times
     the whole vocabulary ever exists. Only `loss` can be differentiated.
 
-    Args:
-      states: [B, T, D], what the decoder computed for each target position.
-      kernel: [V, D].
-      bias: [V] or None.
-      target_ids: int32 [B, T].
-      label_smoothing: probability spread evenly over the vocabulary.
+    The states [B, T, D] are what the decoder computed for each of the target ids [B, T]; the kernel is [V, D], the bias
+    [V]. `label_smoothing` is the probability that is spread evenly over the vocabulary.
     """
     ids = tf.reshape(target_ids, [-1])
     trained = [kernel] if bias is None else [kernel, bias]

@@ -10,13 +10,12 @@ r_t, and the backward loop repeats only what lies between the products, which ta
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
+from tfnmt.models.base import Nest
 from tfnmt.models.layers import column_sums, kernel_gradient, leading_dimensions
 
-Nest = Any
 Tensors = tuple[tf.Tensor, ...]
 
 Multiply = Callable[[tf.Tensor, str], tf.Tensor]
@@ -198,8 +197,8 @@ def _trained(inputs: Nest) -> Tensors:
 def _with_untrained(inputs: Nest, gradients: Sequence[tf.Tensor]) -> Nest:
     """The nest of `inputs` with `gradients` in the places of what has gradients, and None elsewhere."""
     remaining = iter(gradients)
-    places = [next(remaining) if tensor.dtype.is_floating else None for tensor in tf.nest.flatten(inputs)]
-    return tf.nest.pack_sequence_as(inputs, places)
+    gradients_or_none = [next(remaining) if tensor.dtype.is_floating else None for tensor in tf.nest.flatten(inputs)]
+    return tf.nest.pack_sequence_as(inputs, gradients_or_none)
 
 
 def _weight_gradient(weight: tf.Tensor, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:

@@ -11,12 +11,11 @@ from tfnmt.batch import BEGIN_ID, Batch, is_token
 from tfnmt.layout import Parameter
 from tfnmt.models import layers, output
 from tfnmt.models.base import LossSums, Model, Views
-from tfnmt.models.dropout import Dropout
+from tfnmt.models.dropout import Dropout, SentenceDropout
 from tfnmt.models.recurrence import Tensors
 from tfnmt.models.recurrent_decoder import Decoder, Memory
 from tfnmt.models.recurrent_encoder import Encoder
 from tfnmt.models.recurrent_settings import RecurrentSettings
-from tfnmt.models.sentence_dropout import SentenceDropout
 
 
 class Recurrent(Model):
@@ -48,27 +47,26 @@ class Recurrent(Model):
         return tf.transpose(tf.cast(scores, tf.float32))
 
     def cast(self, views: Views) -> Views:
-        """See `Model.cast`."""
-        return self._in_precision(views)
+        """See `Model.cast`. Only kernels are cast; states and what lies between products stay float32."""
+        kernels = {name: view for name, view in views.items() if _is_kernel(name)}
+        return {**views, **layers.in_precision(kernels, self.settings.precision)}
 
     def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
         """See `Model.encode`."""
-        return self._encode(self._in_precision(views), source_ids, _Dropouts(self.settings, None))
+        return self._encode(self.cast(views), source_ids, _Dropouts(self.settings, None))
 
     def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Tensors:
         """See `Model.start`."""
-        del views, length
         return tuple(tf.tile(part[:, None], [1, beams, 1]) for part in memory.start)
 
     def step(
         self, views: Views, memory: Memory, cache: Tensors, previous_ids: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
         """See `Model.step`."""
-        del step
         shape = tf.shape(previous_ids)
         embedded = tf.gather(views[self._tables.target], tf.reshape(previous_ids, [-1]))
         state = tuple(tf.reshape(part, [-1, self.settings.width]) for part in cache)
-        states, state, weights = self._decoder.step(self._in_precision(views), memory, state, embedded)
+        states, state, weights = self._decoder.step(self.cast(views), memory, state, embedded)
         kernel, bias = self._projection(views)
         scores = output.logits(tf.cast(states, kernel.dtype), kernel, bias)
         scores = tf.reshape(tf.cast(scores, tf.float32), [shape[0], shape[1], self._target_vocabulary_size])
@@ -90,7 +88,7 @@ class Recurrent(Model):
 
     def _decode(self, views: Views, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
         """What the projection reads at every target position: [T, B, E]."""
-        dropouts, views = _Dropouts(self.settings, seed), self._in_precision(views)
+        dropouts, views = _Dropouts(self.settings, seed), self.cast(views)
         memory = self._encode(views, batch.source_ids, dropouts)
         previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)
         embedded = self._embed(views[self._tables.target], previous_ids, dropouts)
@@ -107,11 +105,6 @@ class Recurrent(Model):
         embedded = layers.embed(table, tf.transpose(ids))
         read = dropouts.words(tf.ones_like(embedded[..., :1]))
         return dropouts.layers(embedded * read if dropouts.words.active else embedded)
-
-    def _in_precision(self, views: Views) -> Views:
-        """The views with kernels in the dtype of the products; states and what lies between products stay float32."""
-        kernels = {name: view for name, view in views.items() if _is_kernel(name)}
-        return {**views, **layers.in_precision(kernels, self.settings.precision)}
 
     def _projection(self, views: Views) -> tuple[tf.Tensor, tf.Tensor]:
         """The output's kernel [V, E] and bias [V], in the dtype of the products."""

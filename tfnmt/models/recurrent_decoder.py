@@ -15,9 +15,9 @@ from tfnmt.models.additive_attention import KEYS, MEMORY, AdditiveAttention
 from tfnmt.models.attention import padding_bias
 from tfnmt.models.base import Views
 from tfnmt.models.cells import CELLS
+from tfnmt.models.dropout import SentenceDropout
 from tfnmt.models.recurrence import Multiply, Tensors, add_bias, multiply_by, recur
 from tfnmt.models.recurrent_settings import RecurrentSettings, deep_cell
-from tfnmt.models.sentence_dropout import SentenceDropout
 
 
 class Memory(NamedTuple):
@@ -76,8 +76,8 @@ class Decoder:
     ) -> tf.Tensor:
         """The output's states for given tokens before each position, `embedded` [T, B, E]: [T, B, E]."""
         states, contexts = self._run_conditional(views, memory, embedded, state_dropout)
-        for place, cell in enumerate(self._higher, 1):
-            initial = memory.start[place * self._parts : (place + 1) * self._parts]
+        for layer, cell in enumerate(self._higher, 1):
+            initial = memory.start[layer * self._parts : (layer + 1) * self._parts]
             states += cell.run(views, dropout(states), initial, state_dropout.mask(states, cell.width))
         return dropout(self._output(views, states, embedded, contexts))
 
@@ -94,8 +94,8 @@ class Decoder:
         projected = self._first.project(multiply, views, embedded)
         new_state, context, weights = self._conditional(multiply, views, state[: self._parts], projected, memory.bias)
         states = new_state[0]
-        for place, cell in enumerate(self._higher, 1):
-            before = state[place * self._parts : (place + 1) * self._parts]
+        for layer, cell in enumerate(self._higher, 1):
+            before = state[layer * self._parts : (layer + 1) * self._parts]
             behind = cell.step(multiply, views, before, cell.project(multiply, views, states))
             states, new_state = states + behind[0], new_state + behind
         return self._output(views, states, embedded, context), new_state, weights

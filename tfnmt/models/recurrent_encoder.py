@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from tfnmt.layout import Parameter
 from tfnmt.models.base import Views
+from tfnmt.models.dropout import SentenceDropout
 from tfnmt.models.recurrent_settings import RecurrentSettings, deep_cell
-from tfnmt.models.sentence_dropout import SentenceDropout
 
 
 class Encoder:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tfnmt.errors import UserError
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.recurrent import Recurrent, RecurrentSettings
 from tfnmt.models.transformer import Transformer, TransformerSettings
@@ -30,9 +29,7 @@ def build_model(name: str, settings: ModelSettings, source_vocabulary_size: int,
     """The model `name` with `settings`, of the class that `SETTINGS` has for this name.
 
     Raises:
-      UserError: there is no such model, or its settings contradict each other or the vocabularies.
+      UserError: the settings contradict each other or the vocabularies.
     """
-    if name not in _MODELS:
-        raise UserError(f"--model={name}: must be one of {', '.join(_MODELS)}.")
     _, model = _MODELS[name]
     return model(settings, source_vocabulary_size, target_vocabulary_size)

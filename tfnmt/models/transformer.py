@@ -42,14 +42,13 @@ class Transformer(Model):
 
     def loss(self, views: Views, batch: Batch, seed: tf.Tensor | None = None) -> LossSums:
         """See `Model.loss`."""
-        views = layers.in_precision(views, self.settings.precision)
-        states = self._decode(views, batch, seed)
-        kernel = views[self._tables.output]
+        views = self.cast(views)
+        states, kernel = self._decode(views, batch, seed), views[self._tables.output]
         return output.loss_sums(states, kernel, None, batch.target_ids, self.settings.label_smoothing)
 
     def log_probabilities(self, views: Views, batch: Batch) -> tf.Tensor:
         """See `Model.log_probabilities`."""
-        views = layers.in_precision(views, self.settings.precision)
+        views = self.cast(views)
         states = self._decode(views, batch, None)
         return output.log_probabilities(states, views[self._tables.output], None, batch.target_ids)
 
@@ -59,12 +58,10 @@ class Transformer(Model):
 
     def encode(self, views: Views, source_ids: tf.Tensor) -> Memory:
         """See `Model.encode`."""
-        views = layers.in_precision(views, self.settings.precision)
-        return self._encode(views, source_ids, _Pass(self.settings))
+        return self._encode(self.cast(views), source_ids, _Pass(self.settings))
 
     def start(self, views: Views, memory: Memory, beams: int, length: tf.Tensor) -> Cache:
         """See `Model.start`."""
-        del length
         shape = [tf.shape(memory.bias)[0], beams, 0, self.settings.width]
         empty = tuple(tf.zeros(shape, memory.bias.dtype) for _ in range(self.settings.decoder_layers))
         return Cache(empty, empty)
@@ -73,7 +70,7 @@ class Transformer(Model):
         self, views: Views, memory: Memory, cache: Cache, previous_ids: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, Cache, tf.Tensor]:
         """See `Model.step`. The attention is the last layer's, the mean of its heads."""
-        views = layers.in_precision(views, self.settings.precision)
+        views = self.cast(views)
         states = self._embed(views, self._tables.target, previous_ids, positions=(step, 1))
         keys, values, weights = [], [], None
         for layer in range(self.settings.decoder_layers):
@@ -205,17 +202,13 @@ class Transformer(Model):
 
 
 class _Pass:
-    """What one pass over the layers depends on beside the parameters.
+    """What one pass over the layers depends on beside the parameters: dropouts, and whether there are many rows.
 
-    Attributes:
-      residual: dropout of residual branches and embeddings.
-      attention: dropout of attention weights.
-      feed_forward: dropout of hidden units.
-      many_rows: whether the states are larger than the kernels, so that work on kernels saves time.
+    With many rows the states are larger than the kernels, so that work on kernels saves time.
     """
 
     def __init__(self, settings: TransformerSettings, seed: tf.Tensor | None = None, many_rows: bool = True):
-        self.residual = Dropout(settings.dropout, seed, purpose=0)
-        self.attention = Dropout(settings.attention_dropout, seed, purpose=1)
-        self.feed_forward = Dropout(settings.feed_forward_dropout, seed, purpose=2)
+        self.residual = Dropout(settings.dropout, seed, purpose=0)  # of residual branches and embeddings
+        self.attention = Dropout(settings.attention_dropout, seed, purpose=1)  # of attention weights
+        self.feed_forward = Dropout(settings.feed_forward_dropout, seed, purpose=2)  # of hidden units
         self.many_rows = many_rows

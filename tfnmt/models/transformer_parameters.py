@@ -32,41 +32,31 @@ def declare(settings: TransformerSettings) -> list[Parameter]:
     width, pre = settings.width, settings.normalization == "pre"
     declared: list[Parameter] = []
     for layer in range(settings.encoder_layers):
-        declared += _self_attention_parameters(f"encoder/{layer}", width)
-        declared += _feed_forward_parameters(f"encoder/{layer}", settings)
+        declared += _self_attention(f"encoder/{layer}", width)
+        declared += _feed_forward(f"encoder/{layer}", settings)
     if pre:
         declared += layers.norm_parameters("encoder/norm", width)
     blocks = 2 * settings.decoder_layers
     declared += layers.dense_parameters("decoder/memory", width, blocks * width, blocks=blocks)
     for layer in range(settings.decoder_layers):
-        declared += _self_attention_parameters(f"decoder/{layer}", width)
-        declared += _cross_attention_parameters(f"decoder/{layer}", width)
-        declared += _feed_forward_parameters(f"decoder/{layer}", settings)
+        declared += _self_attention(f"decoder/{layer}", width)
+        declared += _sub_layer(f"decoder/{layer}/cross_attention", "query", width, width)
+        declared += _feed_forward(f"decoder/{layer}", settings)
     return declared + (layers.norm_parameters("decoder/norm", width) if pre else [])
 
 
-def _self_attention_parameters(layer: str, width: int) -> list[Parameter]:
-    name = f"{layer}/self_attention"
+def _self_attention(layer: str, width: int) -> list[Parameter]:
+    return _sub_layer(f"{layer}/self_attention", "query_key_value", width, width, blocks=3)
+
+
+def _feed_forward(layer: str, settings: TransformerSettings) -> list[Parameter]:
+    return _sub_layer(f"{layer}/feed_forward", "hidden", settings.width, settings.feed_forward_width)
+
+
+def _sub_layer(name: str, first: str, width: int, inner_width: int, blocks: int = 1) -> list[Parameter]:
+    """Layer normalization, a first dense layer that makes so many `blocks` of the inner width, and one back."""
     return [
         *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/query_key_value", width, 3 * width, blocks=3),
-        *layers.dense_parameters(f"{name}/output", width, width),
-    ]
-
-
-def _cross_attention_parameters(layer: str, width: int) -> list[Parameter]:
-    name = f"{layer}/cross_attention"
-    return [
-        *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/query", width, width),
-        *layers.dense_parameters(f"{name}/output", width, width),
-    ]
-
-
-def _feed_forward_parameters(layer: str, settings: TransformerSettings) -> list[Parameter]:
-    name, width, hidden = f"{layer}/feed_forward", settings.width, settings.feed_forward_width
-    return [
-        *layers.norm_parameters(f"{name}/norm", width),
-        *layers.dense_parameters(f"{name}/hidden", width, hidden),
-        *layers.dense_parameters(f"{name}/output", hidden, width),
+        *layers.dense_parameters(f"{name}/{first}", width, blocks * inner_width, blocks=blocks),
+        *layers.dense_parameters(f"{name}/output", inner_width, width),
     ]

@@ -111,7 +111,7 @@ class Validation:
         pairs = [pair for file in files for pair in read_pairs(file)][: settings.validation_sentences or None]
         self._sources, self._references = ([pair[side] for pair in pairs] for side in range(2))
         search = dataclasses.replace(decoding, beam_size=settings.validation_beam_size, nbest=1)
-        self._translator = Translator(model, layout, *vocabularies, search)
+        self._translator = Translator([model], [layout], *vocabularies, search)
 
     def evaluate(self, vector: tf.Tensor) -> Evaluation:
         """The loss and the scores of the parameters `vector` [size]."""
