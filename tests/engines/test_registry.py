@@ -144,6 +144,14 @@ def test_stragglers_are_workers():
 
 
 @pytest.mark.parametrize(
+    "text, is_one", [("0:0.5", True), ("0:0", False), ("-1:2", False), ("1", False), ("a:2", False)]
+)
+def test_a_straggler_is_a_number_and_a_positive_factor(text, is_one):
+    fault = f"--stragglers={text}: must be worker:factor, such as 3:2.5."
+    assert SimulationSettings(workers=4, stragglers=(text,)).faults() == [fault] * (not is_one)
+
+
+@pytest.mark.parametrize(
     "row, shared, fault",
     [
         (Bmuf(), {}, "--reduction_pieces=2: --strategy=it does not push at every step"),

@@ -40,6 +40,14 @@ def test_a_worker_s_own_events_can_be_taken_out_of_order():
     assert found.next_of(1) == (0.5, 1, "early")
 
 
+def test_what_is_left_is_in_order_when_one_has_been_taken_out():
+    found = Timeline(Links(8, 1, 1.0))
+    for seconds, worker in ((1.0, 0), (5.0, 1), (2.0, 2), (6.0, 3), (7.0, 4), (3.0, 5), (4.0, 6)):
+        found.add(Event(seconds, worker, "done"))
+    assert found.next_of(0) == (1.0, 0, "done")
+    assert [event.worker for event in iter(found.next, None)] == [2, 5, 6, 1, 3, 4]
+
+
 def test_what_ends_meanwhile_keeps_its_time():
     found = timeline()
     assert found.next_of(1) == (0.5, 1, "early")

@@ -44,6 +44,13 @@ def test_slots_are_replaced_by_their_mean():
     assert not np.any([held(made)[name] for name in ("received", "received_m")])
 
 
+@pytest.mark.parametrize("spoiled", [(0, 3), (1, 2, 3), (3,), (2, 6), (6, 7)])
+def test_of_many_elements_that_are_not_finite_the_first_is_named(spoiled):
+    """In whichever shards and vectors they are."""
+    delta, slot = np.split(np.where(np.isin(np.arange(8), spoiled), np.inf, 1.0), 2)
+    assert receive(server(quorum=2), payload(delta, slot), ONE)[1] == spoiled[0]
+
+
 @pytest.mark.parametrize("weight, spoiled, place", [(1.0, np.nan, 6), (0.0, 7.0, -1)])
 def test_payload_that_does_not_count_leaves_no_trace(weight, spoiled, place):
     """Not finite in a slot alone, or of no weight."""

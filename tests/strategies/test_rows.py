@@ -38,6 +38,7 @@ def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
     [
         (ModelAverage(local_steps=5), 4, "4 parameter deltas of 5 steps; all wait for all"),
         (Downpour(push_every=5), 1, "1 sum of mean gradients of 5 steps; nobody waits"),
+        (Downpour(push_every=2, pull_every=6), 1, "1 sum of mean gradients of 2 steps; nobody waits"),
         (Async(slack=2), 1, "1 gradient sum of 1 step; at most 2 blocks ahead"),
     ],
 )
