@@ -67,6 +67,7 @@ def test_resume_is_exact(optimizer):
     second.restore(first.state())
     assert run(second, 4)[-1].loss == reports[-1].loss
     assert second.state().counters == through.state().counters
+    assert second.state().vectors.keys() == through.state().vectors.keys()
     for name, vector in through.state().vectors.items():
         np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 

@@ -57,8 +57,8 @@ def test_what_ends_meanwhile_keeps_its_time():
 
 def test_what_a_worker_does_at_once_comes_before_what_is_due_at_that_time():
     found = Timeline(Links(3, 1, 1.0))
-    for worker in (0, 1):
+    for worker in (1, 0):
         found.add(Event(1.0, worker, "pushed"))
-    assert found.next() == (1.0, 0, "pushed")
-    found.add(Event(1.0, 0, "absorbed"))
-    assert [*iter(found.next, None)] == [(1.0, 0, "absorbed"), (1.0, 1, "pushed")]
+    assert found.next() == (1.0, 1, "pushed")
+    found.add(Event(1.0, 1, "absorbed"))
+    assert [*iter(found.next, None)] == [(1.0, 1, "absorbed"), (1.0, 0, "pushed")]

@@ -71,6 +71,14 @@ class TestWhatIsNotFiniteIsNamed:
         assert (report.update, report.gradient_norm, report.loss, report.target_tokens) == (0, 0.0, 0.0, 0)
 
 
+def test_averaged_slots_are_as_old_as_the_updates_that_were_made():
+    """A step that is refused is none."""
+    row, model = ModelAverage(local_steps=3, local_slots="average"), toy.PoisonedModel(place=1)
+    engine = local(BATCHES, row, model=model, optimizer="momentum")
+    ages = [engine.state().counters["local_updates"] for _ in zip(range(2), engine.blocks())]
+    assert ages == [2, 5]
+
+
 def test_reset_slots_begin_with_their_first_value():
     """Adagrad's is not zero: every local update is its first, α g / √(s₀ + g²)."""
     adagrad = OptimizerSettings(optimizer="adagrad", adagrad_start=0.5)

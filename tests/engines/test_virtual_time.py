@@ -5,7 +5,7 @@ import pytest
 
 from tests import toy
 from tests.engines.building import EQUAL_SPEED, run, simulated
-from tfnmt.engines.simulated import ABSORBED
+from tfnmt.engines.simulated import ABSORBED, STEPPED, Fault
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.strategies import Async, ModelAverage, RingAllreduce, SummedAsync, Sync
@@ -185,6 +185,22 @@ class TestFreeRows:
             since = max((n for n in range(number) if pushes[n].worker == push.worker), default=-1)
             assert push.staleness == number - since - 1
         assert {push.staleness for push in pushes[3:]} != {2}
+
+
+class TestClock:
+    def test_goes_on_behind_a_checkpoint(self):
+        first, second = (engine(Sync(), 2, **INSTANT) for _ in range(2))
+        run(first, 3)
+        second.restore(first.state())
+        assert [report.seconds for report in run(second, 2)] == pytest.approx([1, 1])
+        assert [event.seconds for event in second.trace if event.kind == STEPPED] == pytest.approx([4, 4, 5, 5])
+
+    def test_a_worker_that_has_died_comes_back_in_time(self):
+        """Dead at the end of its second step; the step that it does again takes as long."""
+        fault = Fault(worker=1, block=2, kind=STEPPED, seconds=5.0)
+        found = simulated(Sync(), BATCHES, workers=2, faults=[fault], costs=CostSettings(**FREE, **INSTANT))
+        assert [report.seconds for report in run(found, 3)] == pytest.approx([1, 1 + 5 + 1, 1])
+        assert [event.seconds for event in found.trace if event.kind == "restarted"] == pytest.approx([7])
 
 
 def test_no_time_of_the_real_machine_is_in_a_report():

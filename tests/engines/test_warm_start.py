@@ -61,13 +61,15 @@ class TestOptimizerGoesOn:
         assert state.counters["updates"] == 1
         assert "velocity" not in state.vectors
 
-    @pytest.mark.parametrize("row", [ModelAverage(local_steps=2), ModelAverage(local_steps=2, local_slots="average")])
-    def test_a_checkpoint_at_the_change_holds_what_is_handed_over(self, row):
+    @pytest.mark.parametrize("slots, updates", [("keep", 3), ("average", 3), ("keep", 1)])
+    def test_a_checkpoint_at_the_change_holds_what_is_handed_over(self, slots, updates):
+        """One of the warm start goes on with it."""
+        row = ModelAverage(local_steps=2, local_slots=slots)
         options = {"workers": 2, "optimizer": "adam", "warm_start_updates": 3, "dtype": tf.float32}
         through, first, second = (simulated(row, BATCHES, **options) for _ in range(3))
-        run(through, 6), run(first, 3)
+        run(through, 6), run(first, updates)
         second.restore(first.state())
-        run(second, 3)
+        run(second, 6 - updates)
         for name, vector in through.state().vectors.items():
             np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.local_steps import REPLICA, LocalUpdate, Replica, move_replica
+from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
 
 RATES = (0.1, 0.2, 0.3, 0.4)
@@ -66,3 +66,12 @@ def test_ends_by_the_steps_of_the_worker(gradients):
 def test_refused_gradient_is_no_update(gradients):
     spoiled = np.insert(gradients, 1, np.nan, axis=0)
     assert move(spoiled, 0).updates.numpy() == 3
+
+
+@pytest.mark.parametrize(
+    "tokens, clip_norm, factor", [(1, 0, 1), (5, 0, 1 / 5), (5, 0.5, 1 / 10), (0, 0, 1), (0, 0.5, 1 / 10), (1, 9, 1)]
+)
+def test_mean_is_over_the_tokens_and_no_longer_than_the_clipping(tokens, clip_norm, factor):
+    """Of a sum that is 5 long; without a token there is nothing to divide by."""
+    found = clipped_mean(tf.constant([3.0, 4.0]), tf.constant(float(tokens)), clip_norm)
+    np.testing.assert_allclose(found, [3 * factor, 4 * factor], rtol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from graphs.reduce_average import ServerVariables, receive, update_from, update_from_received
-from tfnmt.strategies.averaging import AddMean
+from tfnmt.strategies.averaging import AddMean, AddSum
 
 DELTAS, SLOTS = ([1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 0.0]), ([0.5, 1.0, 2.0, 4.0], [1.5, 1.0, 0.0, 8.0])
 RATE = tf.constant(0.0, tf.float64)
@@ -73,3 +73,12 @@ def test_payload_that_is_an_update_by_itself():
     assert update_from(made, payload(DELTAS[0], SLOTS[0]), ONE, lambda *_: RATE, local_updates=3.0).applied
     np.testing.assert_array_equal(held(made)["local_m"], SLOTS[0])
     assert (made.version.numpy(), made.local_updates.numpy()) == (1, 3)
+
+
+@pytest.mark.parametrize("update, factor", [(AddMean(), 1.0), (AddMean(0.5), 0.5), (AddSum(), 4.0), (AddSum(0.5), 2.0)])
+def test_servers_add_a_share_of_the_mean_or_of_the_sum(update, factor):
+    made = ServerVariables(tf.zeros([2], tf.float64), [None])
+    made.begin(update, False)
+    weight = tf.constant(4.0, tf.float64)
+    assert update_from(made, [tf.Variable(4 * np.array(DELTAS[0][:2]))], weight, lambda *_: RATE).applied
+    np.testing.assert_array_equal(made.shards[0].parameters, factor * np.array(DELTAS[0][:2]))

@@ -8,7 +8,7 @@ import pytest
 from graphs.block import BEGIN, PULL, PUSH, Steps
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import STRATEGIES, Async, Downpour, Meetings, ModelAverage, Strategy
+from tfnmt.strategies import STRATEGIES, Async, DelayedAsync, Downpour, Meetings, ModelAverage, Strategy, Sync
 from tfnmt.strategies.exchanges import GradientSum, ParameterDelta, StepSum
 
 
@@ -45,6 +45,21 @@ def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
 def test_what_a_row_says(row, batches, words):
     found = row.row(4, OptimizerSettings())
     assert (found.law_factor, found.describe()) == (batches, words)
+
+
+@pytest.mark.parametrize(
+    "row, steps, at_once",
+    [
+        (Sync(), 4, True),
+        (Async(), 1, True),
+        (DelayedAsync(delay=2), 2, False),
+        (ModelAverage(local_steps=1), 4, False),
+        (ModelAverage(local_steps=3), 12, False),
+    ],
+)
+def test_steps_of_an_update_and_pushes_of_gradients(row, steps, at_once):
+    found = row.row(4, OptimizerSettings())
+    assert (found.steps_per_update, found.pushes_gradients_at_once) == (steps, at_once)
 
 
 @pytest.mark.parametrize(

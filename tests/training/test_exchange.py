@@ -10,11 +10,13 @@ def push(worker, **changed):
 
 
 def test_values_of_three_pushes():
-    values = exchange_values([push(0), push(1, staleness=2, seconds=6.0), push(1, refused="a duplicate", seconds=2.0)])
+    values = exchange_values(
+        [push(0), push(1, staleness=2, seconds=6.0), push(1, refused="a duplicate", skipped_steps=3)]
+    )
     assert values == {
         "exchange/pushes": 3,
         "exchange/refused_pushes": 1,
-        "exchange/skipped_steps": 0,
+        "exchange/skipped_steps": 3,
         "exchange/mean_staleness": 2 / 3,
         "exchange/max_staleness": 2,
         "exchange/bytes_pulled": 24,

@@ -68,7 +68,6 @@ class UpdateSequence:
         self.plateau_scale = 1.0
         self._ledger = Ledger(workers, clock)
         self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet
-        self.phase = -1
         self._enter(0)
 
     @property

@@ -129,7 +129,6 @@ class SimulatedEngine(Engine):
         self._waited = [0.0] * self._workers  # seconds since the last push that was absorbed
         self._arrived = arrived
         self._served_at = self._now  # when the servers have done all work that has come to them
-        self._reports = []
 
     def _new_worker(self, number: int) -> Worker:
         return self._servers.new_worker(self._graph, number, self._outboxes[number])
