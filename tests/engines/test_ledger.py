@@ -55,6 +55,7 @@ def test_sums_are_those_of_what_counts(ledger):
     found = report(ledger)
     assert (found.update, found.loss, found.target_tokens, found.skipped) == (1, 3.0, 10, None)
     assert [each.refused for each in found.pushes] == [None, "not finite"]
+    assert not found.is_virtual
     assert (ledger.version, ledger.steps, ledger.arrived, ledger.sums) == (1, 0.5, 0, NO_SUMS)
 
 
@@ -118,6 +119,15 @@ def test_counters_are_taken_up(ledger, clock):
     same.restore(ledger.counters(), phase_began=99)
     assert same.counters() == ledger.counters()
     assert same.is_duplicate(push(1, 1, 1))
+
+
+def test_counters_of_version_0_1_are_taken_up(ledger, clock):
+    """Steps were those of the worker that had come farthest; batches were not counted."""
+    take(ledger, push(0, 1, 5))
+    old = {name: value for name, value in ledger.counters().items() if name not in ("steps", "phase_began")}
+    same = Ledger(2, clock)
+    same.restore({**old, "sums": old["sums"][:9]}, phase_began=3)
+    assert same.counters() == {**old, "steps": 5.0, "phase_began": 3, "sums": old["sums"]._replace(batches=0.0)}
 
 
 def test_other_numbers_of_workers_begin_the_next_epoch_together(ledger, clock):

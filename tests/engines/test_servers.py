@@ -8,7 +8,7 @@ from tests.engines.building import EXACT, build
 from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.strategies import Sync
 
-BATCHES = toy.make_batches(8)
+BATCHES = toy.make_batches(8, epoch_length=1)
 WAITS = (0.5, 0.0)
 RING_BYTES = 24
 

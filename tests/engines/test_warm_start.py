@@ -10,7 +10,7 @@ import tensorflow as tf
 from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, local, parameters, run, simulated
-from tfnmt.engines.simulated import PULLED, PUSHED
+from tfnmt.engines.simulated import PULLED, PUSHED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.strategies import (
     Async,
@@ -72,6 +72,30 @@ class TestOptimizerGoesOn:
         run(second, 6 - updates)
         for name, vector in through.state().vectors.items():
             np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
+
+    @pytest.mark.parametrize(
+        "slots, held, shared", [("keep", {"velocity", "updates"}, 0), ("reset", set(), 0), ("average", set(), 1)]
+    )
+    def test_slots_are_handed_to_whom_they_belong(self, slots, held, shared):
+        """To each worker, to nobody, or to the servers, from whom all pull them."""
+        row = ModelAverage(local_steps=2, local_slots=slots)
+        engine = simulated(row, BATCHES, workers=2, optimizer="momentum", warm_start_updates=1)
+        run(engine, 1)
+        state = engine.state()
+        assert {name for name in state.vectors if name.startswith("worker_")} == {
+            f"worker_{number}_{name}" for number in range(2) for name in held
+        }
+        assert ("local_velocity" in state.vectors) == shared
+        assert state.counters["local_updates"] == shared
+
+    def test_a_worker_that_dies_before_its_first_push_begins_with_its_slots(self):
+        """Though another has pushed, and so needs its own no more."""
+        fault = Fault(worker=1, block=2, kind=PUSHED)
+        row, options = ModelAverage(local_steps=2), {"workers": 2, "optimizer": "momentum", "warm_start_updates": 1}
+        struck, sound = (simulated(row, BATCHES, faults=faults, **options) for faults in ([fault], []))
+        run(struck, 2), run(sound, 2)
+        assert [event.kind for event in struck.trace].count("restarted") == 1
+        assert distance(struck, sound) == 0
 
     def test_a_checkpoint_without_the_new_numbers_is_read(self):
         first, second = (simulated(Sync(), BATCHES, workers=2, optimizer="adam") for _ in range(2))
@@ -157,6 +181,7 @@ class TestLaws:
         [
             ("sgd", 4, 0.75),
             ("momentum", 8, 0.875),
+            ("adam", 1, 0.0),
             ("adam", 3, 0.0),
             ("adam", 4, 0.2),
             ("adagrad", 15, 0.5),

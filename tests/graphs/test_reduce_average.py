@@ -35,8 +35,9 @@ def test_slots_are_replaced_by_their_mean():
     made = server(quorum=2)
     np.testing.assert_array_equal(held(made)["local_m"], [0.25] * 4)
     for delta, slot in zip(DELTAS, SLOTS):
-        assert receive(made, payload(delta, slot), ONE)[0]
+        assert [int(each) for each in receive(made, payload(delta, slot), ONE)] == [True, -1]
     found = update(made, local_updates=5.0)
+    assert (found.nonfinite_at, made.version.numpy(), made.steps.numpy()) == (-1, 1, 1)
     np.testing.assert_array_equal(held(made)["parameters"], [2.0] * 4)
     np.testing.assert_array_equal(held(made)["local_m"], [1.0, 1.0, 1.0, 6.0])
     assert made.local_updates.numpy() == 2.5
@@ -66,13 +67,16 @@ def test_payload_that_does_not_count_leaves_no_trace(weight, spoiled, place):
 
 def test_payload_that_is_an_update_by_itself():
     made = server(quorum=1)
+    assert made.received() == []
+    empty = update_from(made, payload([0.0] * 4, [0.0] * 4), tf.constant(0.0, tf.float64), lambda *_: RATE)
+    assert (bool(empty.applied), empty.norm, empty.nonfinite_at) == (False, 0.0, -1)
     refused = update_from(made, payload(DELTAS[0], [1.0, 1.0, 1.0, np.inf]), ONE, lambda *_: RATE, local_updates=3.0)
     assert not refused.applied
     assert refused.nonfinite_at == 7
-    assert (made.version.numpy(), made.local_updates.numpy()) == (0, 0)
+    assert (made.version.numpy(), made.local_updates.numpy(), made.steps.numpy()) == (0, 0, 0)
     assert update_from(made, payload(DELTAS[0], SLOTS[0]), ONE, lambda *_: RATE, local_updates=3.0).applied
     np.testing.assert_array_equal(held(made)["local_m"], SLOTS[0])
-    assert (made.version.numpy(), made.local_updates.numpy()) == (1, 3)
+    assert (made.version.numpy(), made.local_updates.numpy(), made.steps.numpy()) == (1, 3, 1)
 
 
 @pytest.mark.parametrize("update, factor", [(AddMean(), 1.0), (AddMean(0.5), 0.5), (AddSum(), 4.0), (AddSum(0.5), 2.0)])

@@ -56,7 +56,7 @@ class SimulatedEngine(Engine):
         self,
         recipe: Recipe,
         *,
-        workers: int = 1,
+        workers: int,
         costs: CostSettings | None = None,
         script: Sequence[tuple[int, str]] | None = None,
         faults: Sequence[Fault] = (),
@@ -164,7 +164,7 @@ class SimulatedEngine(Engine):
     def _steps(self, worker: Worker, steps: Steps) -> Iterator[Event]:
         began, limit = self._now, self._servers.strategy.meetings.most_seconds
         for number in range(steps.count):
-            if limit and number and self._now - began >= limit:
+            if limit and self._now - began >= limit:
                 return
             one = Steps(1, steps.first and number == 0)
             work, _ = worker.run((one,), self._servers.plateau_scale)

@@ -189,7 +189,7 @@ class Worker:
         replica: Replica,
         outbox: Outbox,
         batches: Iterator[Batch],
-        clock: float = 0.0,
+        clock: float,
     ):
         """A worker that has come as far as `progress`, at that clock; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
