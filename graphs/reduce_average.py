@@ -174,8 +174,8 @@ def update_from_received(
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
-    local_updates: tf.Tensor | float = 0.0,
-    steps: tf.Tensor | float = 1.0,
+    local_updates: tf.Tensor | float,
+    steps: tf.Tensor | float,
 ) -> Update:
     """One server update of the sum of all received payloads, which is zero behind it; see `update_from`."""
     received, weight = server.received(), server.weight.read_value()
@@ -194,10 +194,10 @@ def update_from(
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
-    clip_norm: float = 0.0,
-    average_weight: tf.Tensor | float = 0.0,
-    local_updates: tf.Tensor | float = 0.0,
-    steps: tf.Tensor | float = 1.0,
+    clip_norm: float,
+    average_weight: tf.Tensor | float,
+    local_updates: tf.Tensor | float,
+    steps: tf.Tensor | float,
     *,
     encoding: Encoding = DENSE,
 ) -> Update:

@@ -104,7 +104,7 @@ def test_a_block_as_one_graph_is_its_actions_one_by_one(row):
         assert report.learning_rate == pytest.approx(expected.learning_rate, rel=1e-12)
         assert report.loss == pytest.approx(expected.loss, rel=1e-12)
         (push,), (other,) = report.pushes, expected.pushes
-        assert push == other._replace(seconds=push.seconds, wait_seconds=push.wait_seconds)
+        assert push == other._replace(seconds=push.seconds)
     one, other = whole.state(), parts.state()
     assert one.counters.items() <= other.counters.items()
     for name, vector in one.vectors.items():

@@ -204,3 +204,41 @@ def test_what_cannot_be_built_fails_in_a_rehearsal(engine, workers, options, may
     with contextlib.nullcontext() if may_be == 9 else pytest.raises(ValueError, match="cannot be built"):
         made.rehearse()
     assert model.built > 1 or may_be == 0
+
+
+def test_a_block_is_built_once():
+    model = CountedModel(may_be=9)
+    engine = build(LocalEngine, Single(), toy.make_batches(4), model=model)
+    blocks = engine.blocks()
+    next(blocks)
+    built = model.built
+    next(blocks), next(blocks)
+    assert model.built == built
+
+
+class Job:
+    """A run without a run directory."""
+
+    def __init__(self, recipe):
+        self.recipe = lambda: recipe
+
+    @contextlib.contextmanager
+    def leading(self):
+        yield lambda drive, _: drive(lambda engine: engine)
+
+
+@pytest.mark.parametrize(
+    "engine, settings, kind, seconds",
+    [
+        ("local", LocalSettings(), LocalEngine, None),
+        ("simulated", SimulationSettings(workers=3, jitter=0.0, step_seconds=7.0), SimulatedEngine, 7.0),
+    ],
+)
+def test_a_session_leads_its_engine(engine, settings, kind, seconds):
+    """With the workers and the costs of its flags."""
+    recipe = build(lambda recipe: recipe, Async(), toy.make_batches(4))
+    made = session_of(engine, settings).run(Job(recipe))
+    assert type(made) is kind
+    if seconds:
+        assert len(made.crew) == 3
+        assert next(made.blocks()).seconds > seconds

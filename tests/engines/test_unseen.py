@@ -77,12 +77,19 @@ class TestWhatIsNotFiniteIsNamed:
         assert (report.update, report.gradient_norm, report.loss, report.target_tokens) == (0, 0.0, 0.0, 0)
 
 
-def test_averaged_slots_are_as_old_as_the_updates_that_were_made():
-    """A step that is refused is none."""
+def test_a_refused_step_counts_for_nothing():
+    """Neither for the sums of the report nor for the age of averaged slots."""
     row, model = ModelAverage(local_steps=3, local_slots="average"), toy.PoisonedModel(place=1)
     engine = local(BATCHES, row, model=model, optimizer="momentum")
-    ages = [engine.state().counters["local_updates"] for _ in zip(range(2), engine.blocks())]
+    reports, ages = [], []
+    for report, _ in zip(engine.blocks(), range(2)):
+        reports.append(report)
+        ages.append(engine.state().counters["local_updates"])
     assert ages == [2, 5]
+    counted = [BATCHES[place] for place in (0, 2)]
+    assert reports[0].sentences == sum(len(batch.target_ids) for batch in counted)
+    assert reports[0].target_tokens == sum(np.count_nonzero(batch.target_ids) for batch in counted)
+    assert reports[0].cross_entropy == reports[0].loss > 0
 
 
 @pytest.mark.parametrize("slots, updates", [("reset", 3), ("keep", 1), ("average", 1)])
@@ -96,6 +103,13 @@ def test_slots_begin_with_their_first_value(slots, updates):
         mean = (gradient / sums.target_tokens).numpy()
         expected = expected - 0.1 * mean / np.sqrt(0.5 + mean**2)
         np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
+
+
+@pytest.mark.parametrize("wanted, taken", [(3, 4), (4, 4), (5, 6)])
+def test_a_step_ends_with_the_batch_that_fills_its_share(wanted, taken):
+    """Of batches of two target tokens."""
+    (report,) = run(local(TWO_TOKENS, global_batch_tokens=wanted), 1)
+    assert report.target_tokens == taken
 
 
 def test_a_delta_is_not_clipped_however_long():

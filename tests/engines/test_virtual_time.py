@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tests.engines.building import EQUAL_SPEED, run, simulated
+from tests.engines.building import EQUAL_SPEED, local, run, simulated
 from tfnmt.engines.simulated import ABSORBED, STEPPED, Fault
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
@@ -66,6 +66,15 @@ class TestComputing:
         assert np.corrcoef(slow[0, 1:], slow[0, :-1])[0, 1] == pytest.approx(np.exp(-1 / 100), abs=0.005)
         assert abs(np.corrcoef(slow[0], slow[1])[0, 1]) < 0.5
         assert abs(np.corrcoef(fast[0, 1:], fast[0, :-1])[0, 1]) < 0.05
+
+    def test_slow_jitter_begins_with_a_number_of_its_own(self):
+        """Not with that of the first step's other jitter."""
+        settings = {"workers": 1000, "seconds_per_token": 0.0, "step_seconds": 1.0}
+        slow, fast = (
+            np.log(noise(costs(**settings, **jitter), 1000, [1])[:, 0])
+            for jitter in ({"jitter": 0.0, "slow_jitter": 0.5}, {"jitter": 0.5})
+        )
+        assert abs(np.corrcoef(slow, fast)[0, 1]) < 0.1
 
     def test_noise_is_addressed_by_seed_worker_and_step(self):
         settings = {"jitter": 0.3, "slow_jitter": 0.3}
@@ -201,6 +210,13 @@ class TestClock:
         second.restore(first.state())
         assert [report.seconds for report in run(second, 2)] == pytest.approx([1, 1])
         assert [event.seconds for event in second.trace if event.kind == STEPPED] == pytest.approx([4, 4, 5, 5])
+
+    def test_begins_behind_a_checkpoint_without_one(self):
+        first, second = local(BATCHES), engine(Sync(), 1, **INSTANT)
+        run(first, 3)
+        second.restore(first.state())
+        run(second, 1)
+        assert [event.seconds for event in second.trace if event.kind == STEPPED] == pytest.approx([1])
 
     @pytest.mark.parametrize("seconds, away", [({}, 1), ({"seconds": 5.0}, 5)])
     def test_a_worker_that_has_died_comes_back_in_time(self, seconds, away):

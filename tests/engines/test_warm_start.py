@@ -24,6 +24,8 @@ from tfnmt.strategies import (
 )
 
 BATCHES = toy.make_batches(64)
+NEW_NUMBERS = ("steps", "updates", "local_updates", "phase_began")
+"""What version 0.1 did not write."""
 
 
 def in_turn(rounds, workers=3):
@@ -74,19 +76,22 @@ class TestOptimizerGoesOn:
             np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 
     @pytest.mark.parametrize(
-        "slots, held, shared", [("keep", {"velocity", "updates"}, 0), ("reset", set(), 0), ("average", set(), 1)]
+        "slots, holders, updates",
+        [("keep", ["worker_0", "worker_1"], 0), ("reset", [], 0), ("average", ["local"], 1)],
     )
-    def test_slots_are_handed_to_whom_they_belong(self, slots, held, shared):
-        """To each worker, to nobody, or to the servers, from whom all pull them."""
+    def test_slots_are_handed_to_whom_they_belong(self, slots, holders, updates):
+        """To each worker, to nobody, or to the servers, from whom all pull them; Adagrad's do not begin with zero."""
+        options = {"workers": 2, "optimizer": "adagrad"}
         row = ModelAverage(local_steps=2, local_slots=slots)
-        engine = simulated(row, BATCHES, workers=2, optimizer="momentum", warm_start_updates=1)
-        run(engine, 1)
-        state = engine.state()
-        assert {name for name in state.vectors if name.startswith("worker_")} == {
-            f"worker_{number}_{name}" for number in range(2) for name in held
-        }
-        assert ("local_velocity" in state.vectors) == shared
-        assert state.counters["local_updates"] == shared
+        warm, sync = simulated(row, BATCHES, warm_start_updates=1, **options), simulated(Sync(), BATCHES, **options)
+        run(warm, 1), run(sync, 1)
+        found, expected = warm.state(), sync.state().vectors["sum_of_squares"]
+        handed = {f"{holder}_sum_of_squares" for holder in holders}
+        others = {"sum_of_squares", "received_sum_of_squares"}
+        assert {name for name in found.vectors if "squares" in name} - others == handed
+        for name in handed:
+            np.testing.assert_array_equal(found.vectors[name], expected)
+        assert found.counters["local_updates"] == updates
 
     def test_a_worker_that_dies_before_its_first_push_begins_with_its_slots(self):
         """Though another has pushed, and so needs its own no more."""
@@ -101,8 +106,9 @@ class TestOptimizerGoesOn:
         first, second = (simulated(Sync(), BATCHES, workers=2, optimizer="adam") for _ in range(2))
         run(first, 3)
         state = first.state()
-        old = {name: value for name, value in state.counters.items() if name not in ("steps", "updates", "phase_began")}
+        old = {name: value for name, value in state.counters.items() if name not in NEW_NUMBERS}
         second.restore(dataclasses.replace(state, counters=old))
+        assert second.state().counters == state.counters | {"phase_began": 0}
         run(first, 2), run(second, 2)
         assert distance(first, second) == 0
 

@@ -50,6 +50,12 @@ def test_what_a_row_says(row, batches, words):
     assert (found.law_factor, found.describe()) == (batches, words)
 
 
+@pytest.mark.parametrize("rate, moves", [(0.5, True), (0.0, False)])
+def test_without_a_local_rate_replicas_stay_as_they_were_pulled(rate, moves):
+    row = Downpour(local_rate=rate).row(2, OptimizerSettings())
+    assert (row.local_update is not None) is moves
+
+
 @pytest.mark.parametrize(
     "row, steps, at_once",
     [

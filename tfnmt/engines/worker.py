@@ -32,7 +32,7 @@ class WorkerGraph:
         strategy: Strategy,
         rates: LearningRates,
         workers: int,
-        first_step: int = 0,
+        first_step: int,
         pack: Pack | None = None,
     ):
         """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`.
