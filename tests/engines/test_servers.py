@@ -35,7 +35,7 @@ def servers_and_pushes(row, poisoned=-1, workers=3):
     servers = build(UpdateSequence, row, BATCHES, workers=workers, model=model, options=options)
     graph = servers.worker_graph()
     made = [servers.new_worker(graph, number, servers.new_outbox()) for number in range(workers)]
-    return servers, [worker.run(worker.next_block())[1] for worker in made]
+    return servers, [worker.run(worker.next_block(), 1.0)[1] for worker in made]
 
 
 @pytest.mark.parametrize("poisoned", [-1, 1])

@@ -16,7 +16,7 @@ OTHERS = {"clip_norm": 0.0, "average_weight": 0.0, "local_updates": 3.0, "steps"
 
 def server(quorum):
     """Two shards of two elements each."""
-    made = ServerVariables(tf.zeros([4], tf.float64), [None, None])
+    made = ServerVariables(tf.zeros([4], tf.float64), [None, None], averaged=False)
     made.begin(AddMean(), quorum > 1, {"m": 0.25})
     return made
 
@@ -83,7 +83,7 @@ def test_payload_that_is_an_update_by_itself():
 
 @pytest.mark.parametrize("update, factor", [(AddMean(), 1.0), (AddMean(0.5), 0.5), (AddSum(), 4.0), (AddSum(0.5), 2.0)])
 def test_servers_add_a_share_of_the_mean_or_of_the_sum(update, factor):
-    made = ServerVariables(tf.zeros([2], tf.float64), [None])
+    made = ServerVariables(tf.zeros([2], tf.float64), [None], averaged=False)
     made.begin(update, False)
     weight = tf.constant(4.0, tf.float64)
     assert update_from(made, [tf.Variable(4 * np.array(DELTAS[0][:2]))], weight, lambda *_: RATE, **OTHERS).applied
@@ -103,7 +103,7 @@ def test_servers_add_a_share_of_the_mean_or_of_the_sum(update, factor):
 )
 def test_optimizers_of_one_class_and_the_same_slots_go_on(before, after, same):
     assert goes_on(before, after) is same
-    made = ServerVariables(tf.zeros([2], tf.float64), [None])
+    made = ServerVariables(tf.zeros([2], tf.float64), [None], averaged=False)
     if before:
         made.begin(before, False)
     made.updates.assign(7)

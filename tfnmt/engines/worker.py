@@ -208,7 +208,7 @@ class Worker:
             block, self._holds_nothing = self._graph.strategy.beginning(block), False
         return block
 
-    def run(self, block: Block, plateau_scale: float = 1.0) -> tuple[Work, Push | None]:
+    def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
         """Does one block, or a part of one: what that came to, and the push when there is one."""
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
