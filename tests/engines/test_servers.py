@@ -80,3 +80,14 @@ def test_each_shard_is_on_its_device():
     devices = ["/device:CPU:0", "/CPU:0"]
     servers = build(UpdateSequence, Sync(), BATCHES, servers=2, options={"workers": 1, "devices": devices})
     assert [shard.device for shard in servers.server.shards] == devices
+
+
+def test_what_workers_pull_comes_back_from_a_checkpoint():
+    """The version, and the steps by which local updates know their rates."""
+    servers, pushes = servers_and_pushes(Sync())
+    for push in pushes:
+        servers.absorb(push)
+    others, _ = servers_and_pushes(Sync())
+    others.restore(servers.state())
+    assert (others.server.version.numpy(), others.server.steps.numpy()) == (1, 1.0)
+    assert others.state().counters == servers.state().counters
