@@ -71,7 +71,7 @@ class ServerVariables:
         the first server.
     """
 
-    def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool = False):
+    def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool):
         """Spreads the vector `initial` [size] over the devices in equal parts."""
         pieces = tf.split(initial, len(devices))
         self.shards = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
@@ -175,8 +175,8 @@ def update_from_received(
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
     clip_norm: float,
     average_weight: tf.Tensor | float,
-    local_updates: tf.Tensor | float = 0.0,
-    steps: tf.Tensor | float = 1.0,
+    local_updates: tf.Tensor | float,
+    steps: tf.Tensor | float,
 ) -> Update:
     """One server update of the sum of all received payloads, which is zero behind it; see `update_from`."""
     received, weight = server.received(), server.weight.read_value()
@@ -195,10 +195,10 @@ def update_from(
     payload: Sequence[tf.Variable],
     weight: tf.Tensor,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
-    clip_norm: float = 0.0,
-    average_weight: tf.Tensor | float = 0.0,
-    local_updates: tf.Tensor | float = 0.0,
-    steps: tf.Tensor | float = 1.0,
+    clip_norm: float,
+    average_weight: tf.Tensor | float,
+    local_updates: tf.Tensor | float,
+    steps: tf.Tensor | float,
     *,
     encoding: Encoding = DENSE,
 ) -> Update:
@@ -230,7 +230,7 @@ def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
 def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
     """The index of the first element that is not finite, an int64 scalar; -1 when all are finite."""
     broken = tf.logical_not(tf.math.is_finite(vector))
-    return tf.where(tf.reduce_any(broken), tf.argmax(broken, output_type=tf.int64), tf.constant(-1, tf.int64))
+    return tf.where(tf.reduce_any(broken), tf.argmax(broken), tf.constant(-1, tf.int64))
 
 
 def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps) -> Update:

@@ -57,13 +57,11 @@ def add_work(work: Work, more: Work) -> Work:
 
 
 def gathered_work(work: Work, more: Work) -> Work:
-    """The work of both, as Python numbers: the version of the last pull, the position of the last step."""
-    return Work(
-        Sums(*(one + other for one, other in zip(work.sums, more.sums))),
-        max(work.nonfinite_at, more.nonfinite_at),
-        more.version if more.version >= 0 else work.version,
-        more.clock,
-        more.position if more.sums.steps else work.position,
+    """The work of both, as Python numbers; clock and version come from `more`, the position from the last step."""
+    return more._replace(
+        sums=Sums(*(one + other for one, other in zip(work.sums, more.sums))),
+        nonfinite_at=max(work.nonfinite_at, more.nonfinite_at),
+        position=more.position if more.sums.steps else work.position,
     )
 
 

@@ -55,8 +55,9 @@ _CALLS = {
     **{one: other for pair in _PAIRS for one, other in (pair, pair[::-1])},
     "assign_sub": "assign_add",
 }
-# A tensor's name is for people, and gradients are taken of views, which no variable's `trainable` concerns.
-_IDLE_KEYWORDS = ("name", "trainable")
+# A tensor's name is for people, gradients are taken of views, which no variable's `trainable` concerns, and autograph
+# finds nothing to convert.
+_IDLE_KEYWORDS = ("name", "trainable", "autograph")
 _IDLE_CALLS = ("setting", "info", "warning")
 # In one process a device changes nothing.
 _IDLE_CONTEXTS = ("device", "name_scope")

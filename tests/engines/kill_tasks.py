@@ -112,7 +112,7 @@ class InTurn:
     def run(self, updates):
         reports = []
         for _ in range(updates):
-            pushes = [worker.run(worker.next_block())[1] for worker in self._workers]
+            pushes = [worker.run(worker.next_block(), 1.0)[1] for worker in self._workers]
             reports += filter(None, map(self.servers.absorb, pushes))
         return reports
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import ModelAverage, StrategySettings, Sync, phases
+from tfnmt.strategies import Downpour, ModelAverage, StrategySettings, Sync, phases
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,13 @@ def test_the_law_is_what_is_said(row, law, factor, said):
     found = rate(tf.constant(5, tf.int64), tokens, batches, tf.constant(1.0))
     assert float(found) == pytest.approx(0.1 * factor)
     assert rates.describe() == said
+
+
+@pytest.mark.parametrize("row, factor", [(Downpour(local_rate=0.5), 0.5 * 2), (ModelAverage(), 4 * 2)])
+def test_a_local_step_averages_its_own_batches_or_those_of_all_replicas(row, factor):
+    """Of four workers, by the linear law, for a step of two batches."""
+    settings = StrategySettings(learning_rate_law="linear")
+    schedule = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
+    rates = LearningRates(schedule, settings, phases(settings, row, 4, OptimizerSettings())[-1])
+    found = rates.of_worker(tf.constant(5.0), tf.constant(3000.0), tf.constant(2.0), tf.constant(1.0))
+    assert float(found) == pytest.approx(0.1 * factor)

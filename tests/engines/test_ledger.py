@@ -1,5 +1,7 @@
 """The ledger: at most once, progress, sums and clocks, without a graph."""
 
+import json
+
 import pytest
 
 from graphs.work import NO_SUMS, Work
@@ -26,9 +28,9 @@ def _ledger(clock):
     return Ledger(2, clock)
 
 
-def push(worker, block, step, version=0, **sums):
+def push(worker, block, step, version=0, epoch=0, **sums):
     counted = NO_SUMS._replace(**{"target_tokens": 10.0, "steps": 1.0, "batches": 1.0, **sums})
-    return Push(worker, block, step, version, 1, [], Work(counted, -1, version, 0.0, (0, 0, step)))
+    return Push(worker, block, step, version, 1, [], Work(counted, -1, version, 0.0, (epoch, 0, step)))
 
 
 def take(ledger, pushed, refused=None, wait=0.0):
@@ -38,6 +40,11 @@ def take(ledger, pushed, refused=None, wait=0.0):
 def report(ledger, applied=True):
     numbers = {"epoch": 0, "gradient_norm": 1.0, "learning_rate": 0.1, "momentum_norm": None}
     return ledger.report(ledger.close(applied), applied, **numbers)
+
+
+def test_nobody_has_done_anything_at_first(ledger):
+    nothing = {"version": 0, "steps": 0.0, "phase_began": 0, "arrived": 0, "sums": NO_SUMS}
+    assert ledger.counters() == {**nothing, "workers": [{"block": 0, "step": 0, "position": None}] * 2}
 
 
 def test_a_push_is_a_duplicate_until_a_later_block(ledger):
@@ -56,6 +63,7 @@ def test_sums_are_those_of_what_counts(ledger):
     found = report(ledger)
     assert (found.update, found.loss, found.target_tokens, found.skipped) == (1, 3.0, 10, None)
     assert [each.refused for each in found.pushes] == [None, "not finite"]
+    assert not found.is_virtual
     assert (ledger.version, ledger.steps, ledger.arrived, ledger.sums) == (1, 0.5, 0, NO_SUMS)
 
 
@@ -64,6 +72,8 @@ def test_an_update_that_was_not_applied_moves_no_clock(ledger):
     found = report(ledger, applied=False)
     assert (found.update, found.skipped) == (0, "it was bad")
     assert (ledger.version, ledger.steps) == (0, 0.0)
+    take(ledger, push(0, 2, 2))
+    assert report(ledger, applied=False).skipped == "the gradient's norm was not finite"  # of their sum
 
 
 def test_a_duplicate_is_told_of_and_not_counted(ledger):
@@ -131,14 +141,24 @@ def test_counters_are_taken_up(ledger, clock):
         ledger.close(True, 1.0)
     take(ledger, push(1, 1, 1))
     same = Ledger(2, clock)
-    same.restore(ledger.counters(), phase_began=99)
+    same.restore(json.loads(json.dumps(ledger.counters())), phase_began=99)
     assert same.counters() == ledger.counters()
     assert ledger.counters()["noise"]["updates"] == 2
     assert same.is_duplicate(push(1, 1, 1))
 
 
+def test_counters_of_version_0_1_are_taken_up(ledger, clock):
+    """Steps were those of the worker that had come farthest; batches were not counted."""
+    take(ledger, push(0, 1, 5))
+    old = {name: value for name, value in ledger.counters().items() if name not in ("steps", "phase_began")}
+    same = Ledger(2, clock)
+    same.restore({**old, "sums": old["sums"][:9]}, phase_began=3)
+    assert same.counters() == {**old, "steps": 5.0, "phase_began": 3, "sums": old["sums"]._replace(batches=0.0)}
+
+
 def test_other_numbers_of_workers_begin_the_next_epoch_together(ledger, clock):
-    take(ledger, push(0, 4, 7))
+    take(ledger, push(0, 4, 7, epoch=2))
+    take(ledger, push(1, 3, 6, epoch=1))
     other = Ledger(3, clock)
     other.restore(ledger.counters(), phase_began=0)
-    assert other.progress == [Progress(0, 7, (1, 0, -1))] * 3
+    assert other.progress == [Progress(0, 7, (3, 0, -1))] * 3

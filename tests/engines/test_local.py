@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 from tests import toy
-from tests.engines.building import SCHEDULE, local, parameters, run
+from tests.engines.building import SCHEDULE, local, parameters, run, simulated
 from tfnmt.optimizers.schedules import ScheduleSettings
+from tfnmt.strategies import DelayedAsync, Downpour, ModelAverage
+from tfnmt.strategies.elastic import Elastic
 
 
 def engine(batches, *, optimizer="adam", dropout=0.0, model=None, schedule=SCHEDULE, **options):
@@ -65,6 +67,7 @@ def test_resume_is_exact(optimizer):
     second.restore(first.state())
     assert run(second, 4)[-1].loss == reports[-1].loss
     assert second.state().counters == through.state().counters
+    assert second.state().vectors.keys() == through.state().vectors.keys()
     for name, vector in through.state().vectors.items():
         np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
 
@@ -80,6 +83,32 @@ def test_resume_without_the_step_counter_would_differ():
     second.restore(dataclasses.replace(state, counters={**state.counters, "workers": forgotten}))
     run(second, 2)
     assert not np.array_equal(parameters(second), parameters(through))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Downpour(push_every=4, pull_every=2),
+        Elastic(local_steps=2),
+        ModelAverage(local_steps=2, local_slots="reset"),
+        DelayedAsync(delay=2, local_optimizer_batches=3),
+    ],
+    ids=lambda row: type(row).__name__,
+)
+def test_a_block_as_one_graph_is_its_actions_one_by_one(row):
+    """As the simulated engine runs them: with the same rates at the same clocks."""
+    batches = toy.make_batches(20)
+    whole = engine(batches, row=row)
+    parts = simulated(row, batches, workers=1, optimizer="adam", schedule=SCHEDULE)
+    for report, expected in zip(run(whole, 4), run(parts, 4)):
+        assert report.learning_rate == pytest.approx(expected.learning_rate, rel=1e-12)
+        assert report.loss == pytest.approx(expected.loss, rel=1e-12)
+        (push,), (other,) = report.pushes, expected.pushes
+        assert push == other._replace(seconds=push.seconds)
+    one, other = whole.state(), parts.state()
+    assert one.counters.items() <= other.counters.items()
+    for name, vector in one.vectors.items():
+        np.testing.assert_allclose(other.vectors[name], vector, atol=1e-12, err_msg=name)
 
 
 def test_nonfinite_update_is_skipped_and_named():

@@ -155,6 +155,14 @@ class TestLaws:
             assert report.sentences == 3 * 4
             assert report.learning_rate == pytest.approx(RATE * report.target_tokens / 7)
 
+    @pytest.mark.parametrize("workers, steps", [(1, 1), (2, 3)])
+    def test_of_words_scales_local_updates_by_the_target_tokens_of_a_step_of_all(self, workers, steps):
+        """The mean over the steps of the averaging, in the report."""
+        row = ModelAverage(local_steps=steps)
+        engine = simulated(row, BATCHES, workers=workers, learning_rate_law="words", law_tokens=7)
+        for report in run(engine, 2):
+            assert report.learning_rate == pytest.approx(RATE * report.target_tokens / steps / 7)
+
 
 class TestPlateau:
     @pytest.mark.parametrize("row, workers", [(Sync(), 2), (ModelAverage(local_steps=2), 2), (DelayedAsync(), 1)])

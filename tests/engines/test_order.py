@@ -7,7 +7,7 @@ from graphs.block import PULL, Steps
 from tests import toy
 from tests.engines.building import build
 from tfnmt.engines.servers import UpdateSequence
-from tfnmt.strategies import Downpour, ModelAverage
+from tfnmt.strategies import Downpour, ModelAverage, Single
 from tfnmt.strategies.elastic import Elastic
 
 BATCHES = toy.make_batches(4)
@@ -46,6 +46,34 @@ def test_a_pull_behind_a_step_waits_for_its_arithmetic(row, gradients):
     _, (parameters,) = traced(row, (steps, PULL) if gradients else (PULL, steps))
     (read,) = [operation for operation in parameters.consumers() if operation.type == "ReadVariableOp"]
     assert ("BatchMatMulV2" in kinds_before(read)) is gradients
+
+
+def test_a_pull_reads_the_version_before_the_parameters():
+    """Or a worker that pulls while others push would have a version whose parameters it has not."""
+    _, (parameters,) = traced(Downpour(), (PULL, Steps(1, True)))
+    (read,) = [operation for operation in parameters.consumers() if operation.type == "ReadVariableOp"]
+    assert "ReadVariableOp" in kinds_before(read)
+
+
+def test_a_wait_for_data_begins_before_the_reader_is_asked():
+    graph, _ = traced(Downpour(), (Steps(1, True),))
+    (asked,) = [operation for operation in graph.get_operations() if operation.type == "IteratorGetNext"]
+    looks = [operation for operation in graph.get_operations() if operation.type == "Timestamp"]
+    assert len(looks) == 2
+    assert "Timestamp" in kinds_before(asked)
+    assert any("IteratorGetNext" in kinds_before(look) for look in looks)
+
+
+def test_the_version_counts_behind_the_update():
+    """Nothing else would hold it back: it is another variable."""
+    servers = build(UpdateSequence, Single(), BATCHES, options={"workers": 1})
+    numbers = [tf.constant(1.0, tf.float64)] * 7
+    graph = servers._update_from.get_concrete_function(servers.new_outbox(), *numbers).graph
+    (choice,) = [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
+    branch = graph._get_function(choice.get_attr("then_branch").name).graph
+    counts = [operation for operation in branch.get_operations() if operation.type == "AssignAddVariableOp"]
+    assert len(counts) == 3  # updates, steps and the version
+    assert all("ResourceApplyGradientDescent" in kinds_before(count) for count in counts)
 
 
 def test_a_limit_of_time_counts_the_whole_step():

@@ -144,6 +144,14 @@ def test_stragglers_are_workers():
 
 
 @pytest.mark.parametrize(
+    "text, is_one", [("0:0.5", True), ("0:0", False), ("-1:2", False), ("1", False), ("a:2", False)]
+)
+def test_a_straggler_is_a_number_and_a_positive_factor(text, is_one):
+    fault = f"--stragglers={text}: must be worker:factor, such as 3:2.5."
+    assert SimulationSettings(workers=4, stragglers=(text,)).faults() == [fault] * (not is_one)
+
+
+@pytest.mark.parametrize(
     "row, shared, fault",
     [
         (Bmuf(), {}, "--reduction_pieces=2: --strategy=it does not push at every step"),
@@ -196,3 +204,41 @@ def test_what_cannot_be_built_fails_in_a_rehearsal(engine, workers, options, may
     with contextlib.nullcontext() if may_be == 9 else pytest.raises(ValueError, match="cannot be built"):
         made.rehearse()
     assert model.built > 1 or may_be == 0
+
+
+def test_a_block_is_built_once():
+    model = CountedModel(may_be=9)
+    engine = build(LocalEngine, Single(), toy.make_batches(4), model=model)
+    blocks = engine.blocks()
+    next(blocks)
+    built = model.built
+    next(blocks), next(blocks)
+    assert model.built == built
+
+
+class Job:
+    """A run without a run directory."""
+
+    def __init__(self, recipe):
+        self.recipe = lambda: recipe
+
+    @contextlib.contextmanager
+    def leading(self):
+        yield lambda drive, _: drive(lambda engine: engine)
+
+
+@pytest.mark.parametrize(
+    "engine, settings, kind, seconds",
+    [
+        ("local", LocalSettings(), LocalEngine, None),
+        ("simulated", SimulationSettings(workers=3, jitter=0.0, step_seconds=7.0), SimulatedEngine, 7.0),
+    ],
+)
+def test_a_session_leads_its_engine(engine, settings, kind, seconds):
+    """With the workers and the costs of its flags."""
+    recipe = build(lambda recipe: recipe, Async(), toy.make_batches(4))
+    made = session_of(engine, settings).run(Job(recipe))
+    assert type(made) is kind
+    if seconds:
+        assert len(made.crew) == 3
+        assert next(made.blocks()).seconds > seconds

@@ -68,7 +68,7 @@ class TestSeconds:
         worker = servers.new_worker(servers.worker_graph(), 0, servers.new_outbox())
 
         def report_at(seconds):
-            _, push = worker.run(worker.next_block())
+            _, push = worker.run(worker.next_block(), 1.0)
             now[0] = seconds
             return servers.absorb(push)
 

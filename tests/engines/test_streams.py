@@ -22,6 +22,12 @@ def test_streams_train_as_one_does(streams):
     assert distance(one, local(batches, **options)) > DIFFERENT  # it has moved
 
 
+def test_one_stream_is_the_loss_itself():
+    """Whose seed stays as it is, so that nothing else is dropped."""
+    loss = toy.ToyModel().loss
+    assert in_streams(loss, 1) == loss
+
+
 def test_every_sentence_is_in_one_part():
     batch = toy.make_batches(1, sentences=5)[0]
     parts = [part_of(batch, number, 3) for number in range(3)]

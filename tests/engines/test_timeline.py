@@ -40,6 +40,14 @@ def test_a_worker_s_own_events_can_be_taken_out_of_order():
     assert found.next_of(1) == (0.5, 1, "early")
 
 
+def test_what_is_left_is_in_order_when_one_has_been_taken_out():
+    found = Timeline(Links(8, 1, 1.0))
+    for seconds, worker in ((1.0, 0), (5.0, 1), (2.0, 2), (6.0, 3), (7.0, 4), (3.0, 5), (4.0, 6)):
+        found.add(Event(seconds, worker, "done"))
+    assert found.next_of(0) == (1.0, 0, "done")
+    assert [event.worker for event in iter(found.next, None)] == [2, 5, 6, 1, 3, 4]
+
+
 def test_what_ends_meanwhile_keeps_its_time():
     found = timeline()
     assert found.next_of(1) == (0.5, 1, "early")
@@ -49,8 +57,8 @@ def test_what_ends_meanwhile_keeps_its_time():
 
 def test_what_a_worker_does_at_once_comes_before_what_is_due_at_that_time():
     found = Timeline(Links(3, 1, 1.0))
-    for worker in (0, 1):
+    for worker in (1, 0):
         found.add(Event(1.0, worker, "pushed"))
-    assert found.next() == (1.0, 0, "pushed")
-    found.add(Event(1.0, 0, "absorbed"))
-    assert [*iter(found.next, None)] == [(1.0, 0, "absorbed"), (1.0, 1, "pushed")]
+    assert found.next() == (1.0, 1, "pushed")
+    found.add(Event(1.0, 1, "absorbed"))
+    assert [*iter(found.next, None)] == [(1.0, 1, "absorbed"), (1.0, 0, "pushed")]

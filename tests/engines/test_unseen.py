@@ -8,6 +8,7 @@ from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import EXACT, local, parameters, run, simulated
 from tfnmt.batch import START
+from tfnmt.engines.schedule import ABSORBED
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import Bmuf, DelayedAsync, Downpour, ModelAverage, Sync
 
@@ -63,24 +64,60 @@ class TestWhatIsNotFiniteIsNamed:
         for name, vector in before.items():
             np.testing.assert_array_equal(engine.state().vectors[name], vector, err_msg=name)
 
-    def test_a_block_without_a_single_step(self):
+    @pytest.mark.parametrize("options", [{}, {"script": [(0, ABSORBED)]}], ids=["as one graph", "one by one"])
+    def test_a_block_without_a_single_step(self, options):
         """The replica has not moved: nothing to average, and numbers in the report all the same."""
-        (report,) = run(local(BATCHES, ModelAverage(local_steps=2), model=LostModel()), 1)
+        row = ModelAverage(local_steps=2)
+        if options:
+            (report,) = run(simulated(row, BATCHES, workers=1, model=LostModel(), **options))
+        else:
+            (report,) = run(local(BATCHES, row, model=LostModel()), 1)
         assert report.skipped == "the gradient of embedding was not finite at step 2 of worker 0"
         assert [push.skipped_steps for push in report.pushes] == [2]
         assert (report.update, report.gradient_norm, report.loss, report.target_tokens) == (0, 0.0, 0.0, 0)
 
 
-def test_reset_slots_begin_with_their_first_value():
-    """Adagrad's is not zero: every local update is its first, α g / √(s₀ + g²)."""
+def test_a_refused_step_counts_for_nothing():
+    """Neither for the sums of the report nor for the age of averaged slots."""
+    row, model = ModelAverage(local_steps=3, local_slots="average"), toy.PoisonedModel(place=1)
+    engine = local(BATCHES, row, model=model, optimizer="momentum")
+    reports, ages = [], []
+    for report, _ in zip(engine.blocks(), range(2)):
+        reports.append(report)
+        ages.append(engine.state().counters["local_updates"])
+    assert ages == [2, 5]
+    counted = [BATCHES[place] for place in (0, 2)]
+    assert reports[0].sentences == sum(len(batch.target_ids) for batch in counted)
+    assert reports[0].target_tokens == sum(np.count_nonzero(batch.target_ids) for batch in counted)
+    assert reports[0].cross_entropy == reports[0].loss > 0
+
+
+@pytest.mark.parametrize("slots, updates", [("reset", 3), ("keep", 1), ("average", 1)])
+def test_slots_begin_with_their_first_value(slots, updates):
+    """Adagrad's is not zero: its first local update is α g / √(s₀ + g²), and where slots are reset every one."""
     adagrad = OptimizerSettings(optimizer="adagrad", adagrad_start=0.5)
-    engine = simulated(ModelAverage(local_steps=1, local_slots="reset"), BATCHES, workers=1, optimizer=adagrad)
+    engine = simulated(ModelAverage(local_steps=1, local_slots=slots), BATCHES, workers=1, optimizer=adagrad)
     expected = parameters(engine)
-    for batch, _ in zip(BATCHES[:3], engine.blocks()):
+    for batch, _ in zip(BATCHES[:updates], engine.blocks()):
         gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(expected), batch, None)
         mean = (gradient / sums.target_tokens).numpy()
         expected = expected - 0.1 * mean / np.sqrt(0.5 + mean**2)
         np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
+
+
+@pytest.mark.parametrize("wanted, taken", [(3, 4), (4, 4), (5, 6)])
+def test_a_step_ends_with_the_batch_that_fills_its_share(wanted, taken):
+    """Of batches of two target tokens."""
+    (report,) = run(local(TWO_TOKENS, global_batch_tokens=wanted), 1)
+    assert report.target_tokens == taken
+
+
+def test_a_delta_is_not_clipped_however_long():
+    engine = local(BATCHES, ModelAverage(local_steps=2), model=SteepModel(1e4))
+    start = parameters(engine)
+    (report,) = run(engine, 1)
+    assert report.gradient_norm > 10
+    assert np.linalg.norm(parameters(engine) - start) == pytest.approx(report.gradient_norm)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tests.engines.building import EQUAL_SPEED, run, simulated
-from tfnmt.engines.schedule import ABSORBED
+from tests.engines.building import EQUAL_SPEED, local, run, simulated
+from tfnmt.engines.schedule import ABSORBED, STEPPED, Fault
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.strategies import Async, ModelAverage, RingAllreduce, SummedAsync, Sync
@@ -63,9 +63,18 @@ class TestComputing:
         settings = {"workers": 2, "seconds_per_token": 0.0, "step_seconds": 1.0}
         slow = np.log(noise(costs(jitter=0.0, slow_jitter=0.5, **settings), 2, steps))
         fast = np.log(noise(costs(jitter=0.5, **settings), 2, steps))
-        assert np.corrcoef(slow[0, 1:], slow[0, :-1])[0, 1] == pytest.approx(np.exp(-1 / 100), abs=0.01)
+        assert np.corrcoef(slow[0, 1:], slow[0, :-1])[0, 1] == pytest.approx(np.exp(-1 / 100), abs=0.005)
         assert abs(np.corrcoef(slow[0], slow[1])[0, 1]) < 0.5
         assert abs(np.corrcoef(fast[0, 1:], fast[0, :-1])[0, 1]) < 0.05
+
+    def test_slow_jitter_begins_with_a_number_of_its_own(self):
+        """Not with that of the first step's other jitter."""
+        settings = {"workers": 1000, "seconds_per_token": 0.0, "step_seconds": 1.0}
+        slow, fast = (
+            np.log(noise(costs(**settings, **jitter), 1000, [1])[:, 0])
+            for jitter in ({"jitter": 0.0, "slow_jitter": 0.5}, {"jitter": 0.5})
+        )
+        assert abs(np.corrcoef(slow, fast)[0, 1]) < 0.1
 
     def test_noise_is_addressed_by_seed_worker_and_step(self):
         settings = {"jitter": 0.3, "slow_jitter": 0.3}
@@ -106,6 +115,13 @@ class TestBarrier:
         """N M / B each way with one server, M / B with N."""
         found = seconds(Sync(), 3, 3, servers, **one_second_a_vector(servers))
         assert found == pytest.approx([one_way + 1 + one_way] * 3)
+
+    def test_latency_and_the_switch_hold_a_star(self):
+        """Two vectors travel each way; links would carry them in a second, the switch in four."""
+        speed = one_second_a_vector(2)
+        switch = speed["network_bytes_per_second"] / 2
+        found = seconds(Sync(), 2, 2, 2, **speed, switch_bytes_per_second=switch, network_latency_seconds=0.25)
+        assert found == pytest.approx([4.25 + 1 + 4.25] * 2)
 
     def test_averaged_slots_travel_too(self):
         row = ModelAverage(local_steps=2, local_slots="average")
@@ -185,6 +201,30 @@ class TestFreeRows:
             since = max((n for n in range(number) if pushes[n].worker == push.worker), default=-1)
             assert push.staleness == number - since - 1
         assert {push.staleness for push in pushes[3:]} != {2}
+
+
+class TestClock:
+    def test_goes_on_behind_a_checkpoint(self):
+        first, second = (engine(Sync(), 2, **INSTANT) for _ in range(2))
+        run(first, 3)
+        second.restore(first.state())
+        assert [report.seconds for report in run(second, 2)] == pytest.approx([1, 1])
+        assert [event.seconds for event in second.trace if event.kind == STEPPED] == pytest.approx([4, 4, 5, 5])
+
+    def test_begins_behind_a_checkpoint_without_one(self):
+        first, second = local(BATCHES), engine(Sync(), 1, **INSTANT)
+        run(first, 3)
+        second.restore(first.state())
+        run(second, 1)
+        assert [event.seconds for event in second.trace if event.kind == STEPPED] == pytest.approx([1])
+
+    @pytest.mark.parametrize("seconds, away", [({}, 1), ({"seconds": 5.0}, 5)])
+    def test_a_worker_that_has_died_comes_back_in_time(self, seconds, away):
+        """Dead at the end of its second step; the step that it does again takes as long."""
+        fault = Fault(worker=1, block=2, kind=STEPPED, **seconds)
+        found = simulated(Sync(), BATCHES, workers=2, faults=[fault], costs=CostSettings(**FREE, **INSTANT))
+        assert [report.seconds for report in run(found, 3)] == pytest.approx([1, 1 + away + 1, 1])
+        assert [event.seconds for event in found.trace if event.kind == "restarted"] == pytest.approx([2 + away])
 
 
 def test_no_time_of_the_real_machine_is_in_a_report():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, local, parameters, run, simulated
-from tfnmt.engines.schedule import PULLED, PUSHED
+from tfnmt.engines.schedule import PULLED, PUSHED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.strategies import (
     Async,
@@ -24,6 +24,8 @@ from tfnmt.strategies import (
 )
 
 BATCHES = toy.make_batches(64)
+NEW_NUMBERS = ("steps", "updates", "local_updates", "phase_began")
+"""What version 0.1 did not write."""
 
 
 def in_turn(rounds, workers=3):
@@ -61,22 +63,52 @@ class TestOptimizerGoesOn:
         assert state.counters["updates"] == 1
         assert "velocity" not in state.vectors
 
-    @pytest.mark.parametrize("row", [ModelAverage(local_steps=2), ModelAverage(local_steps=2, local_slots="average")])
-    def test_a_checkpoint_at_the_change_holds_what_is_handed_over(self, row):
+    @pytest.mark.parametrize("slots, updates", [("keep", 3), ("average", 3), ("keep", 1)])
+    def test_a_checkpoint_at_the_change_holds_what_is_handed_over(self, slots, updates):
+        """One of the warm start goes on with it."""
+        row = ModelAverage(local_steps=2, local_slots=slots)
         options = {"workers": 2, "optimizer": "adam", "warm_start_updates": 3, "dtype": tf.float32}
         through, first, second = (simulated(row, BATCHES, **options) for _ in range(3))
-        run(through, 6), run(first, 3)
+        run(through, 6), run(first, updates)
         second.restore(first.state())
-        run(second, 3)
+        run(second, 6 - updates)
         for name, vector in through.state().vectors.items():
             np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
+
+    @pytest.mark.parametrize(
+        "slots, holders, updates",
+        [("keep", ["worker_0", "worker_1"], 0), ("reset", [], 0), ("average", ["local"], 1)],
+    )
+    def test_slots_are_handed_to_whom_they_belong(self, slots, holders, updates):
+        """To each worker, to nobody, or to the servers, from whom all pull them; Adagrad's do not begin with zero."""
+        options = {"workers": 2, "optimizer": "adagrad"}
+        row = ModelAverage(local_steps=2, local_slots=slots)
+        warm, sync = simulated(row, BATCHES, warm_start_updates=1, **options), simulated(Sync(), BATCHES, **options)
+        run(warm, 1), run(sync, 1)
+        found, expected = warm.state(), sync.state().vectors["sum_of_squares"]
+        handed = {f"{holder}_sum_of_squares" for holder in holders}
+        others = {"sum_of_squares", "received_sum_of_squares"}
+        assert {name for name in found.vectors if "squares" in name} - others == handed
+        for name in handed:
+            np.testing.assert_array_equal(found.vectors[name], expected)
+        assert found.counters["local_updates"] == updates
+
+    def test_a_worker_that_dies_before_its_first_push_begins_with_its_slots(self):
+        """Though another has pushed, and so needs its own no more."""
+        fault = Fault(worker=1, block=2, kind=PUSHED)
+        row, options = ModelAverage(local_steps=2), {"workers": 2, "optimizer": "momentum", "warm_start_updates": 1}
+        struck, sound = (simulated(row, BATCHES, faults=faults, **options) for faults in ([fault], []))
+        run(struck, 2), run(sound, 2)
+        assert [event.kind for event in struck.trace].count("restarted") == 1
+        assert distance(struck, sound) == 0
 
     def test_a_checkpoint_without_the_new_numbers_is_read(self):
         first, second = (simulated(Sync(), BATCHES, workers=2, optimizer="adam") for _ in range(2))
         run(first, 3)
         state = first.state()
-        old = {name: value for name, value in state.counters.items() if name not in ("steps", "updates", "phase_began")}
+        old = {name: value for name, value in state.counters.items() if name not in NEW_NUMBERS}
         second.restore(dataclasses.replace(state, counters=old))
+        assert second.state().counters == state.counters | {"phase_began": 0}
         run(first, 2), run(second, 2)
         assert distance(first, second) == 0
 
@@ -155,6 +187,7 @@ class TestLaws:
         [
             ("sgd", 4, 0.75),
             ("momentum", 8, 0.875),
+            ("adam", 1, 0.0),
             ("adam", 3, 0.0),
             ("adam", 4, 0.2),
             ("adagrad", 15, 0.5),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.local_steps import REPLICA, LocalUpdate, Replica, move_replica
-from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
+from tfnmt.optimizers.optimizers import OptimizerSettings, Sgd, build_optimizer
 
 RATES = (0.1, 0.2, 0.3, 0.4)
 """By the steps of the worker, modulo four."""
@@ -66,3 +66,36 @@ def test_ends_by_the_steps_of_the_worker(gradients):
 def test_refused_gradient_is_no_update(gradients):
     spoiled = np.insert(gradients, 1, np.nan, axis=0)
     assert move(spoiled, 0).updates.numpy() == 3
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize(
+    "gradient, tokens, step, told",
+    [
+        ([1.0, 2.0], 2, 2, (True, False, -1)),
+        ([1.0, 2.0], 0, 2, (False, False, -1)),
+        ([1.0, np.nan], 2, 2, (False, True, 1)),
+        ([1.0, np.nan], 0, 2, (False, False, -1)),
+        ([1.0, np.nan], 2, 3, (False, False, -1)),
+    ],
+)
+def test_moves_by_finite_gradients_of_wanted_steps(gradient, tokens, step, told, steps):
+    """And tells of it: wanted are steps with a token, up to the last of the local optimizer."""
+    if steps is None and step == 3:
+        told = (False, True, 1)
+    replica = Replica({REPLICA: tf.Variable([5.0, 5.0])}, {}, tf.Variable(0.0, dtype=tf.float64))
+    update = LocalUpdate(Sgd(), tf.constant(1.0), 0.0, steps)
+    number = tf.constant(step, tf.int64)
+    found = move_replica(update, replica, tf.constant(gradient), tf.constant(float(tokens)), number)
+    assert tuple(each.numpy().item() for each in found) == told
+    np.testing.assert_array_equal(replica.parameters, [4.5, 4.0] if told[0] else [5.0, 5.0])
+    assert replica.updates.numpy() == told[0]
+
+
+@pytest.mark.parametrize(
+    "tokens, clip_norm, factor", [(1, 0, 1), (5, 0, 1 / 5), (5, 0.5, 1 / 10), (0, 0, 1), (0, 0.5, 1 / 10), (1, 9, 1)]
+)
+def test_mean_is_over_the_tokens_and_no_longer_than_the_clipping(tokens, clip_norm, factor):
+    """Of a sum that is 5 long; without a token there is nothing to divide by."""
+    found = clipped_mean(tf.constant([3.0, 4.0]), tf.constant(float(tokens)), clip_norm)
+    np.testing.assert_allclose(found, [3 * factor, 4 * factor], rtol=1e-6)

@@ -28,6 +28,8 @@ def test_warmup_rises_in_a_line(schedule):
         (63, {"schedule": "inverse_sqrt", "final_learning_rate": 0.75}, 0.75),
         (51, {"schedule": "cosine", "decay_updates": 100}, 2.0 * 0.5 * (1 + math.cos(math.pi * 0.5))),
         (500, {"schedule": "cosine", "decay_updates": 100}, 0.0),
+        (3, {"schedule": "cosine", "decay_updates": 4}, 2.0),
+        (4, {"schedule": "cosine", "decay_updates": 4}, 0.0),
         (7, {"schedule": "plateau", "plateau_scale": 0.25}, 0.5),
         (0, {"schedule": "constant", "warmup_updates": 0}, 2.0),
         (3, {"schedule": "inverse_sqrt", "warmup_updates": 0}, 1.0),

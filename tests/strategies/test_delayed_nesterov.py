@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import DIFFERENT, EXACT, distance, run, simulated
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies.averaging import Bmuf
 from tfnmt.strategies.delayed_nesterov import DelayedMomentum, DelayedNesterov
 
@@ -29,6 +30,18 @@ def test_update_follows_its_equations(delay, share):
             weight = 1 - share * delay + share
         expected = expected + 0.7 * (weight * 0.9 * momentum + delta / delay)
         np.testing.assert_allclose(theta, expected, atol=EXACT)
+
+
+@pytest.mark.parametrize("early, share", [(False, 0.0), (True, 1 / 3)])
+def test_early_momentum_is_a_share_for_each_push_of_the_delay(early, share):
+    row = DelayedNesterov(outer_learning_rate=0.7, outer_momentum=0.9, early_momentum=early)
+    moved = []
+    for update in (row.row(3, OptimizerSettings()).server_update, DelayedMomentum(0.7, 0.9, 3, share)):
+        theta, slots = tf.Variable([0.0]), {name: tf.Variable([1.0]) for name in update.slots}
+        handles = {name: slot.handle for name, slot in slots.items()}
+        update.apply(theta.handle, handles, tf.constant([2.0]), None, tf.constant(0))
+        moved.append(theta.numpy())
+    np.testing.assert_array_equal(*moved)
 
 
 def test_without_delay_it_is_nesterov_s_momentum():

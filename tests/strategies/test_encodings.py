@@ -60,6 +60,15 @@ def test_what_16_bits_cannot_hold_is_refused():
     assert run(dense, 1)[0].skipped is None
 
 
+@pytest.mark.parametrize("weight, factor", [(8.0, 32.0), (1.0, 256.0), (0.5, 256.0), (0.0, 256.0)])
+def test_16_bits_hold_the_mean_times_256(weight, factor):
+    """Of a payload that weighs less than one, its own elements."""
+    half, weight = ENCODINGS["float16"], tf.constant(weight, tf.float64)
+    encoded = half.encode(tf.constant([1.0, 0.0]), weight)
+    assert encoded.numpy().tolist() == [factor, 0.0]
+    assert half.decode(encoded, weight, tf.float32).numpy().tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_sums_of_what_was_encoded_with_one_weight_are_sums(name):
     encoding, weight = ENCODINGS[name], tf.constant(8.0, tf.float64)

@@ -8,7 +8,8 @@ import pytest
 from graphs.block import BEGIN, PULL, PUSH, Steps
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import STRATEGIES, Async, Downpour, Meetings, ModelAverage, Strategy
+from tfnmt.strategies import STRATEGIES, Async, DelayedAsync, Downpour, Meetings, ModelAverage, Strategy, Sync
+from tfnmt.strategies.delayed_nesterov import DelayedNesterov
 from tfnmt.strategies.exchanges import GradientSum, ParameterDelta, StepSum
 
 
@@ -38,12 +39,36 @@ def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
     [
         (ModelAverage(local_steps=5), 4, "4 parameter deltas of 5 steps; all wait for all"),
         (Downpour(push_every=5), 1, "1 sum of mean gradients of 5 steps; nobody waits"),
+        (Downpour(push_every=2, pull_every=6), 1, "1 sum of mean gradients of 2 steps; nobody waits"),
         (Async(slack=2), 1, "1 gradient sum of 1 step; at most 2 blocks ahead"),
+        (DelayedNesterov(local_steps=5), 4, "1 parameter delta of 5 steps; nobody waits"),
+        (DelayedNesterov(momentum_delay=3), 3, "1 parameter delta of 50 steps; nobody waits"),
     ],
 )
 def test_what_a_row_says(row, batches, words):
     found = row.row(4, OptimizerSettings())
     assert (found.law_factor, found.describe()) == (batches, words)
+
+
+@pytest.mark.parametrize("rate, moves", [(0.5, True), (0.0, False)])
+def test_without_a_local_rate_replicas_stay_as_they_were_pulled(rate, moves):
+    row = Downpour(local_rate=rate).row(2, OptimizerSettings())
+    assert (row.local_update is not None) is moves
+
+
+@pytest.mark.parametrize(
+    "row, steps, at_once",
+    [
+        (Sync(), 4, True),
+        (Async(), 1, True),
+        (DelayedAsync(delay=2), 2, False),
+        (ModelAverage(local_steps=1), 4, False),
+        (ModelAverage(local_steps=3), 12, False),
+    ],
+)
+def test_steps_of_an_update_and_pushes_of_gradients(row, steps, at_once):
+    found = row.row(4, OptimizerSettings())
+    assert (found.steps_per_update, found.pushes_gradients_at_once) == (steps, at_once)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +87,8 @@ def test_laws_go_by_what_a_gradient_is_averaged_over():
     sums = NO_SUMS._replace(target_tokens=30.0, steps=3.0, batches=6.0)
     assert GradientSum().averaged(sums) == (30.0, 6.0)
     assert StepSum().averaged(sums) == (10.0, 2.0)
+    assert StepSum().averaged(sums._replace(steps=1.0)) == (30.0, 6.0)
+    assert StepSum().averaged(NO_SUMS) == (0.0, 0.0)
 
 
 def test_every_name_of_the_table_makes_a_row():

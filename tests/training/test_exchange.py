@@ -11,13 +11,13 @@ def test_values_of_three_pushes():
         [
             pushed(0, compute_seconds=2.0),
             pushed(1, staleness=2, seconds=6.0),
-            pushed(1, refused="a duplicate", seconds=2.0),
+            pushed(1, refused="a duplicate", skipped_steps=3),
         ]
     )
     assert values == {
         "exchange/pushes": 3,
         "exchange/refused_pushes": 1,
-        "exchange/skipped_steps": 0,
+        "exchange/skipped_steps": 3,
         "exchange/mean_staleness": 2 / 3,
         "exchange/max_staleness": 2,
         "exchange/bytes_pulled": 24,

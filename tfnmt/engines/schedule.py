@@ -176,7 +176,6 @@ class Schedule:
         self._arrived = arrived
         self._released_at = now  # when the push came that has let others go on
         self._served_at = now  # when the servers have done all work that has come to them
-        self._reports = []
 
     def _new_worker(self, number: int) -> Any:
         return self._servers.new_worker(self._graph, number, self._outboxes[number])
@@ -219,7 +218,7 @@ class Schedule:
     def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
         began, limit = self._clock.now, self._servers.strategy.meetings.most_seconds
         for number in range(steps.count):
-            if limit and number and self._clock.now - began >= limit:
+            if limit and self._clock.now - began >= limit:
                 return
             one = Steps(1, steps.first and number == 0)
             work, _ = worker.run((one,), self._servers.plateau_scale)

@@ -71,7 +71,6 @@ class UpdateSequence:
         self._ledger, self._clock = Ledger(workers, clock), clock
         self._late_seconds = 0.0  # of an update behind the push that made it, which the next push knows of
         self._given: dict[str, np.ndarray] = {}  # vectors with which workers begin that have not pushed yet
-        self.phase = -1
         self._enter(0)
 
     @property

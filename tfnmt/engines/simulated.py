@@ -28,7 +28,7 @@ class SimulatedEngine(Engine):
         self,
         recipe: Recipe,
         *,
-        workers: int = 1,
+        workers: int,
         costs: CostSettings | None = None,
         script: Sequence[tuple[int, str]] | None = None,
         faults: Sequence[Fault] = (),

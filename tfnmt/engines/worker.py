@@ -32,7 +32,7 @@ class WorkerGraph:
         strategy: Strategy,
         rates: LearningRates,
         workers: int,
-        first_step: int = 0,
+        first_step: int,
         pack: Pack | None = None,
     ):
         """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`.
@@ -198,7 +198,7 @@ class Worker:
         replica: Replica,
         outbox: Outbox,
         batches: Iterator[Batch],
-        clock: float = 0.0,
+        clock: float,
     ):
         """A worker that has come as far as `progress`, at that clock; everything that it owns is given."""
         self.number, self.replica, self._graph = number, replica, graph
@@ -217,7 +217,7 @@ class Worker:
             block, self._holds_nothing = self._graph.strategy.beginning(block), False
         return block
 
-    def run(self, block: Block, plateau_scale: float = 1.0) -> tuple[Work, Push | None]:
+    def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
         """Does one block, or a part of one: what that came to, and the push when there is one."""
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(

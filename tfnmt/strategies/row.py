@@ -36,7 +36,7 @@ class Meetings:
         period = math.lcm(pull, push)
         pulls = [(steps, PULL) for steps in range(0, period, pull)]
         pushes = [(steps, PUSH) for steps in range(push, period + 1, push)]
-        return cls(period, tuple(sorted([*pulls, *pushes], key=lambda each: (each[0], each[1] == PULL))), most_seconds)
+        return cls(period, tuple(sorted([*pulls, *pushes])), most_seconds)  # no two of them within a period coincide
 
     def blocks(self) -> tuple[Block, ...]:
         """One round of a worker's program, cut behind every push.
