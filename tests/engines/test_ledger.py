@@ -6,6 +6,7 @@ import pytest
 
 from graphs.work import NO_SUMS, Work
 from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.noise_scale import NoiseScale
 from tfnmt.engines.report import Waits
 from tfnmt.engines.worker import Progress, Push
 
@@ -44,6 +45,7 @@ def report(ledger, applied=True):
 
 def test_nobody_has_done_anything_at_first(ledger):
     nothing = {"version": 0, "steps": 0.0, "phase_began": 0, "arrived": 0, "sums": NO_SUMS}
+    nothing["noise"] = NoiseScale()._asdict()
     assert ledger.counters() == {**nothing, "workers": [{"block": 0, "step": 0, "position": None}] * 2}
 
 
