@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import types
@@ -9,6 +11,7 @@ import types
 import pytest
 
 from tfnmt import diagnosis, installation, runtime
+from tfnmt.cluster.addresses import free_ports
 from tfnmt.commands import doctor
 from tfnmt.diagnosis import FAULT, GOOD, NOTE, Finding
 
@@ -138,3 +141,19 @@ def test_the_exit_code_says_whether_it_can_train(monkeypatch, capsys, state, cod
     monkeypatch.setattr(diagnosis, "findings", lambda: iter([Finding("Thing", state, "is so", "mend it")]))
     assert doctor.diagnose(doctor.DoctorSettings()) == code
     assert "Thing: is so\n         to mend it: mend it\n" in capsys.readouterr().out
+
+
+def test_the_network_between_two_machines():
+    """One doctor answers, and the other measures."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-c", MAIN, f"--answer={port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=installation.ROOT) as answering:
+        try:
+            assert answering.stdout.readline() == f"Answering at port {port}, until Ctrl-C.\n"
+            result = _run("--json", f"--hosts=127.0.0.1:{port}")
+            answering.send_signal(signal.SIGINT)
+            assert answering.wait(60) == 130
+        finally:
+            answering.kill()
+    findings = {finding["subject"]: finding["text"] for finding in json.loads(result.stdout)["findings"]}
+    assert re.fullmatch(r"[\d,.e+]+ MB/s, [\d.e-]+ ms", findings[f"Network to 127.0.0.1:{port}"])

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from tests.programs import SECONDS, run
+from tfnmt.cluster.link_speed import Answering
 from tfnmt.installation import ROOT
 
 TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
@@ -67,11 +69,17 @@ def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
     run("train", f"--data={corpus}", TINY, f"--run_directory={trained}", "--max_updates=1", "--batch_positions=256")
     (trained / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
     words = [f"--data={corpus}", TINY, f"--probe={output / 'plan.json'}", f"--run_directory={trained}", "--workers=2"]
-    said, _ = run("plan", *words, f"--output={tmp_path / 'second'}", "--target_bleu=11", "--price_per_hour=2")
+    goal = ["--target_bleu=11", "--price_per_hour=2"]
+    with Answering(0) as answering:
+        threading.Thread(target=answering.serve_forever, args=(0.05,)).start()
+        host = f"--hosts=127.0.0.1:{answering.server_address[1]}"
+        said, _ = run("plan", *words, *goal, host, f"--output={tmp_path / 'second'}")
+        answering.shutdown()
     assert "Noise scale: 500 target tokens." in said
     assert "Hours are those to a validation BLEU of 11.0." in said
-    goal = json.loads((tmp_path / "second" / "plan.json").read_text())["goal"]
-    assert goal["tokens"] == pytest.approx(5_000 / (1 + 500 / 500))
+    second, first = (json.loads((path / "plan.json").read_text()) for path in (tmp_path / "second", output))
+    assert second["costs"]["network_bytes_per_second"] != first["costs"]["network_bytes_per_second"] == 1.25e8
+    assert second["goal"]["tokens"] == pytest.approx(5_000 / (1 + 500 / 500))
     _, refused = run("plan", *words, f"--output={tmp_path / 'third'}", "--target_bleu=30", expect=2)
     assert refused == f"error: --target_bleu=30: {trained} has come to 20.0; take that or less.\n"
 

@@ -2,17 +2,21 @@
 
     tfnmt-doctor          for people
     tfnmt-doctor --json   for programs
+    tfnmt-doctor --answer=7000             on a host, until Ctrl-C, and
+    tfnmt-doctor --hosts=other:7000        on another one: how fast the network between them is
 
 Its exit code is 0 when this machine can train, and 1 otherwise. It runs on a broken installation, too.
 """
 
 import dataclasses
+import itertools
 import json as json_format
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import tfnmt
 from tfnmt import diagnosis
-from tfnmt.diagnosis import FAULT, NOTE, Finding
+from tfnmt.diagnosis import FAULT, GOOD, NOTE, Finding
 from tfnmt.settings import setting
 
 
@@ -21,6 +25,12 @@ class DoctorSettings:
     """How the diagnosis is shown."""
 
     json: bool = setting(False, "Print one JSON object instead of lines.")
+    hosts: tuple[str, ...] = setting(
+        (), "Machines to measure the network to, host:port, where `tfnmt-doctor --answer=port` runs."
+    )
+    answer: int = setting(
+        0, "Port at which to answer `--hosts` of other machines, until Ctrl-C; 0 for none.", minimum=0, maximum=65535
+    )
 
 
 def main() -> None:
@@ -34,21 +44,40 @@ def main() -> None:
 
 def diagnose(settings: DoctorSettings) -> int:
     """Prints every finding; the exit code."""
-    return _print_json() if settings.json else _print_lines()
+    if settings.answer:
+        return _answer(settings.answer)
+    findings = itertools.chain(diagnosis.findings(), _links(settings.hosts))
+    return _print_json(findings) if settings.json else _print_lines(findings)
 
 
-def _print_json() -> int:
-    found = list(diagnosis.findings())
+def _answer(port: int) -> int:
+    from tfnmt.cluster.link_speed import Answering  # what a broken installation may lack is not asked for before
+
+    with Answering(port) as answering:
+        print(f"Answering at port {port}, until Ctrl-C.", flush=True)
+        answering.serve_forever()
+    return 0
+
+
+def _links(hosts: Sequence[str]) -> Iterator[Finding]:
+    from tfnmt.cluster.link_speed import measure
+
+    for host in hosts:
+        yield Finding(f"Network to {host}", GOOD, measure(host).describe())
+
+
+def _print_json(findings: Iterable[Finding]) -> int:
+    found = list(findings)
     can_train = _can_train(found)
     document = {"tfnmt": tfnmt.__version__, "can_train": can_train, "findings": [each._asdict() for each in found]}
     print(json_format.dumps(document, indent=2))
     return 0 if can_train else 1
 
 
-def _print_lines() -> int:
+def _print_lines(findings: Iterable[Finding]) -> int:
     print(f"tfnmt {tfnmt.__version__}")
     found = []
-    for finding in diagnosis.findings():
+    for finding in findings:
         found.append(finding)
         print(_line(finding), flush=True)
     can_train = _can_train(found)

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from graphs.encodings import ENCODINGS
 from tfnmt import runtime
+from tfnmt.cluster import link_speed
 from tfnmt.commands import application, logs
 from tfnmt.data.corpus import find_corpus
 from tfnmt.data.pipeline import training_batches
@@ -61,8 +62,17 @@ class PlanSettings:
     local_steps: tuple[str, ...] = setting(
         ("8", "30", "100"), "Steps between meetings to choose from, where a row has such."
     )
-    network_bytes_per_second: float = setting(1.25e8, "Speed of each machine's link, in each direction.", minimum=1)
-    network_latency_seconds: float = setting(0.0001, "Seconds before the first byte of a transfer arrives.", minimum=0)
+    network_bytes_per_second: float = setting(
+        1.25e8, "Speed of each machine's link, in each direction, where there are no --hosts.", minimum=1
+    )
+    network_latency_seconds: float = setting(
+        0.0001, "Seconds before the first byte of a transfer arrives, where there are no --hosts.", minimum=0
+    )
+    hosts: tuple[str, ...] = setting(
+        (),
+        "Machines to measure the network to instead, host:port, where `tfnmt-doctor --answer=port` runs; the slowest "
+        "link counts.",
+    )
     jitter: float = setting(0.1, "Standard deviation of the logarithm of a step's compute time.", minimum=0)
     price_per_hour: float = setting(0.0, "Price of a machine; 0 for none.", minimum=0)
     probe: str = setting("", "Plan.json of an earlier plan whose machine, model and data these are.", is_path=True)
@@ -107,11 +117,7 @@ def main() -> None:
 def _main(
     plan: PlanSettings, data: DataSettings, choice: ModelChoice, model: ModelSettings, optimizer: OptimizerSettings
 ) -> int:
-    network = CostSettings(
-        network_bytes_per_second=plan.network_bytes_per_second,
-        network_latency_seconds=plan.network_latency_seconds,
-        jitter=plan.jitter,
-    )
+    network = _network(plan)
     output = new_directory(plan.output) if not Path(plan.output).exists() else Path(plan.output)
     goal = _goal(plan) if plan.run_directory else Goal(plan.critical_batch_tokens or None)
     probe = _read_probe(plan.probe) if plan.probe else _measured_probe(plan, data, choice, model, optimizer)
@@ -142,6 +148,16 @@ def _main(
     print("To train it here under this clock, with virtual machines:")
     print(f"  tfnmt-train --flagfile={output / 'simulated.flags'} --run_directory=RUN")
     return 0
+
+
+def _network(plan: PlanSettings) -> CostSettings:
+    """The network of the flags, or that to `--hosts`."""
+    links = [link_speed.measure(host) for host in plan.hosts]
+    return CostSettings(
+        network_bytes_per_second=min((link.bytes_per_second for link in links), default=plan.network_bytes_per_second),
+        network_latency_seconds=max((link.latency_seconds for link in links), default=plan.network_latency_seconds),
+        jitter=plan.jitter,
+    )
 
 
 def _goal(plan: PlanSettings) -> Goal:
