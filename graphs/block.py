@@ -249,13 +249,16 @@ class BlockGraph:
         gradient_sum, work = step_gradient(replica.parameters.read_value(), step)
         work = work._replace(clock=clock + 1 if self.exchange.trains_replicas else clock)
         tokens = tf.cast(work.sums.target_tokens, gradient_sum.dtype)
-        replica.assign(self.exchange.gather(replica.vectors, Gradient(gradient_sum, tokens, self.clip_norm), first))
+        gradient = Gradient(gradient_sum, tokens, self.clip_norm)
+        done = replica.assign(self.exchange.gather(replica.vectors, gradient, first))
         if self.local is None:
-            return _behind([gradient_sum], work)
+            # Not behind the sum itself: where a loop has added it up, the position comes from that loop as well, and
+            # TensorFlow removes the dependency as superfluous. Then it takes the loop apart, and it is not.
+            return _behind(done, work)
         rate = self.local.learning_rate(clock, tokens, work.sums.batches, plateau_scale)
         update = LocalUpdate(self.local.optimizer, rate, self.clip_norm, self.local.last_step)
         moved, refused, nonfinite_at = move_replica(update, replica, gradient_sum, tokens, step)
-        return _behind([moved], work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at))
+        return _behind([*done, moved], work._replace(sums=_refused_if(refused, work.sums), nonfinite_at=nonfinite_at))
 
 
 def _timed(work: Work, action: Action, seconds: tf.Tensor) -> Work:
