@@ -38,20 +38,20 @@ def diagnose(settings: DoctorSettings) -> int:
 
 
 def _print_json() -> int:
-    found = list(diagnosis.findings())
-    can_train = _can_train(found)
-    document = {"tfnmt": tfnmt.__version__, "can_train": can_train, "findings": [each._asdict() for each in found]}
-    print(json_format.dumps(document, indent=2))
+    findings = list(diagnosis.findings())
+    can_train = _can_train(findings)
+    values = [finding._asdict() for finding in findings]
+    print(json_format.dumps({"tfnmt": tfnmt.__version__, "can_train": can_train, "findings": values}, indent=2))
     return 0 if can_train else 1
 
 
 def _print_lines() -> int:
     print(f"tfnmt {tfnmt.__version__}")
-    found = []
+    findings = []
     for finding in diagnosis.findings():
-        found.append(finding)
+        findings.append(finding)
         print(_line(finding), flush=True)
-    can_train = _can_train(found)
+    can_train = _can_train(findings)
     print("This machine can train." if can_train else "This machine cannot train: mend the faults above.")
     return 0 if can_train else 1
 
@@ -62,8 +62,8 @@ def _line(finding: Finding) -> str:
     return f"  {mark}  {finding.subject}: {finding.text}{remedy}"
 
 
-def _can_train(found: list[Finding]) -> bool:
-    return all(finding.state != FAULT for finding in found)
+def _can_train(findings: list[Finding]) -> bool:
+    return all(finding.state != FAULT for finding in findings)
 
 
 if __name__ == "__main__":
