@@ -30,19 +30,12 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Everything that training needs in order to go on as if it had never stopped.
+    """All that training needs in order to go on as if it had never stopped."""
 
-    Attributes:
-      update: server updates so far.
-      parameters: the model's named parameters.
-      state: slot name, such as "adam_m" or "average" -> named arrays.
-      progress: JSON values: counters, reader position, best scores.
-    """
-
-    update: int
+    update: int  # server updates so far
     parameters: Arrays
-    state: Mapping[str, Arrays]
-    progress: dict[str, Any]
+    state: Mapping[str, Arrays]  # slot name, such as "adam_m" or "average" -> named arrays
+    progress: dict[str, Any]  # JSON values: counters, reader position, best scores
 
 
 class DamagedError(Exception):
@@ -95,10 +88,7 @@ def read(directory: Path, slots: Container[str] | None = None) -> Checkpoint:
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """Compares every file with the manifest.
-
-    Returns:
-      The manifest.
+    """Compares every file with the manifest, and returns the manifest.
 
     Raises:
       DamagedError: naming the first file that is missing, damaged or of an unknown format.
@@ -111,12 +101,12 @@ def verify(directory: Path) -> dict[str, Any]:
 
 def _verify_file(path: Path, expected: Fingerprint) -> None:
     try:
-        found = durable_files.fingerprint(path)
+        present = durable_files.fingerprint(path)
     except OSError as error:
         raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
-    if found.bytes != expected.bytes:
-        raise DamagedError(f"{path} has {found.bytes:,} bytes instead of {expected.bytes:,}")
-    if found != expected:
+    if present.bytes != expected.bytes:
+        raise DamagedError(f"{path} has {present.bytes:,} bytes instead of {expected.bytes:,}")
+    if present != expected:
         raise DamagedError(f"{path} does not have the SHA-256 that was written: its content changed")
 
 

@@ -46,7 +46,7 @@ class SaveError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-    """What `index.json` points to. Metrics are such that larger is better."""
+    """The content of `index.json`: the newest checkpoint, and the metrics, of which a larger one is better."""
 
     newest: int | None = None
     metrics: dict[int, float] = dataclasses.field(default_factory=dict)
@@ -59,15 +59,12 @@ class _Index:
     def best(self) -> int | None:
         return next(iter(self.ranking()), None)
 
-    def pointing_to(self, newest: int) -> "_Index":
-        return dataclasses.replace(self, newest=newest)
-
-    def rated(self, update: int, metric: float | None) -> "_Index":
-        """With this metric of `update`; None and NaN forget it."""
-        others = {other: value for other, value in self.metrics.items() if other != update}
+    def with_newest(self, update: int, metric: float | None) -> "_Index":
+        """The index behind a new checkpoint of `update`, whose metric is no number (None or NaN) where it has none."""
+        metrics = {other: value for other, value in self.metrics.items() if other != update}
         if metric is not None and not math.isnan(metric):
-            others[update] = float(metric)
-        return dataclasses.replace(self, metrics=others)
+            metrics[update] = float(metric)
+        return _Index(update, metrics)
 
     def to_json(self) -> str:
         return json.dumps({"newest": self.newest, "best": self.best, "metrics": self.metrics}, indent=1)
@@ -169,12 +166,13 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def _commit(self, aside: Path, update: int, metric: float | None) -> None:
-        place = self.directory / _name(update)
-        if place.exists():
-            place.rename(self.directory / f".{place.name}.replaced")
-        aside.rename(place)
+        path = self.directory / _name(update)
+        if path.exists():
+            path.rename(self.directory / f".{path.name}.replaced")
+        aside.rename(path)
         durable_files.sync_directory(self.directory)
-        self._write_index(self._index().rated(update, metric).pointing_to(update))
+        index = self._index().with_newest(update, metric)
+        durable_files.replace(self.directory / "index.json", index.to_json().encode())
 
     def _delete_surplus(self) -> None:
         """Keeps the newest, as many before it as asked for, and the best.
@@ -218,9 +216,6 @@ class CheckpointStore:
         directories = self._directories()
         present = {update: metric for update, metric in index.metrics.items() if update in directories}
         return dataclasses.replace(index, metrics=present)
-
-    def _write_index(self, index: _Index) -> None:
-        durable_files.replace(self.directory / "index.json", index.to_json().encode())
 
     def _refuse_without_room(self, checkpoint: Checkpoint) -> None:
         if shutil.disk_usage(self.directory).free < checkpoint_files.size_bytes(checkpoint):

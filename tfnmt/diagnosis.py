@@ -1,4 +1,4 @@
-"""What the machine and the installation are like, one finding for each thing that tfnmt depends on.
+"""The state of the machine and of the installation, one finding for each thing that tfnmt depends on.
 
 It must work on a broken installation, so it imports only the standard library at its top.
 """
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 def findings() -> Iterator[Finding]:
-    """Everything, in the order in which a reader wants it; each finding comes as soon as it is known."""
+    """All findings, in the order in which a reader wants them; each comes as soon as it is known."""
     yield from machine()
     yield from packages()
     yield from tensorflow()
@@ -135,7 +135,7 @@ def _transports(hvd: ModuleType) -> str:
 
 
 def build_tools() -> Finding:
-    """What building Horovod takes."""
+    """The programs that build Horovod."""
     missing = [tool for tool in ("g++", "cmake", "make") if shutil.which(tool) is None]
     if not missing:
         return Finding("Build tools", GOOD, "g++, cmake and make")
@@ -176,10 +176,10 @@ def _amount(subject: str, amount_bytes: int, small_bytes: int, advice: str) -> F
 
 def _instructions() -> Finding:
     """The vector instructions that decide how fast training is."""
-    found = _instruction_sets(_lines_of("/proc/cpuinfo"))
-    fast = bool(FAST_BFLOAT16_SETS & set(found))
+    sets = _instruction_sets(_lines_of("/proc/cpuinfo"))
+    fast = bool(FAST_BFLOAT16_SETS & set(sets))
     advice = "--precision=bfloat16 is fast" if fast else "none for bfloat16: --precision=float32 is faster"
-    return Finding("Instructions", GOOD, f"{', '.join(found) or 'unknown'}; {advice}")
+    return Finding("Instructions", GOOD, f"{', '.join(sets) or 'unknown'}; {advice}")
 
 
 def processor() -> str:

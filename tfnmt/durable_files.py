@@ -12,7 +12,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What a file must be to be the one that was written."""
+    """The size and the hash by which a file is known to be the one that was written."""
 
     bytes: int
     sha256: str
@@ -21,8 +21,7 @@ class Fingerprint:
 def write(path: Path, pieces: Iterable[Piece]) -> Fingerprint:
     """Writes a file that must not exist yet and waits until the disk has it.
 
-    Returns:
-      The fingerprint of the content as it was in memory.
+    The fingerprint that it returns is that of the content as it was in memory.
     """
     digest = hashlib.sha256()
     with open(path, "xb", buffering=0) as file:

@@ -57,13 +57,10 @@ def evaluate(
     target_language: str | None = None,
     bootstrap_samples: int = 0,
 ) -> Scores:
-    """Compares translations with references, sentence by sentence.
+    """Compares detokenized translations with raw references, sentence by sentence.
 
-    Args:
-      hypotheses: detokenized translations.
-      references: raw reference text.
-      target_language: such as "de" or "zh_Hant"; it decides how words are told apart.
-      bootstrap_samples: resamplings of the sentences for confidence intervals; 0 for none.
+    The target language, such as "de" or "zh_Hant", decides how words are told apart. So many `bootstrap_samples` of the
+    sentences give confidence intervals, and 0 none.
 
     Raises:
       UserError: there are no sentences, or not as many translations as references.
@@ -105,14 +102,10 @@ def tokenizer_for(language: str | None) -> str:
 
 
 def _interval(metric: Any, statistics: np.ndarray, samples: int) -> tuple[float, float]:
-    """The bounds that hold the middle 95% of the scores of resampled corpora.
+    """The bounds that hold the middle 95% of the scores of so many resampled corpora.
 
-    sacreBLEU's own resampling gives a mean and half a width instead, and fails where a score is zero.
-
-    Args:
-      metric: one of sacreBLEU's.
-      statistics: float64 [sentences, numbers], what the metric sums over the sentences.
-      samples: number of resampled corpora.
+    The statistics, float64 [sentences, numbers], are what sacreBLEU's metric sums over the sentences. Its own
+    resampling gives a mean and half a width instead, and fails where a score is zero.
     """
     generator = np.random.default_rng(_BOOTSTRAP_SEED)
     sentences = len(statistics)

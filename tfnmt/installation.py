@@ -19,20 +19,20 @@ ROOT = Path(__file__).resolve().parent.parent
 HOROVOD_VERSION = "0.28.1"
 HOROVOD_COMMAND = "tools/set_up --tests"
 MPI_LABEL = ".mpi"
-"""How the version of a Horovod that has MPI beside Gloo ends."""
+"""The end of the version of a Horovod that has MPI beside Gloo."""
 
 
 def is_complete(extras: Sequence[str] = ()) -> bool:
     """Whether tfnmt and the packages that it and these extras need are installed."""
     try:
-        needed = [each for each in requirements() if extra_of(each) in ("", *extras)]
+        needed = [requirement for requirement in requirements() if extra_of(requirement) in ("", *extras)]
     except ModuleNotFoundError:
         return False
-    return not any(fault(each) for each in needed)
+    return not any(map(fault, needed))
 
 
 def requirements() -> "list[Requirement]":
-    """What the installed tfnmt asks for.
+    """The requirements of the installed tfnmt.
 
     Raises:
       ModuleNotFoundError: tfnmt itself is not installed, or what reads its requirements is not.
@@ -45,8 +45,8 @@ def requirements() -> "list[Requirement]":
 
 def extra_of(requirement: "Requirement") -> str:
     """The extra that needs it; empty when everybody does."""
-    found = re.search(r'extra == "(.+?)"', str(requirement.marker))
-    return found[1] if found else ""
+    match = re.search(r'extra == "(.+?)"', str(requirement.marker))
+    return match[1] if match else ""
 
 
 def installed_version(name: str) -> str | None:
@@ -58,7 +58,7 @@ def installed_version(name: str) -> str | None:
 
 
 def fault(requirement: "Requirement") -> str | None:
-    """What is wrong with the installed version of a requirement, or None."""
+    """The fault of the installed version of a requirement, or None."""
     version, wanted = installed_version(requirement.name), requirement.specifier
     if version is None:
         return f"is not installed, {wanted or 'any version'} is wanted"
@@ -83,14 +83,14 @@ def reinstallation(name: str) -> str:
 def wanted_horovod() -> str | None:
     """The Horovod version, labelled with the TensorFlow that it is built against; None without a TensorFlow.
 
-    With MPI or without it, it runs.
+    A Horovod that has MPI, too, ends with MPI_LABEL, and fits as well.
     """
     tensorflow = installed_version("tensorflow")
     return f"{HOROVOD_VERSION}+tf{tensorflow}" if tensorflow else None
 
 
 def horovod_fault() -> str | None:
-    """What keeps Horovod from running with the installed TensorFlow, or None."""
+    """The fault that keeps Horovod from running with the installed TensorFlow, or None."""
     installed, wanted = installed_version("horovod"), wanted_horovod()
     if installed is None:
         return "Horovod is not installed"

@@ -83,17 +83,17 @@ class Layout:
         return [Layout(group) for group in groups if group]
 
     def initialize(self, seed: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
-        """The vector [size] of initial values; each parameter's depends on `seed` and its place alone."""
+        """The vector [size] of initial values; each parameter's depends on `seed` and its number alone."""
         values = {
-            parameter.name: tf.cast(parameter.initializer(parameter.shape, tf.constant([seed, place])), dtype)
-            for place, parameter in enumerate(self.parameters)
+            parameter.name: tf.cast(parameter.initializer(parameter.shape, tf.constant([seed, number])), dtype)
+            for number, parameter in enumerate(self.parameters)
         }
         return self.pack(values)
 
     def name_at(self, index: int) -> str:
         """The name of the parameter that element `index` of the vector belongs to."""
-        place = bisect.bisect_right(self.offsets, index) - 1
-        return self.parameters[min(place, len(self.parameters) - 1)].name
+        number = bisect.bisect_right(self.offsets, index) - 1
+        return self.parameters[min(number, len(self.parameters) - 1)].name
 
     def unpack_array(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """`unpack` for a NumPy vector [size]."""

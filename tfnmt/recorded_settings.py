@@ -7,7 +7,6 @@ flags.txt       the same settings as a flagfile
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tfnmt
-from tfnmt import durable_files
+from tfnmt import durable_files, installation
 from tfnmt.errors import UserError, refuse
 from tfnmt.settings import absolute, expanded, flagfile_text, idle_fault, present_names, value_text
 
@@ -29,11 +28,11 @@ def write(directory: Path, settings: Sequence[Any]) -> None:
     """Records `settings`; `settings.json` comes last, since it makes the directory a run directory."""
     versions = {
         "tfnmt": tfnmt.__version__,
-        "tensorflow": _version_of("tensorflow"),
+        "tensorflow": installation.installed_version("tensorflow") or "unknown",
         "python": platform.python_version(),
     }
-    settings = [_located(each) for each in settings]
-    classes = {type(each).__name__: dataclasses.asdict(each) for each in settings}
+    settings = [_located(group) for group in settings]
+    classes = {type(group).__name__: dataclasses.asdict(group) for group in settings}
     recorded = {"format": FORMAT, "versions": versions, "settings": classes}
     durable_files.replace(directory / FLAGS, flagfile_text(*settings).encode())
     durable_files.replace(directory / SETTINGS, json.dumps(recorded, indent=1).encode())
@@ -93,21 +92,21 @@ def differences(directory: Path, settings: Sequence[Any], free: Collection[type]
     Paths where nothing is any more may change into some where something is: the files have been moved. All settings
     of the classes `free` may change, or be absent.
     """
-    settings = [_located(each) for each in settings if type(each) not in free]
+    settings = [_located(group) for group in settings if type(group) not in free]
     names = {cls.__name__ for cls in free}
     classes = [values for name, values in read(directory)["settings"].items() if name not in names]
-    fields = {field.name: field for each in settings for field in dataclasses.fields(each)}
+    fields = {field.name: field for group in settings for field in dataclasses.fields(group)}
     recorded = {name: _from_json(value) for values in classes for name, value in values.items()}
     recorded = _renamed(recorded, fields.values())
     recorded |= {name: absolute(fields[name], value) for name, value in recorded.items() if name in fields}
-    values = {name: getattr(each, name) for each in settings for name in vars(each)}
+    values = {name: value for group in settings for name, value in vars(group).items()}
     # A setting that this version has added had its default's effect before.
     before: dict[str, Any] = {name: field.default for name, field in fields.items()} | recorded
     different = [
         f"--{name}: {_shown(before, name)} in the run directory, {_shown(values, name)} now."
         for name in before
         if (name not in values or before[name] != values[name])
-        and not _may_change(fields.get(name))
+        and not (name in fields and fields[name].metadata.get("may_change"))
         and not _has_moved(fields.get(name), before[name], values.get(name))
         and not (name in fields and idle_fault(name, settings))  # It did nothing before either, or its cause is told.
     ]
@@ -138,10 +137,6 @@ def _has_moved(field: dataclasses.Field | None, before: str | Sequence[str], now
     return not any(Path(path).exists() for path in old) and all(Path(path).exists() for path in new)
 
 
-def _may_change(field: dataclasses.Field | None) -> bool:
-    return field is not None and bool(field.metadata.get("may_change"))
-
-
 def _shown(values: Mapping[str, Any], name: str) -> str:
     return (value_text(values[name]) or "(empty)") if name in values else "(absent)"
 
@@ -149,11 +144,3 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 def _from_json(value: Any) -> Any:
     """JSON has no tuples; every list is one that was."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _version_of(package: str) -> str:
-    """The version that is installed, without the seconds that importing it takes."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

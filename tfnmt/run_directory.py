@@ -46,7 +46,7 @@ class RunDirectory:
     @classmethod
     @contextlib.contextmanager
     def locked(cls, path: Path | str, *settings: Any, free: Collection[type] = ()) -> Iterator["RunDirectory"]:
-        """What `create_or_check` returns, with the lock held; nothing is recorded where another process trains.
+        """The run directory of `create_or_check`, with the lock held; nothing is recorded where another process trains.
 
         Raises:
           UserError: as `create_or_check`, and where another process holds the lock.
@@ -166,9 +166,9 @@ def lock(path: Path | str) -> Iterator[None]:
 def _plain(value: Any) -> Any:
     """The nearest thing to `value` that any reader of JSON understands."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,7 +18,7 @@ ERRORS_ONLY = "2"
 VERBOSE = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", ERRORS_ONLY) < ERRORS_ONLY
 
 start_messages: list[str] = []
-"""What TensorFlow wrote to the standard error while it started."""
+"""The lines that TensorFlow wrote to the standard error while it started."""
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _import_tensorflow() -> Exception | None:
-    """What keeps TensorFlow from being imported, if anything does.
+    """The error that keeps TensorFlow from being imported, if there is one.
 
     It is not raised here: the import that needs TensorFlow will say so itself, and tfnmt-doctor explains it.
     """
@@ -107,12 +107,12 @@ def prepare(threads: int | None = None, *, in_streams: bool = False) -> None:
 
 
 def streams() -> int:
-    """How many streams of operations keep the cores busy; 1 where one operation has all of them, or a GPU."""
+    """The number of streams of operations that keep the cores busy; 1 where one operation has all of them, or a GPU."""
     return _prepared[0][1] if _prepared else 1
 
 
 def streams_on(threads: int) -> int:
-    """How many streams suit so many cores of a machine with these devices: all, up to MOST_STREAMS, or 1."""
+    """The number of streams for so many cores of a machine with these devices: all, up to MOST_STREAMS, or 1."""
     import tensorflow as tf
 
     return threads if threads <= MOST_STREAMS and not tf.config.list_physical_devices("GPU") else 1
@@ -124,11 +124,11 @@ def usable_cores() -> int:
 
 
 def _start_devices(threads: int | None, in_streams: bool) -> int:
-    """Starts them; how many streams they are ready for."""
+    """Starts the devices; returns how many streams of operations they are ready for."""
     import tensorflow as tf
 
-    found = streams_on(threads or usable_cores()) if in_streams else 1
-    if found > 1:
+    ready_streams = streams_on(threads or usable_cores()) if in_streams else 1
+    if ready_streams > 1:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     elif threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -136,7 +136,7 @@ def _start_devices(threads: int | None, in_streams: bool) -> int:
         # A process takes the memory that it needs rather than all that there is: several may share the device.
         tf.config.experimental.set_memory_growth(device, True)
     tf.add(1.0, 1.0)
-    return found
+    return ready_streams
 
 
 def keep_freed_memory() -> None:

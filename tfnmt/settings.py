@@ -54,19 +54,8 @@ def setting(
         is enough. Without any flag, in a subclass, the field never counts, and its help says what does instead.
       formerly: the name that it had once; command lines, flagfiles and recorded settings may still have it.
     """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "above": above,
-        "below": below,
-        "required": required,
-        "is_path": is_path,
-        "may_change": may_change,
-        "only_with": only_with,
-        "formerly": formerly,
-    }
+    metadata = dict(locals())  # all arguments, under their names
+    del metadata["default"]
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -95,10 +84,9 @@ def _with_paths(change: Callable[[str], str], field: dataclasses.Field, value: A
 
 
 def faults_of(settings: Any) -> list[str]:
-    """What is wrong with `settings`, one sentence for each fault.
+    """The faults of `settings`, one sentence for each.
 
-    Returns:
-      The values outside their choices or limits or, when there are none, what the class's own `faults()` finds.
+    These are values outside their choices or limits or, when there are none, what the class's own `faults()` finds.
     """
     fields = dataclasses.fields(settings)
     outside = [fault for field in fields if (fault := fault_of(field, getattr(settings, field.name)))]
@@ -108,7 +96,7 @@ def faults_of(settings: Any) -> list[str]:
 
 
 def fault_of(field: dataclasses.Field, value: Any) -> str | None:
-    """What is wrong with `value` for this field, naming the flag; None when it is within its choices and limits."""
+    """The fault of `value` for this field, naming the flag; None when it is within its choices and limits."""
     choices = field.metadata.get("choices")
     if value in (None, "", ()):
         required = field.metadata.get("required") or (choices is not None and value == "" and "" not in choices)
@@ -124,27 +112,29 @@ def fault_of(field: dataclasses.Field, value: Any) -> str | None:
 
 def idle_fault(name: str, settings: Sequence[Any]) -> str | None:
     """Why the flag `name` of one of the `settings` does nothing with the others; None where it counts."""
-    found = {field.name: (field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)}
-    causes = _idle_with(name, found)
+    fields = {
+        field.name: (field, getattr(group, field.name)) for group in settings for field in dataclasses.fields(group)
+    }
+    causes = _idle_with(name, fields)
     if causes is None:
         return None
     if not causes:
-        return f"--{name} does nothing here. {found[name][0].metadata['help']}"
+        return f"--{name} does nothing here. {fields[name][0].metadata['help']}"
     return f"--{name} does nothing with {' and '.join(causes)}; leave it out."
 
 
-def _idle_with(name: str, found: Mapping[str, tuple[dataclasses.Field, Any]]) -> list[str] | None:
+def _idle_with(name: str, fields: Mapping[str, tuple[dataclasses.Field, Any]]) -> list[str] | None:
     """The flags with which the field `name` does nothing; None where it counts.
 
     A flag counts only with a flag that counts itself: `--adam_cooldown_beta1` needs `--adam_cooldown_updates`, which
     needs Adam. Flags that the command does not have decide nothing.
     """
-    conditions = found[name][0].metadata.get("only_with")
-    if conditions is None or (conditions and not conditions.keys() & found.keys()):
+    conditions = fields[name][0].metadata.get("only_with")
+    if conditions is None or (conditions and not conditions.keys() & fields.keys()):
         return None
     causes: list[str] = []
-    for flag in conditions.keys() & found.keys():
-        deeper, value = _idle_with(flag, found), found[flag][1]
+    for flag in conditions.keys() & fields.keys():
+        deeper, value = _idle_with(flag, fields), fields[flag][1]
         if deeper is None and (value in conditions[flag] if conditions[flag] is not None else value):
             return None
         causes += deeper or [flag_text(flag, value)]
@@ -152,7 +142,7 @@ def _idle_with(name: str, found: Mapping[str, tuple[dataclasses.Field, Any]]) ->
 
 
 def limits_of(field: dataclasses.Field) -> dict[str, Callable[[Any], bool]]:
-    """What a number must be, in words such as "at least 0", each with the test of it."""
+    """The limits of a number, in words such as "at least 0", each with its test."""
     minimum, maximum, above, below = (field.metadata.get(key) for key in ("minimum", "maximum", "above", "below"))
     limits: dict[str, Callable[[Any], bool]] = {}
     if minimum is not None:
@@ -187,7 +177,7 @@ def value_text(value: Any) -> str:
 def flagfile_text(*settings: Any) -> str:
     """A flagfile that gives exactly these settings, each flag once, under the name of its class."""
     lines: dict[str, None] = {}
-    for each in settings:
-        lines[f"# {type(each).__name__}"] = None
-        lines |= {flag_text(field.name, getattr(each, field.name)): None for field in dataclasses.fields(each)}
+    for group in settings:
+        lines[f"# {type(group).__name__}"] = None
+        lines |= {flag_text(name, value): None for name, value in vars(group).items()}
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ SAME_REQUEST_SECONDS = 1.0
 
 
 class StopSignals:
-    """Inside the context the first SIGTERM or SIGINT only sets `requested`, at which somebody looks now and then.
+    """Inside the context the first SIGTERM or SIGINT only sets `requested`, which the program looks at now and then.
 
     A thread reads the signals from a pipe that the interpreter's own handler fills, because Python runs handlers
     between bytecodes alone: while an update of a minute computes, the answer must not wait. Enter the context in the
@@ -25,7 +25,7 @@ class StopSignals:
     """
 
     def __init__(self, answer: str, again: Callable[[signal.Signals], object] | None = None):
-        """Changes nothing yet.
+        """The signals are taken over when the context is entered.
 
         Args:
           answer: what the user is told behind the name of the first signal: what will happen now.
@@ -42,7 +42,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """What shells report for the signal: 143 for SIGTERM, 130 for SIGINT; 0 when none came."""
+        """The exit code that shells report for the signal: 143 for SIGTERM, 130 for SIGINT; 0 when none came."""
         return 128 + self.requested if self.requested else 0
 
     def __enter__(self) -> "StopSignals":

@@ -14,7 +14,7 @@ from tfnmt.errors import UserError
 
 
 class Transport(NamedTuple):
-    """What all ranks call together, within a graph or outside; exchanges under one name follow one another.
+    """The calls that all ranks make together, within a graph or outside; exchanges under one name follow one another.
 
     Attributes:
       size: () -> how many ranks there are.

@@ -28,12 +28,11 @@ class AverageSettings:
 
     def faults(self) -> list[str]:
         """More than one choice, or none, and updates that are no numbers."""
-        odd = [
-            f"--checkpoint={name}: must be the number of an update." for name in self.checkpoint if not _is_update(name)
-        ]
+        odd = [name for name in self.checkpoint if not name.isdecimal()]
+        faults = [f"--checkpoint={name}: must be the number of an update." for name in odd]
         if sum(map(bool, (self.last, self.best, self.checkpoint))) != 1:
-            odd.append("Give one of --last, --best and --checkpoint: it says which checkpoints are averaged.")
-        return odd
+            faults.append("Give one of --last, --best and --checkpoint: it says which checkpoints are averaged.")
+        return faults
 
 
 def main() -> None:
@@ -51,10 +50,6 @@ def _main(settings: AverageSettings) -> None:
         durable_files.replace(output / path.name, path.read_bytes())
     CheckpointStore(output / "checkpoints").save(mean)
     logging.info("The mean of updates %s is in %s.", ", ".join(map(str, updates)), output)
-
-
-def _is_update(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
 
 
 def _choose(store: CheckpointStore, settings: AverageSettings) -> list[int]:

@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -29,14 +29,10 @@ class Choice:
     """A request for one of several settings classes: the one that a flag names.
 
     The command line accepts the flags of all of them, and refuses those that the chosen one does not have.
-
-    Attributes:
-      flag: a field of another class that is asked for beside this one.
-      classes: value of that flag -> settings class.
     """
 
-    flag: str
-    classes: Mapping[str, type]
+    flag: str  # a field of another class that is asked for beside this one
+    classes: Mapping[str, type]  # value of that flag -> settings class
 
 
 Request = type | Choice
@@ -73,8 +69,9 @@ class CommandLine:
         self._types: dict[str, Any] = {}
         self._flags = flags.FlagValues()
         for cls in self.classes:
-            for field, type_ in _typed_fields(cls):
-                self._define(field, type_)
+            types_by_name = typing.get_type_hints(cls)
+            for field in dataclasses.fields(cls):
+                self._define(field, types_by_name[field.name])
         self._flags.append_flag_values(flags.FLAGS)
         self._present = present_names(field for cls in self.classes for field in dataclasses.fields(cls))
 
@@ -93,7 +90,7 @@ class CommandLine:
                 faults.append(argument.fault(fault))
         settings = [self._settings(request, faults) for request in self.requests]
         faults += self._limit_faults(settings) + self._useless_flags(settings) + self._idle_flags(settings)
-        refuse(list(dict.fromkeys(faults)) or [fault for each in settings for fault in faults_of(each)])
+        refuse(list(dict.fromkeys(faults)) or [fault for group in settings for fault in faults_of(group)])
         return settings
 
     def _define(self, field: dataclasses.Field, type_: Any) -> None:
@@ -105,11 +102,7 @@ class CommandLine:
             define(field.name, None, field.metadata["help"], flag_values=self._flags)
 
     def _assign(self, argument: Argument, following: collections.deque[Argument]) -> str | None:
-        """Sets the flag that `argument` gives, whose value may be the first of the `following`.
-
-        Returns:
-          What is wrong with it, if anything is.
-        """
+        """Sets the flag that `argument` gives, whose value may be the first of the `following`; returns its fault."""
         name, value = self._present.get(argument.name, argument.name), argument.value
         if not argument.is_flag:
             return f"{argument.text!r} is not a flag; write --name=value."
@@ -147,7 +140,8 @@ class CommandLine:
         return name in self._flags and self._flags[name].boolean
 
     def _suggestion(self, name: str) -> str:
-        names = [*self._types, *(f"no{each}" for each in self._types if self._is_boolean(each)), "flagfile", "help"]
+        negations = [f"no{flag}" for flag in self._types if self._is_boolean(flag)]
+        names = [*self._types, *negations, "flagfile", "help"]
         nearest = difflib.get_close_matches(name, names, n=1)
         return f" Did you mean --{nearest[0]}?" if nearest else ""
 
@@ -172,15 +166,15 @@ class CommandLine:
     def _value(self, name: str) -> Any:
         """The value of a flag that belongs to a class which is not a matter of choice."""
         plain = [self._instance(request) for request in self.requests if not isinstance(request, Choice)]
-        return next(getattr(each, name) for each in plain if hasattr(each, name))
+        return next(getattr(group, name) for group in plain if hasattr(group, name))
 
     def _limit_faults(self, settings: Sequence[Any]) -> list[str]:
-        values = [(field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)]
+        values = [(field, getattr(group, field.name)) for group in settings for field in dataclasses.fields(group)]
         return [self._located(field.name, fault) for field, value in values if (fault := fault_of(field, value))]
 
     def _useless_flags(self, settings: Sequence[Any]) -> list[str]:
         """The flags that were given but belong only to a class that was not chosen."""
-        used = {field.name for each in settings for field in dataclasses.fields(each)}
+        used = {field.name for group in settings for field in dataclasses.fields(group)}
         faults = []
         for choice in (request for request in self.requests if isinstance(request, Choice)):
             chosen = self._value(choice.flag)
@@ -196,7 +190,7 @@ class CommandLine:
 
         A run's flagfile has every flag: there, one that has its default may stay.
         """
-        defaults = {field.name: field.default for each in settings for field in dataclasses.fields(each)}
+        defaults = {field.name: field.default for group in settings for field in dataclasses.fields(group)}
         told = [
             name
             for name, given in self.given.items()
@@ -218,8 +212,3 @@ def without_none(type_: Any) -> Any:
 
 def _classes(request: Request) -> Iterable[type]:
     return request.classes.values() if isinstance(request, Choice) else [request]
-
-
-def _typed_fields(cls: type) -> Iterator[tuple[dataclasses.Field, Any]]:
-    hints = typing.get_type_hints(cls)
-    return ((field, hints[field.name]) for field in dataclasses.fields(cls))

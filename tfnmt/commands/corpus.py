@@ -59,7 +59,7 @@ class CorpusSettings:
     )
 
     def faults(self) -> list[str]:
-        """What can be known to fail before the work starts."""
+        """An output that is a file."""
         path = pathlib.Path(self.output)
         if path.exists() and not path.is_dir():
             return [f"--output={self.output}: this is a file; name a directory."]
@@ -89,7 +89,8 @@ def prepare(
     if corpus.corpus == "software":
         splits["train"] = shuffled(splits["train"])
     write_corpus(pathlib.Path(corpus.output), languages, splits, _facts(corpus, report, splits))
-    _show(corpus, languages, splits)
+    sizes = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
+    logging.info("%s: %s pairs of %s", corpus.output, sizes, " and ".join(languages))
 
 
 def _refuse_overwriting(output: pathlib.Path, languages: tuple[str, str], source: SourceSettings) -> None:
@@ -140,7 +141,7 @@ def _separated(splits: Splits, settings: SplittingSettings, report: Report) -> S
 
 
 def _facts(corpus: CorpusSettings, report: Report, splits: Splits) -> dict[str, Any]:
-    """What corpus.json says: nothing that differs between two runs over the same input."""
+    """The content of corpus.json: nothing that differs between two runs over the same input."""
     origins = collections.Counter(pair.origin for pairs in splits.values() for pair in pairs if pair.origin)
     facts = {
         "corpus": corpus.corpus,
@@ -148,11 +149,6 @@ def _facts(corpus: CorpusSettings, report: Report, splits: Splits) -> dict[str, 
         "pairs_kept_by_source": dict(sorted(origins.items())),
     }
     return facts | report.as_json()
-
-
-def _show(corpus: CorpusSettings, languages: tuple[str, str], splits: Splits) -> None:
-    sizes = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
-    logging.info("%s: %s pairs of %s", corpus.output, sizes, " and ".join(languages))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def diagnose(settings: DoctorSettings) -> int:
     if settings.answer:
         return _answer(settings.answer)
     findings = itertools.chain(diagnosis.findings(), _links(settings.hosts))
-    return _print_json(findings) if settings.json else _print_lines(findings)
+    return _print_json(list(findings)) if settings.json else _print_lines(findings)
 
 
 def _answer(port: int) -> int:
@@ -66,21 +66,20 @@ def _links(hosts: Sequence[str]) -> Iterator[Finding]:
         yield Finding(f"Network to {host}", GOOD, measure(host).describe())
 
 
-def _print_json(findings: Iterable[Finding]) -> int:
-    found = list(findings)
-    can_train = _can_train(found)
-    document = {"tfnmt": tfnmt.__version__, "can_train": can_train, "findings": [each._asdict() for each in found]}
-    print(json_format.dumps(document, indent=2))
+def _print_json(findings: Sequence[Finding]) -> int:
+    can_train = _can_train(findings)
+    values = [finding._asdict() for finding in findings]
+    print(json_format.dumps({"tfnmt": tfnmt.__version__, "can_train": can_train, "findings": values}, indent=2))
     return 0 if can_train else 1
 
 
 def _print_lines(findings: Iterable[Finding]) -> int:
     print(f"tfnmt {tfnmt.__version__}")
-    found = []
+    shown = []
     for finding in findings:
-        found.append(finding)
+        shown.append(finding)
         print(_line(finding), flush=True)
-    can_train = _can_train(found)
+    can_train = _can_train(shown)
     print("This machine can train." if can_train else "This machine cannot train: mend the faults above.")
     return 0 if can_train else 1
 
@@ -91,8 +90,8 @@ def _line(finding: Finding) -> str:
     return f"  {mark}  {finding.subject}: {finding.text}{remedy}"
 
 
-def _can_train(found: list[Finding]) -> bool:
-    return all(finding.state != FAULT for finding in found)
+def _can_train(findings: Sequence[Finding]) -> bool:
+    return all(finding.state != FAULT for finding in findings)
 
 
 if __name__ == "__main__":

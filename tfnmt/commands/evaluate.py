@@ -18,7 +18,7 @@ from absl import logging
 
 from tfnmt import runtime
 from tfnmt.commands import application
-from tfnmt.data.corpus import find_corpus
+from tfnmt.data.corpus import find_corpus, find_file
 from tfnmt.data.files import TextPair, inspect_pairs, overwriting_faults, read_pairs
 from tfnmt.data.settings import DataSettings
 from tfnmt.decoding.loading import TrainedSettings, load
@@ -114,13 +114,12 @@ def _files(settings: EvaluateSettings, run: RunDirectory | None) -> Sequence[Tex
 
 def _test_files(data: DataSettings) -> Sequence[TextPair]:
     """The test files beside the training files; none where there is not one for each language."""
-    corpus = find_corpus(data)
-    names = [f"test.{language}" for language in (corpus.source_language, corpus.target_language)]
-    for ending in ("", ".gz"):
-        source, target = (Path(data.data) / f"{name}{ending}" for name in names)
-        if data.data and source.is_file() and target.is_file():
-            return [TextPair(str(source), str(target))]
-    return []
+    if not data.data:
+        return []
+    corpus, directory = find_corpus(data), Path(data.data)
+    languages = (str(corpus.source_language), str(corpus.target_language))
+    source, target = (find_file(directory, ["test"], language) for language in languages)
+    return [TextPair(source, target)] if source and target else []
 
 
 def _target_language(run: RunDirectory) -> str | None:

@@ -31,7 +31,7 @@ from tfnmt.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class ExportSettings:
-    """Where it goes."""
+    """Where the exported model goes."""
 
     output: str = setting("", "New directory for the SavedModel.", required=True, is_path=True)
 

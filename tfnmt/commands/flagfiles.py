@@ -9,17 +9,11 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One word of the command line or one line of a flagfile.
-
-    Attributes:
-      text: the word or the line.
-      origin: `file:line`; empty for the command line.
-      directory: where relative flagfiles that it names are looked for first.
-    """
+    """One word of the command line or one line of a flagfile."""
 
     text: str
-    origin: str = ""
-    directory: Path = Path()
+    origin: str = ""  # `file:line`; empty for the command line
+    directory: Path = Path()  # where relative flagfiles that it names are looked for first
 
     def fault(self, text: str) -> str:
         """`text`, with the place of this argument before it if that is a file."""
@@ -32,7 +26,7 @@ class Argument:
 
     @property
     def value(self) -> str | None:
-        """What stands behind the equals sign; None when there is none."""
+        """The text behind the equals sign; None when there is none."""
         _, equals, value = self.text.partition("=")
         return value if equals else None
 
@@ -65,9 +59,9 @@ def expand(arguments: Sequence[Argument], faults: list[str], outer: tuple[Path, 
 
 def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, ...]) -> list[Argument]:
     """The arguments in the flagfile `text`, which is looked for beside the file that names it, then here."""
-    place = os.path.expanduser(text)
-    beside = argument.directory / place
-    path = beside if beside.is_file() else Path(place)
+    name = os.path.expanduser(text)
+    beside = argument.directory / name
+    path = beside if beside.is_file() else Path(name)
     if path.resolve() in outer:
         faults.append(argument.fault(f"--flagfile={text}: this file names itself, directly or through others."))
         return []

@@ -1,4 +1,4 @@
-"""What `--help` prints: the flags by settings class, each with its type, default and limits."""
+"""The text of `--help`: the flags by settings class, each with its type, default and limits."""
 
 import dataclasses
 import inspect
@@ -43,7 +43,7 @@ def _request_sections(request: Request, shown: set[type], hidden: Collection[str
 
 
 def _condition(cls: type, request: Request) -> str:
-    """When the flags of `cls` count, unless they always do."""
+    """The choices with which the flags of `cls` count; empty where they always do."""
     if not isinstance(request, Choice):
         return ""
     values = [flag_text(request.flag, value) for value, leaf in request.classes.items() if issubclass(leaf, cls)]

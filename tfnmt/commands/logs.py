@@ -19,7 +19,7 @@ class _Lines(standard_logging.Formatter):
         return f"{record.asctime} {level}{record.message}"
 
     def usesTime(self) -> bool:  # noqa: N802 (the base class names it)
-        """Always."""
+        """Says that each line has the time."""
         return True
 
 
@@ -31,6 +31,12 @@ class _File(standard_logging.FileHandler):
     """
 
     is_whole = True
+
+    def __init__(self, path: Path):
+        """Opens the file, which is continued if it exists; its directory is made if it does not."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path)
+        self.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
 
     def handleError(self, record: standard_logging.LogRecord) -> None:  # noqa: N802 (the base class names it)
         """A full disk is no defect."""
@@ -71,21 +77,15 @@ def say_on_standard_error(level: int | None) -> None:
 
 
 def log_to(directory: Path | str, name: str | None = None) -> Path:
-    """Adds a log file to which every line goes too.
+    """Adds a log file to which every line goes too, and returns its path.
 
-    Args:
-      directory: where it is put, such as a run directory's `logs`; created when missing.
-      name: its name without `.log`; by default the program's.
-
-    Returns:
-      The file, which is continued if it exists.
+    The directory, such as a run directory's `logs`, is made if it does not exist. The name has no `.log`; by default it
+    is the program's.
     """
     path = (Path(directory) / f"{name or Path(sys.argv[0]).name}.log").absolute()
     if path in (Path(handler.baseFilename) for handler in _files):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     handler = _File(path)
-    handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
     logging.get_absl_logger().addHandler(handler)
     _files.append(handler)
     return path
@@ -100,14 +100,12 @@ def divert_tensorflow(directory: Path | str) -> Path:
     path = Path(directory) / "tensorflow.log"
     if os.fstat(2).st_ino == (path.stat().st_ino if path.exists() else None):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     handler = _File(path)
-    handler.setFormatter(_Lines(datefmt="%Y-%m-%d %H:%M:%S"))
     logger = standard_logging.getLogger("tensorflow")
     logger.handlers, logger.propagate = [handler], False
 
     def is_ours(record: standard_logging.LogRecord) -> bool:
-        """Some of TensorFlow's modules write to absl's log."""
+        """Whether a record of absl's log, to which some of TensorFlow's modules write, is this project's."""
         theirs = "/tensorflow/" in record.pathname
         if theirs:
             handler.handle(record)

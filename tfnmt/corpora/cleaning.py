@@ -110,7 +110,7 @@ _SHORT = 10  # characters: short texts differ in length without being wrong
 
 
 def _imbalance(pair: Pair, ratio: float) -> float:
-    """How many times longer one side is than `ratio` lets expect of the other, at least 1."""
+    """The number of times that one side is longer than `ratio` lets expect of the other, at least 1."""
     source, target = len(pair.source) + _SHORT, len(pair.target) / ratio + _SHORT
     return max(source, target) / min(source, target)
 

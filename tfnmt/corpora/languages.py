@@ -45,7 +45,7 @@ def find_code(wanted: str, codes: Collection[str]) -> str | None:
 
 
 def _language(code: str) -> Language:
-    """One form of "pt_BR" and "pt-br", of "sr@latin" and "sr_Latn"; that of no language for what is no code."""
+    """The language of a code: one for "pt_BR" and "pt-br", one for "sr@latin" and "sr_Latn"; none for other texts."""
     code = re.sub("[@_-]latin", "-Latn", code.strip(), flags=re.IGNORECASE).replace("@", "-")
     try:
         # Where catalogues say "pt" alone they mean Portugal's, langcodes Brazil's.

@@ -39,7 +39,7 @@ def word_count(text: str) -> int:
 
 @functools.lru_cache(maxsize=1 << 18)
 def skeleton(text: str) -> str:
-    """What is left of `text` without case, punctuation, white space and the values of numbers and placeholders.
+    """The rest of `text` without case, punctuation, white space and the values of numbers and placeholders.
 
     Two sentences with one skeleton must not stand on both sides of a split.
     """

@@ -1,4 +1,4 @@
-"""What every step of a corpus read, kept and dropped, and why."""
+"""The numbers of pairs that each step of a corpus read, kept and dropped, and why."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from absl import logging
 
 @dataclasses.dataclass
 class Step:
-    """What one step did: read + added = kept + all that was dropped, in pairs."""
+    """The work of one step: read + added = kept + all that was dropped, in pairs."""
 
     name: str
     read: int = 0

@@ -31,7 +31,8 @@ def read_software(
     step = Step("align")
     for source, wheel in zip(sources, wheels, strict=True):
         messages = _messages(source, wheel, languages)
-        pairs = _translated(messages, source)
+        translated = (message for message in messages if message.source.strip() and message.target.strip())
+        pairs = [Pair(*message, source.name) for message in translated]
         step.read += len(messages)
         step.dropped["untranslated"] += len(messages) - len(pairs)
         report.add_source(_facts(source, wheel, len(messages), len(pairs)))
@@ -64,10 +65,6 @@ def _messages(source: Source, wheel: Path, languages: tuple[str, str]) -> list[M
 
 def _on_one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _translated(messages: Sequence[Message], source: Source) -> list[Pair]:
-    return [Pair(*message, source.name) for message in messages if message.source.strip() and message.target.strip()]
 
 
 def _facts(source: Source, wheel: Path, messages: int, translated: int) -> dict[str, str | int]:

@@ -9,7 +9,7 @@ _ACCELERATORS = {"gaphor": "_", "gramps": "_", "nicotine-plus": "_", "spyder": "
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One wheel."""
+    """One wheel with message catalogues, and how they are written."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def pattern(self) -> str:
-        """What the name of the wheel's file matches."""
+        """The pattern that the name of the wheel's file matches."""
         return f"{self.name.replace('-', '_')}-{self.version}-*.whl"
 
 

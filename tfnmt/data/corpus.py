@@ -63,7 +63,7 @@ def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
     pairs: dict[str, tuple[TextPair, ...]] = {}
     faults = []
     for split, names in SPLITS.items():
-        paths = {language: _find(directory, names, language) for language in (source, target)}
+        paths = {language: find_file(directory, names, language) for language in (source, target)}
         missing = [language for language, path in paths.items() if path is None]
         if split == "train" or len(missing) == 1:
             faults += [
@@ -75,13 +75,14 @@ def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
     return Corpus(pairs["train"], pairs["validation"], source, target)
 
 
-def _find(directory: pathlib.Path, names: Sequence[str], language: str) -> str | None:
+def find_file(directory: pathlib.Path, names: Sequence[str], language: str) -> str | None:
+    """The file NAME.LANGUAGE or NAME.LANGUAGE.gz with the first of the `names` that has one."""
     paths = [directory / f"{name}.{language}{ending}" for name in names for ending in ("", ".gz")]
     return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _described_languages(directory: pathlib.Path) -> str:
-    """What corpus.json says; a directory of other origin has none, and the files do not tell which side is which."""
+    """The languages that corpus.json names; a directory of other origin has none, and its files do not tell them."""
     try:
         return json.loads((directory / DESCRIPTION).read_text("utf-8"))["languages"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -116,7 +116,7 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
 
 @dataclasses.dataclass
 class FileReport:
-    """What `inspect_file` found."""
+    """The lines and the faults of one file."""
 
     path: str
     lines: int = 0
@@ -132,7 +132,7 @@ def same_file(path: str | os.PathLike, other: str | os.PathLike) -> bool:
 
 
 def overwriting_faults(output: str, **inputs: str) -> list[str]:
-    """What is wrong with an `--output` that is one of the inputs, which are given by flag; `-` is a standard stream."""
+    """The faults of an `--output` that is one of the inputs, which are given by flag; `-` is a standard stream."""
     return [
         f"--output={output}: this is --{flag} too; name another file."
         for flag, path in inputs.items()

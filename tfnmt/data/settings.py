@@ -43,7 +43,7 @@ class TextSettings:
 
 
 def unpaired_faults(settings: Any, split: str) -> list[str]:
-    """What is wrong where `--SPLIT_source` and `--SPLIT_target` both name files, but not equally many."""
+    """The fault where `--SPLIT_source` and `--SPLIT_target` both name files, but not equally many."""
     sources, targets = getattr(settings, f"{split}_source"), getattr(settings, f"{split}_target")
     if not targets or len(targets) == len(sources):
         return []
@@ -94,7 +94,7 @@ class DataSettings(TextSettings):
     )
 
     def faults(self) -> list[str]:
-        """As of the files, and sampling among one segmentation."""
+        """The faults of the files, and sampling among one segmentation."""
         faults = super().faults()
         if self.subword_nbest == 1:
             faults.append(

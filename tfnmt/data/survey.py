@@ -1,4 +1,4 @@
-"""What training will see of its files: what is left out and why, lengths, padding and batches."""
+"""A survey of the training files: pairs that are left out, and why; lengths, padding and batches."""
 
 import dataclasses
 import itertools

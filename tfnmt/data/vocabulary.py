@@ -53,7 +53,7 @@ class Vocabulary:
         return [self._processor.id_to_piece(index) for index in range(self.size)]
 
     def texts(self) -> list[bytes]:
-        """What every piece adds to a text, in the order of the ids, with a mark for each space.
+        """The bytes that every piece adds to a text, in the order of the ids, with a mark for each space.
 
         Pieces that spell a byte are that byte, special ones nothing.
         """

@@ -101,7 +101,7 @@ def train_vocabulary(lines: Iterable[str], path: pathlib.Path, settings: Vocabul
 
 
 def _explain(message: str, settings: VocabularySettings) -> str:
-    """What SentencePiece's `message` means for the flags."""
+    """The meaning of SentencePiece's `message` for the flags."""
     flag = f"--vocabulary_size={settings.vocabulary_size}"
     if match := re.search(r"size too high .* value <= (\d+)", message):
         return f"{flag}: this text supports at most {match[1]} pieces; give --vocabulary_size={match[1]} or more text."

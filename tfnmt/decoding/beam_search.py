@@ -25,7 +25,7 @@ DONE_SHARE = 0.25  # of the batch; below it, copying the others costs more than 
 
 
 Decoder = Model | Ensemble
-"""What encodes, starts and steps. An ensemble's views are a sequence of views."""
+"""Both encode, start and step. An ensemble's views are a sequence of views."""
 
 
 class Hypotheses(NamedTuple):
@@ -156,7 +156,7 @@ def _advance(
     with_attention: bool,
     pieces: tf.Tensor | None,
 ) -> tuple[Search, tf.Tensor]:
-    """One token further: the search, its cache not yet reordered, and the parents [B, K] to reorder it by."""
+    """The search one token further, its cache not yet reordered, and the parents [B, K] to reorder it by."""
     previous_ids = search.live.ids[:, :, -1]
     logits, cache, attention = model.step(views, search.memory, search.cache, previous_ids, search.step)
     logits = tf.ensure_shape(logits, [None, settings.beam_size, None])

@@ -89,7 +89,7 @@ def model_of(run: RunDirectory, source_vocabulary_size: int, target_vocabulary_s
 
 
 def checkpoint_key(name: str) -> int | Literal["best"] | None:
-    """What `CheckpointStore.load` calls the checkpoint `name` of the command line."""
+    """The name that `CheckpointStore.load` has for the checkpoint `name` of the command line."""
     if name.isdecimal():
         return int(name)
     return "best" if name == BEST else None
@@ -107,7 +107,7 @@ def _vectors(run: RunDirectory, layout: Layout, names: Sequence[str]) -> list[tu
 
 
 def _parameter_faults(name: str, layout: Layout, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Where a checkpoint's parameters are not those of the model."""
+    """The parameters of a checkpoint that are not those of the model, and the other way round."""
     expected = {parameter.name: parameter.shape for parameter in layout.parameters}
     faults = [
         f"{name}: {parameter} has the shape {arrays[parameter].shape} in the checkpoint and {shape} by the run's "

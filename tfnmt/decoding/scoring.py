@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfnmt.batch import Batch
@@ -64,7 +63,8 @@ class Scorer:
         """The score of each pair, in order; nothing is cut, and empty lines count as sentences of END_ID alone."""
         vectors = [tf.convert_to_tensor(vector) for vector in vectors]
         source_ids, target_ids = (
-            self._tokenize(vocabulary, lines) for vocabulary, lines in zip(self._vocabularies, (sources, targets))
+            split_rows(vocabulary.tokenize(tf.constant(list(lines))))
+            for vocabulary, lines in zip(self._vocabularies, (sources, targets))
         )
         lengths = [max(len(source), len(target)) for source, target in zip(source_ids, target_ids)]
         scores: dict[int, PairScore] = {}
@@ -75,9 +75,6 @@ class Scorer:
             if report is not None:
                 report(len(numbers), sum(len(target_ids[number]) for number in numbers))
         return [scores[number] for number in range(len(lengths))]
-
-    def _tokenize(self, vocabulary: Vocabulary, lines: Sequence[str]) -> list[np.ndarray]:
-        return split_rows(vocabulary.tokenize(tf.constant(list(lines)))) if lines else []
 
     def _log_probabilities(
         self, vectors: Sequence[tf.Tensor], source_ids: tf.Tensor, target_ids: tf.Tensor

@@ -41,7 +41,7 @@ class SearchSettings:
     allow_unknown: bool = setting(False, "Let the unknown token appear in translations.", may_change=True)
 
     def faults(self) -> list[str]:
-        """What contradicts itself."""
+        """More translations than hypotheses."""
         if self.nbest <= self.beam_size:
             return []
         return [f"--nbest={self.nbest}: only --beam_size={self.beam_size} translations are kept; raise --beam_size."]

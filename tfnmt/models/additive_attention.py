@@ -29,7 +29,7 @@ class AdditiveAttention:
             self.constants += [f"{name}/query/scale", f"{name}/query/offset"]
 
     def parameters(self) -> list[Parameter]:
-        """What the attention declares."""
+        """The parameters of the attention."""
         query_width, memory_width, width = self._sizes
         declared = [
             *layers.dense_parameters(f"{self._name}/query", query_width, width, bias=False),

@@ -6,12 +6,12 @@ MASKED = -1e9  # added to the score of a position that must not be read; finite,
 
 
 def padding_bias(is_token: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """What is added to the scores so that padding is not read: [B, 1, 1, S] for `is_token` [B, S]."""
+    """The bias of the scores that keeps padding from being read: [B, 1, 1, S] for `is_token` [B, S]."""
     return tf.where(is_token, tf.zeros([], dtype), tf.constant(MASKED, dtype))[:, None, None, :]
 
 
 def causal_bias(length: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """What is added to the scores so that no position reads a later one: [T, T]."""
+    """The bias of the scores that keeps a position from reading a later one: [T, T]."""
     places = tf.range(length)
     return tf.where(places[:, None] >= places[None, :], tf.zeros([], dtype), tf.constant(MASKED, dtype))
 

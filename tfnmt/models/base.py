@@ -1,4 +1,4 @@
-"""What a model is: declared parameters and functions of their named views."""
+"""A model: declared parameters and functions of their named views."""
 
 import abc
 import dataclasses
@@ -19,7 +19,7 @@ Nest = Any
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """What every model has."""
+    """The settings of every model."""
 
     width: int = setting(256, "Model width D.", minimum=1)
     encoder_layers: int = setting(3, "Layers of the encoder.", minimum=1)
@@ -88,7 +88,7 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, views: Views, source_ids: tf.Tensor) -> Nest:
-        """What the decoder reads of `source_ids` [B, S]: tensors whose first dimension is B. It never changes."""
+        """The memory of `source_ids` [B, S] that the decoder reads: tensors, first dimension B. It never changes."""
 
     @abc.abstractmethod
     def start(self, views: Views, memory: Nest, beams: int, length: tf.Tensor) -> Nest:

@@ -46,7 +46,7 @@ class Cell(abc.ABC):
             self.input_constants = [f"{self._input_norm}/{part}" for part in ("scale", "offset")]
 
     def parameters(self) -> list[Parameter]:
-        """What the cell declares."""
+        """The parameters of the cell."""
         columns = self.gates * self.width
         declared = [Parameter(self._recurrent_kernel, (self.width, columns), orthogonal)]
         if self._input_width is not None:
@@ -138,7 +138,7 @@ class DeepCell:
         self.constants += [name for cell in self._cells[1:] for name in cell.input_constants]
 
     def parameters(self) -> list[Parameter]:
-        """What the cells declare."""
+        """The parameters of the cells."""
         return [parameter for cell in self._cells for parameter in cell.parameters()]
 
     def step(

@@ -36,7 +36,7 @@ class Dropout:
 
     @property
     def scale(self) -> float:
-        """What kept activations are multiplied by; 1 when nothing is dropped."""
+        """The factor of the activations that are kept; 1 when nothing is dropped."""
         return LEVELS / (LEVELS - self._dropped_levels)
 
     def mask(self, shape: tf.Tensor) -> tf.Tensor:

@@ -64,7 +64,7 @@ def loss_sums(
 
 
 class _Sums(NamedTuple):
-    """What chunks of rows add up to, at least in float32; the smoothing's share of the gradients is left out."""
+    """Sums over chunks of rows, at least in float32; the smoothing's share of the gradients is left out."""
 
     loss: tf.Tensor  # scalar
     cross_entropy: tf.Tensor  # scalar

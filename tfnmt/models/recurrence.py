@@ -229,7 +229,7 @@ def _states_before(initial: Tensors, states: Sequence[tf.Tensor], backwards: boo
 
 
 def _at(nest: Nest, position: tf.Tensor) -> Nest:
-    """What tensors [T, ...] hold at `position`."""
+    """The rows of tensors [T, ...] at `position`."""
     return tf.nest.map_structure(lambda tensor: tensor[position], nest)
 
 

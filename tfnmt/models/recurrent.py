@@ -87,7 +87,7 @@ class Recurrent(Model):
         return 6.0 * (once + read * source_length + written * target_length + both)
 
     def _decode(self, views: Views, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
-        """What the projection reads at every target position: [T, B, E]."""
+        """The states that the projection reads at every target position: [T, B, E]."""
         dropouts, views = _Dropouts(self.settings, seed), self.cast(views)
         memory = self._encode(views, batch.source_ids, dropouts)
         previous_ids = tf.pad(batch.target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=BEGIN_ID)

@@ -21,7 +21,7 @@ from tfnmt.models.recurrent_settings import RecurrentSettings, deep_cell
 
 
 class Memory(NamedTuple):
-    """What the decoder reads of a source."""
+    """The memory of a source that the decoder reads."""
 
     annotations: tf.Tensor  # [B, S, 2 D], in the dtype of the products
     keys: tf.Tensor  # [B, S, A], the attention's
@@ -44,7 +44,7 @@ class Decoder:
         self._parts, self._state_size = kind.state_size, kind.state_size * settings.decoder_layers
 
     def parameters(self) -> list[Parameter]:
-        """What the decoder declares."""
+        """The parameters of the decoder."""
         width, embedding_width = self._sizes
         declared = dense_layers.dense_parameters(
             "decoder/start", 2 * width, self._state_size * width, blocks=self._state_size
@@ -56,7 +56,7 @@ class Decoder:
         return declared + (dense_layers.norm_parameters("decoder/output", embedding_width) if self._normalized else [])
 
     def remember(self, views: Views, annotations: tf.Tensor, is_token: tf.Tensor) -> Memory:
-        """What does not change from token to token; `annotations` [S, B, 2 D] are zero on padding."""
+        """The memory, which does not change from token to token; `annotations` [S, B, 2 D] are zero on padding."""
         multiply, weights = multiply_by(views), tf.cast(is_token, annotations.dtype)
         mean = tf.reduce_sum(annotations, axis=0) / tf.reduce_sum(weights, axis=0)[:, None]
         start = tf.tanh(add_bias(multiply(mean, "decoder/start/kernel"), views["decoder/start/bias"]))
@@ -136,7 +136,7 @@ class Decoder:
         return states[0], contexts
 
     def _output(self, views: Views, states: tf.Tensor, embedded: tf.Tensor, contexts: tf.Tensor) -> tf.Tensor:
-        """What the states, the tokens before and the contexts say together, behind a tanh: [..., E]."""
+        """The states, the tokens before and the contexts, combined behind a tanh: [..., E]."""
         inputs = tf.concat([states, embedded, contexts], axis=-1)
         outputs = add_bias(multiply_by(views)(inputs, "decoder/output/kernel"), views["decoder/output/bias"])
         if self._normalized:

@@ -27,7 +27,7 @@ class Encoder:
         ]
 
     def parameters(self) -> list[Parameter]:
-        """What the encoder declares."""
+        """The parameters of the encoder."""
         return [parameter for stack in self._stacks for cell in stack for parameter in cell.parameters()]
 
     def annotate(

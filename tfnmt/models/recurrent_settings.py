@@ -9,7 +9,7 @@ from tfnmt.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentSettings(ModelSettings):
-    """What a recurrent model has beyond any model; its width D is that of a state."""
+    """The settings of a recurrent model beside those of every model; its width D is that of a state."""
 
     cell: str = setting("gru", "Recurrent cell.", choices=tuple(CELLS))
     embedding_width: int = setting(256, "Width E of the embeddings and of what the projection reads.", minimum=1)

@@ -5,7 +5,7 @@ from tfnmt.models import layers
 
 
 class Tables:
-    """What `--tied_embeddings` leaves of three tables.
+    """The tables that `--tied_embeddings` leaves of three.
 
     Attributes:
       source: name of the table that embeds source tokens.

@@ -17,7 +17,7 @@ from tfnmt.models.transformer_parameters import TransformerSettings, declare
 
 
 class Memory(NamedTuple):
-    """What the decoder reads of a source."""
+    """The memory of a source that the decoder reads."""
 
     keys: tuple[tf.Tensor, ...]  # for each decoder layer, [B, S, D]
     values: tuple[tf.Tensor, ...]  # for each decoder layer, [B, S, D]
@@ -134,7 +134,7 @@ class Transformer(Model):
         return layers.layer_norm(views, f"{name}/norm", states) if self.settings.normalization == "pre" else states
 
     def _before(self, views: Views, name: str, states: tf.Tensor, run: "_Pass") -> tuple[tf.Tensor, str | None]:
-        """What the first dense layer of `name` reads, and the layer normalization that it has to fold in."""
+        """The inputs of the first dense layer of `name`, and the layer normalization that it has to fold in."""
         if self.settings.normalization == "post":
             return states, None
         norm = f"{name}/norm"
@@ -202,7 +202,7 @@ class Transformer(Model):
 
 
 class _Pass:
-    """What one pass over the layers depends on beside the parameters: dropouts, and whether there are many rows.
+    """The options of one pass over the layers: dropouts, and whether there are many rows.
 
     With many rows the states are larger than the kernels, so that work on kernels saves time.
     """

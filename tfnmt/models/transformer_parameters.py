@@ -10,7 +10,7 @@ from tfnmt.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class TransformerSettings(ModelSettings):
-    """What a Transformer has beyond any model."""
+    """The settings of a Transformer beside those of every model."""
 
     heads: int = setting(4, "Attention heads H; they divide the width.", minimum=1)
     feed_forward_width: int = setting(1024, "Width F of the feed-forward layers.", minimum=1)
