@@ -151,8 +151,11 @@ class Results:
         if not row.has_barrier:
             return {(STAR, FREE_RUNNING_SHARE): found.seconds}
         tokens, last = self.laboratory.step_tokens(trial.workers, trial.seed), math.ceil(found.updates)
-        seconds = {}
+        seconds: dict[Network, float] = {}
         for network in NETWORKS:
+            if trial.workers == 1 and seconds:  # the same on all
+                seconds[network] = next(iter(seconds.values()))
+                continue
             times = [0.0, *update_seconds(self._costs(trial.workers, network, trial.seed), row, tokens, last)]
             seconds[network] = times[last - 1] + (found.updates - last + 1) * (times[last] - times[last - 1])
         return seconds
