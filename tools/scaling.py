@@ -1,6 +1,7 @@
 """The cells of the scaling study: which rows and rates are trained, and in which order.
 
-A cell is a row on a number of workers. Its rates are compared by successive halving; the best is trained to the target.
+A cell is a choice of row and flags on a number of workers. Its rates are compared by successive halving; the best is
+trained to the target.
 """
 
 import concurrent.futures
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tfnmt import runtime
+from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.strategies import AVERAGE, STRATEGIES
 from tools.trials import Laboratory, Trial
 from tools.tuning import halve
 
@@ -39,13 +42,15 @@ class Choice(NamedTuple):
       law: how the rate grows with the batches of an update.
       rates: those of the baseline or, of other rows, factors of its best one.
       flags: of the row, one dictionary for each rate.
-      follows: the row whose best rate the factors are of, where it is not the baseline.
+      follows: the choice whose best rate the factors are of, where it is not the baseline.
+      strategy: the row, where its name is not that of the choice.
     """
 
     law: str
     rates: tuple[float, ...]
     flags: tuple[dict[str, Any], ...] = ({},) * 4
     follows: str = "single"
+    strategy: str = ""
 
 
 _H = {"local_steps": LOCAL_STEPS}
@@ -54,6 +59,12 @@ CHOICES = {
     "single": Choice("none", (0.0007, 0.0014, 0.0028, 0.0056)),
     "sync": Choice("sqrt", (0.25, 0.5, 1.0, 2.0)),
     "model_average": Choice("linear", (0.125, 0.25, 0.5, 1.0), (_H,) * 4),
+    "model_average_slots": Choice(
+        "linear",
+        (0.125, 0.25, 0.5, 1.0),
+        ({**_H, "local_slots": AVERAGE},) * 4,
+        strategy="model_average",
+    ),
     "bmuf": Choice(
         "linear",
         (1.0, 1.0, 0.5, 0.5),
@@ -64,14 +75,17 @@ CHOICES = {
     "summed_async": Choice("sqrt", (0.25, 0.5, 1.0, 2.0)),
     "delayed_async": Choice("sqrt", (0.25, 0.5, 1.0, 2.0), ({"delay": 2},) * 4),
 }
-STRATEGIES = tuple(CHOICES)[1:]
+CHOSEN = tuple(CHOICES)[1:]
 
 Cell = tuple[str, int]
+"""The name of a choice, and the workers."""
+
 BASELINE: Cell = ("single", 1)
 CELLS: tuple[Cell, ...] = (
     BASELINE,
     ("model_average", 16),
     ("sync", 16),
+    ("model_average_slots", 16),
     ("model_average", 4),
     ("model_average", 8),
     ("bmuf", 16),
@@ -82,6 +96,8 @@ CELLS: tuple[Cell, ...] = (
     ("summed_async", 4),
     ("async", 4),
     ("delayed_async", 4),
+    ("model_average_slots", 4),
+    ("model_average_slots", 8),
 )
 """In the order in which they are trained, the most telling first."""
 
@@ -95,15 +111,15 @@ class Study:
 
     def trials(self, cell: Cell) -> list[Trial]:
         """What is compared in a cell; empty while the cell that it follows has no best rate."""
-        strategy, workers = cell
-        choice, unit = CHOICES[strategy], 1.0
+        name, workers = cell
+        choice, unit = CHOICES[name], 1.0
         if cell != BASELINE:
             followed = self.best((choice.follows, workers) if choice.follows != "single" else BASELINE)
             if followed is None:
                 return []
             unit = followed.learning_rate
         return [
-            Trial(strategy, workers, unit * rate, choice.law, tuple(sorted(flags.items())))
+            Trial(choice.strategy or name, workers, unit * rate, choice.law, tuple(sorted(flags.items())))
             for rate, flags in zip(choice.rates, choice.flags, strict=True)
         ]
 
@@ -122,6 +138,12 @@ class Study:
 
         best, _ = halve(trials, RUNGS, loss)
         return None if None in losses else best
+
+    def has_barrier(self, cell: Cell) -> bool:
+        """Whether the workers of a cell wait for each other, so that its updates do not depend on the network."""
+        name, workers = cell
+        strategy = STRATEGIES[CHOICES[name].strategy or name]
+        return strategy().row(workers, OptimizerSettings()).has_barrier
 
     def finish(self, cell: Cell, seed: int) -> Trial:
         """Trains the best trial of a cell to the target, with this seed, and drops the states of the others."""
@@ -180,10 +202,10 @@ def train_cells(cells: Sequence[Cell], seeds: int, processes: int, make_study: C
 
 def needed(cell: Cell, seed: int) -> set[tuple[Cell, int]]:
     """What must be trained before a cell with a seed: what has its target, and what has its rate."""
-    strategy, workers = cell
+    name, workers = cell
     if seed > 1:
         return {(BASELINE, 1), (cell, 1)}
-    follows = CHOICES[strategy].follows
+    follows = CHOICES[name].follows
     return set() if cell == BASELINE else {(BASELINE, 1), *([((follows, workers), 1)] if follows != "single" else [])}
 
 

@@ -114,8 +114,17 @@ class Results:
             return f"{sum(map(bool, curves))} of {len(trials)} rates begun, none chosen yet"
         if self.outcomes[cell]:
             return "done"
-        last = self.laboratory.curve(best)[-1]
-        return f"rate chosen; cross entropy {last.cross_entropy:.3f} behind {last.tokens:,} tokens, not at the target"
+        curve = self.laboratory.curve(best)
+        lowest = min(curve, key=lambda point: point.cross_entropy)
+        text = f"not at the target: {lowest.cross_entropy:.3f} behind {lowest.tokens:,} tokens"
+        one = crossing(self._curve(BASELINE), lowest.cross_entropy)
+        if one is None or len(curve) < 2:
+            return text
+        return f"{text}, where one worker is behind {one.tokens:,.0f} ({one.tokens / lowest.tokens:.2f} of them)"
+
+    def _curve(self, cell: Cell) -> list[dict[str, float]]:
+        best = self.study.best(cell)
+        return [point._asdict() for point in self.laboratory.curve(best)] if best else []
 
     def law_of_larger(self, workers: int, network: Network) -> Factors | None:
         """What the law of B* says of sync on more workers than were trained; the throughput is priced all the same."""
@@ -211,12 +220,12 @@ def _factors_table(results: Results) -> str:
         )
     ]
     for cell in results.cells:
-        strategy, workers = cell
-        network = SHOWN if STRATEGIES[strategy]().row(workers, OptimizerSettings()).has_barrier else FREE
+        name, workers = cell
+        network = SHOWN if results.study.has_barrier(cell) else FREE
         found, batch = results.factors(cell, network), _critical(results)
         rows.append(
             (
-                strategy,
+                name,
                 workers,
                 results.state(cell),
                 results.spread(cell),
