@@ -172,7 +172,7 @@ class Results:
     def _costs(self, workers: int, network: Network, seed: int) -> Costs:
         """The costs on a network; one worker alone has none."""
         kind, share = network if workers > 1 else (STAR, 1e-18)
-        settings = self.laboratory.costs(workers, share, kind)
+        settings = self.laboratory.costs(share, kind)
         return Costs(settings, seed, workers, workers, self.laboratory.vector_bytes, is_ring=kind == RING)
 
 

@@ -186,9 +186,9 @@ class Laboratory:
         tokens = self.step_tokens(workers)
         return sum(map(sum, tokens)) / sum(map(len, tokens))
 
-    def costs(self, workers: int, transfer_share: float, network: str) -> CostSettings:
+    def costs(self, transfer_share: float, network: str) -> CostSettings:
         """A network over which all parameters travel one way in so many times the seconds of a mean step."""
-        step_seconds = self.batch_tokens(workers) * CostSettings().seconds_per_token
+        step_seconds = self.batch_tokens(1) * CostSettings().seconds_per_token
         return CostSettings(
             network=network,
             network_latency_seconds=0.0,
@@ -237,7 +237,7 @@ class Laboratory:
         """The updates of a row with a barrier do not depend on its network, and a ring is simulated fastest."""
         if trial.row().has_barrier:
             return CostSettings(network=RING if trial.workers > 1 else STAR)
-        return self.costs(trial.workers, self._transfer_share, STAR)
+        return self.costs(self._transfer_share, STAR)
 
     @functools.cache  # noqa: B019  one laboratory lives as long as its process
     def _readers(self, workers: int, seed: int) -> list[tuple[tf.data.Dataset, list[tuple[int, tuple[int, ...]]]]]:
