@@ -63,3 +63,10 @@ def test_a_comparison_s_run_can_be_shown(corpus, tmp_path):
     tool("show_graph", f"--run_directory={tmp_path / 'single'}", f"--output={tmp_path / 'graphs'}")
     shown = {path.parent.name for path in (tmp_path / "graphs").glob("*/events.*")}
     assert shown == {"forward_backward", "reduce_average", "broadcast"}
+
+
+def test_a_study_tells_what_there_is(corpus, tmp_path):
+    """Nothing yet: its trainings take hours, and tests/test_scaling_study.py does a part of one."""
+    found = tool("scaling_study", f"--data={corpus}", TINY, f"--output={tmp_path}", "--report")
+    assert "| model_average | 16 | not trained yet |" in found
+    assert {path.name for path in tmp_path.glob("scaling.*")} == {"scaling.md", "scaling.json", "scaling.png"}

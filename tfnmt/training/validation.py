@@ -115,7 +115,7 @@ class Validation:
 
     def evaluate(self, vector: tf.Tensor) -> Evaluation:
         """The loss and the scores of the parameters `vector` [size]."""
-        loss, cross_entropy, target_tokens = (float(number) for number in self._sums(vector))
+        loss, cross_entropy = self.losses(vector)
         with Progress("Validating", len(self._sources), "sentences") as progress:
             found = self._translator.translate(
                 [vector],
@@ -124,11 +124,16 @@ class Validation:
             )
         hypotheses = [best.text for best, *_ in found]
         return Evaluation(
-            loss=loss / target_tokens,
-            cross_entropy=cross_entropy / target_tokens,
+            loss=loss,
+            cross_entropy=cross_entropy,
             scores=evaluate(hypotheses, self._references, target_language=self._target_language),
             samples=self._samples(vector),
         )
+
+    def losses(self, vector: tf.Tensor) -> tuple[float, float]:
+        """Loss and cross entropy of the parameters `vector` [size] in nats per target token; nothing is translated."""
+        loss, cross_entropy, target_tokens = (float(number) for number in self._sums(vector))
+        return loss / target_tokens, cross_entropy / target_tokens
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _sums(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
