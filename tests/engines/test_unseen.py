@@ -107,9 +107,11 @@ def test_slots_begin_with_their_first_value(slots, updates):
 
 @pytest.mark.parametrize("wanted, taken", [(3, 4), (4, 4), (5, 6)])
 def test_a_step_ends_with_the_batch_that_fills_its_share(wanted, taken):
-    """Of batches of two target tokens."""
-    (report,) = run(local(TWO_TOKENS, global_batch_tokens=wanted), 1)
+    """Of batches of two target tokens; it is one step, however many it takes."""
+    engine = local(TWO_TOKENS, global_batch_tokens=wanted)
+    (report,) = run(engine, 1)
     assert report.target_tokens == taken
+    assert engine.state().counters["steps"] == 1
 
 
 def test_a_delta_is_not_clipped_however_long():
