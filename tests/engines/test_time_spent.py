@@ -18,6 +18,7 @@ from tfnmt.training.time_spent import TimeSpent
 BATCHES = toy.make_batches(48)
 VECTOR_BYTES = 8 * Layout(toy.ToyModel.parameters).size
 HELD_SECONDS = 0.3
+SECONDS = 300  # a hang must not hold up the suite
 FEW_BYTES = 1 << 20  # of the eight million of a vector, and more than everything else that is said
 
 
@@ -121,7 +122,7 @@ class TestRealSeconds:
 
 
 def answer(connection):
-    assert connection.poll(120), "the child is silent"
+    assert connection.poll(SECONDS), "the child is silent"
     return connection.recv()
 
 
@@ -129,7 +130,7 @@ def held_push(connection, wire, child):
     """The push of the next update, in the middle of which the wire stands still for a while."""
     hold = wire.hold(child.pid, FEW_BYTES, cuts=False)
     connection.send("go on")
-    assert hold.reached.wait(60), "nothing was held"
+    assert hold.reached.wait(SECONDS), "nothing was held"
     time.sleep(HELD_SECONDS)
     hold.released.set()
     return answer(connection)
