@@ -233,7 +233,7 @@ def _factors_table(results: Results) -> str:
                 _number(found and found.throughput) + (f" ({_name(FREE)})" if network == FREE and found else ""),
                 _number(found and found.speed_up),
                 PUBLISHED.get(cell, ""),
-                _number(batch and workers * results.batch_tokens / batch),
+                f"{workers * results.batch_tokens / batch:.2g}" if batch else "–",
                 _bleu(results, cell),
             )
         )
@@ -285,11 +285,13 @@ def _rates_table(results: Results) -> str:
     rows = [("row", "workers", "flags", "law", "rate", *(f"at {rung:g}" for rung in RUNGS), "chosen")]
     for cell in results.cells:
         for trial in results.study.trials(cell):
-            losses = (results.study.loss(trial, rung) for rung in RUNGS)
+            losses = [results.study.loss(trial, rung) for rung in RUNGS]
+            if losses[0] is None:
+                continue
             flags = " ".join(f"--{name}={value}" for name, value in trial.flags)
             chosen = "yes" if trial == results.study.best(cell) else ""
-            losses = [f"{loss:.3f}" if loss is not None else "" for loss in losses]
-            rows.append((*cell, flags, trial.law, f"{trial.learning_rate:.5g}", *losses, chosen))
+            texts = [f"{loss:.3f}" if loss is not None else "" for loss in losses]
+            rows.append((*cell, flags, trial.law, f"{trial.learning_rate:.5g}", *texts, chosen))
     return _table(rows) + "\nCross entropy at each share of the baseline's tokens; rates are before the law.\n"
 
 
@@ -335,6 +337,7 @@ def picture(results: Results) -> Figure:
     for panel, title in zip(panels, ("throughput factor", "token efficiency", "speed-up: their product")):
         panel.set(title=title, xlabel="workers", xticks=ticks)
         panel.grid(alpha=0.3)
+    panels[1].set_ylim(0, 1.05)
     for panel in panels[::2]:
         panel.plot(ticks, ticks, color="grey", linestyle=":", label="as many times as workers")
     published = [(workers, float(text.strip("> "))) for (_, workers), text in PUBLISHED.items()]
