@@ -42,7 +42,9 @@ def update_seconds(costs: Costs, row: Strategy, step_tokens: Sequence[Sequence[i
             [costs.compute_seconds(worker, number + 1, tokens[number]) for number in range(first, first + steps)]
             for worker, tokens in enumerate(step_tokens)
         ]
-        now = _round_seconds(costs, row, blocks, now) + costs.update_seconds(row.payload_vectors)
+        now = _round_seconds(costs, row, blocks, now) + costs.update_seconds(
+            row.payload_vectors, row.pushed_vectors(tf.float32)
+        )
         times.append(now)
     return times
 

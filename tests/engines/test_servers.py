@@ -6,11 +6,12 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import EXACT, build
+from tfnmt.engines.report import Waits
 from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.strategies import SummedAsync, Sync
 
 BATCHES = toy.make_batches(12, epoch_length=1)  # each worker is in an epoch of its own
-WAITS = (0.5, 0.0, 0.25)
+WAITS = (Waits(0.5, 0.1), Waits(), Waits(0.25))
 RING_BYTES = 24
 
 
@@ -45,11 +46,14 @@ def test_a_summed_round_is_its_pushes_one_behind_the_other(poisoned):
     *_, expected = [servers.absorb(push, wait) for push, wait in zip(pushes, WAITS)]
     summed, others = servers_and_pushes(Sync(), poisoned)
     (whole,), *parts = (push.payload for number, push in enumerate(others) if number != poisoned)
+    squares = [np.sum(np.square(push.payload[0].numpy())) for push in others]
     for (part,) in parts:
         whole.assign_add(part)
     arrivals = [
-        Arrival(push, wait, 0.0, 0) if number == poisoned else Arrival(push, wait, summed.weight_of(push.work.sums), -1)
-        for number, (push, wait) in enumerate(zip(others, WAITS))
+        Arrival(push, waits, 0.0, 0, np.nan)
+        if number == poisoned
+        else Arrival(push, waits, summed.weight_of(push.work.sums), -1, square)
+        for number, (push, waits, square) in enumerate(zip(others, WAITS, squares))
     ]
     report = summed.absorb_reduced(arrivals, [whole], RING_BYTES)
     told = tuple(push._replace(bytes_pulled=0, bytes_pushed=RING_BYTES) for push in expected.pushes)
@@ -57,10 +61,15 @@ def test_a_summed_round_is_its_pushes_one_behind_the_other(poisoned):
     same = ("loss", "cross_entropy", "gradient_norm", "learning_rate")
     assert [getattr(report, name) for name in same] == pytest.approx([getattr(expected, name) for name in same])
     changed = {name: getattr(report, name) for name in ("seconds", "data_wait_seconds", *same)}
-    assert report == expected._replace(pushes=told, **changed)
+    assert report._replace(pushes=()) == expected._replace(pushes=(), **changed)
+    spent = ("seconds", "compute_seconds", "data_wait_seconds", "pull_seconds", "push_seconds")  # by the clocks
+    for push, other in zip(report.pushes, told, strict=True):
+        assert push == other._replace(**{name: getattr(push, name) for name in spent})
     assert report.epoch == 2
     one, other = servers.state(), summed.state()
-    assert one.counters == other.counters
+    noise = one.counters["noise"]
+    assert other.counters["noise"] == pytest.approx(noise, rel=1e-9)
+    assert {**other.counters, "noise": noise} == one.counters
     for name, vector in one.vectors.items():
         np.testing.assert_allclose(other.vectors[name], vector, atol=EXACT, err_msg=name)
 
