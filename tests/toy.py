@@ -45,16 +45,16 @@ class ToyModel:
 
 
 class PoisonedModel(ToyModel):
-    """Its bias gradient is not a number on the batch at one place."""
+    """The gradient of one parameter is not a number on the batch at one place."""
 
-    def __init__(self, place):
+    def __init__(self, place, parameter="bias"):
         super().__init__()
-        self._place = place
+        self._place, self._parameter = place, parameter
 
     def loss(self, views, batch, seed=None):
         sums = super().loss(views, batch, seed)
         poison = tf.where(batch.position[2] == self._place, np.nan, 0.0)
-        return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views["bias"]))
+        return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views[self._parameter]))
 
 
 class WideModel(ToyModel):

@@ -89,9 +89,13 @@ def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
     [
         ("--workers=1,2", "--workers=1,2: must be numbers from 2 on, with commas in between."),
         ("--local_steps=x", "--local_steps=x: must be numbers from 1 on, with commas in between."),
+        (
+            "--hosts=a:7000 --network_bytes_per_second=1e6",
+            "--network_bytes_per_second does nothing with --hosts, which measure it.",
+        ),
         ("--probe=none.json", "--probe=none.json: is no plan.json of tfnmt-plan: "),
     ],
 )
 def test_bad_input(word, fault, corpus, tmp_path):
-    _, said = run("plan", f"--data={corpus}", TINY, f"--output={tmp_path / 'plan'}", word, expect=2)
+    _, said = run("plan", f"--data={corpus}", TINY, f"--output={tmp_path / 'plan'}", *word.split(), expect=2)
     assert said.startswith(f"error: {fault}")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import EXACT, build
@@ -15,24 +14,11 @@ WAITS = (Waits(0.5, 0.1), Waits(), Waits(0.25))
 RING_BYTES = 24
 
 
-class PoisonedModel(toy.ToyModel):
-    """The gradient of its first parameter is not a number on the batch at one place."""
-
-    def __init__(self, place):
-        super().__init__()
-        self._place = place
-
-    def loss(self, views, batch, seed=None):
-        sums = super().loss(views, batch, seed)
-        poison = tf.where(batch.position[2] == self._place, np.nan, 0.0)
-        return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views["embedding"]))
-
-
 def servers_and_pushes(row, poisoned=-1, workers=3):
     """The servers of so many workers, and a push of each; every look at the clock finds it a second later."""
     seconds = iter(range(99))
     options = {"workers": workers, "clock": lambda: float(next(seconds))}
-    model = PoisonedModel(poisoned)
+    model = toy.PoisonedModel(poisoned, "embedding")
     servers = build(UpdateSequence, row, BATCHES, workers=workers, model=model, options=options)
     graph = servers.worker_graph()
     made = [servers.new_worker(graph, number, servers.new_outbox()) for number in range(workers)]

@@ -160,4 +160,6 @@ def test_a_held_transfer_counts_as_what_it_is(held, transfer):
     push = held[transfer]
     assert push[f"{transfer}_seconds"] >= HELD_SECONDS
     parts = [push[name] for name in push if name.endswith("_seconds")]
-    assert min(parts) >= 0 and sum(parts) <= 1.1 * push["seconds"]  # two clocks, of the graph and of Python
+    assert min(parts) >= 0
+    # `seconds` end when the push is absorbed, its parts when it is made. Counted twice, it would be all of this more.
+    assert sum(parts) - push["seconds"] < HELD_SECONDS / 4

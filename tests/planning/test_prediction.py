@@ -47,7 +47,7 @@ def test_every_update_comes_when_the_simulated_engine_has_it(name):
     row = quick(ROWS[name])
     engine = simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=COSTS, dtype=tf.float32)
     columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
-    idle = itertools.islice(idle_reports(columns, costs(columns.ring), WORKERS, batch_tokens=10), UPDATES)
+    idle = itertools.islice(idle_reports(columns, costs(columns.ring), WORKERS, lambda worker, step: 10), UPDATES)
     for real, expected in zip(run(engine, UPDATES), idle, strict=True):
         assert expected.seconds == real.seconds
         for push, other in zip(real.pushes, expected.pushes, strict=True):

@@ -30,7 +30,7 @@ from tfnmt.engines import session
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.registry import SimulationSettings
 from tfnmt.engines.virtual_time import CostSettings
-from tfnmt.errors import UserError
+from tfnmt.errors import UserError, refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import ModelSettings
 from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
@@ -151,7 +151,14 @@ def _main(
 
 
 def _network(plan: PlanSettings) -> CostSettings:
-    """The network of the flags, or that to `--hosts`."""
+    """The network of the flags, or that to `--hosts`.
+
+    Raises:
+      UserError: both are given.
+    """
+    given = [name for name in ("network_bytes_per_second", "network_latency_seconds") if application.given(name)]
+    if plan.hosts:
+        refuse([f"--{name} does nothing with --hosts, which measure it." for name in given])
     links = [link_speed.measure(host) for host in plan.hosts]
     return CostSettings(
         network_bytes_per_second=min((link.bytes_per_second for link in links), default=plan.network_bytes_per_second),

@@ -128,9 +128,7 @@ class WorkerGraph:
 
         def one_more(gradient_sum: tf.Tensor, work: Work, number: tf.Tensor) -> tuple[tf.Tensor, Work, tf.Tensor]:
             batch_seed = tf.random.experimental.stateless_fold_in(seed, number)
-            with tf.control_dependencies(
-                [gradient_sum]
-            ):  # the next batch is waited for once nothing else is to be done
+            with tf.control_dependencies([gradient_sum]):  # the reader is asked when nothing else is to be done
                 more_gradient, more_work = self._of_batch(parameters, batches, batch_seed)
             return gradient_sum + more_gradient, add_work(work, more_work), number + 1
 

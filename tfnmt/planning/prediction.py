@@ -1,7 +1,7 @@
 """How fast a row is under a cost model: the simulated engine's schedule, with workers that compute nothing."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -19,6 +19,9 @@ from tfnmt.strategies import Strategy
 PUSHES = 12
 """Pushes of each worker that are looked at, behind a quarter as many in which workers come into step."""
 DTYPE = tf.float32
+
+StepTokens = Callable[[int, int], int]
+"""(worker, its step, from 1) -> target tokens."""
 
 
 class Speed(NamedTuple):
@@ -52,7 +55,7 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
     """
     looked_at: list[BlockReport] = []
     pushes = 0
-    for report in idle_reports(strategy, costs, workers, batch_tokens):
+    for report in idle_reports(strategy, costs, workers, lambda worker, step: batch_tokens):
         pushes += len(report.pushes)
         if pushes > workers * PUSHES // 4:
             looked_at.append(report)
@@ -72,10 +75,17 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
     )
 
 
-def idle_reports(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -> Iterator[BlockReport]:
-    """The reports of updates that nobody computes, without end; see `predict`."""
+def idle_reports(strategy: Strategy, costs: Costs, workers: int, step_tokens: StepTokens) -> Iterator[BlockReport]:
+    """The reports of updates that nobody computes, without end, as the simulated engine would have them.
+
+    Args:
+      strategy: the row.
+      costs: of as many workers.
+      workers: how many.
+      step_tokens: of each step of each worker.
+    """
     clock = VirtualClock()
-    servers = _CountingServers(strategy, clock, costs, workers, batch_tokens)
+    servers = _CountingServers(strategy, clock, costs, workers, step_tokens)
     return Schedule(servers, clock, costs, workers, DTYPE).reports()
 
 
@@ -85,8 +95,8 @@ class _CountingServers:
     phase = 0
     plateau_scale = 1.0
 
-    def __init__(self, strategy: Strategy, clock: VirtualClock, costs: Costs, workers: int, batch_tokens: int):
-        self.strategy, self._costs, self._batch_tokens = strategy, costs, batch_tokens
+    def __init__(self, strategy: Strategy, clock: VirtualClock, costs: Costs, workers: int, step_tokens: StepTokens):
+        self.strategy, self._costs, self._step_tokens = strategy, costs, step_tokens
         self._ledger = Ledger(workers, clock)
 
     @property
@@ -100,7 +110,7 @@ class _CountingServers:
         return None
 
     def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
-        return _IdleWorker(self.strategy, number, self._batch_tokens, self._ledger)
+        return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         pulled, pushed = self.strategy.payload_vectors, self.strategy.pushed_vectors(DTYPE)
@@ -117,9 +127,9 @@ class _CountingServers:
 class _IdleWorker:
     """Goes through a row's program and computes nothing."""
 
-    def __init__(self, strategy: Strategy, number: int, batch_tokens: int, ledger: Ledger):
+    def __init__(self, strategy: Strategy, number: int, step_tokens: StepTokens, ledger: Ledger):
         self.number, self.step = number, 0
-        self._ledger, self._batch_tokens = ledger, batch_tokens
+        self._ledger, self._step_tokens = ledger, step_tokens
         first, *others = strategy.program()
         self._program = itertools.chain([strategy.beginning(first), *others], itertools.cycle(strategy.program()))
         self._block = self._pulls = self._version = 0
@@ -131,8 +141,9 @@ class _IdleWorker:
     def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
         (action,) = block
         steps = action.count if isinstance(action, Steps) else 0
+        tokens = sum(self._step_tokens(self.number, self.step + number) for number in range(1, steps + 1))
         self.step += steps
-        sums = NO_SUMS._replace(target_tokens=steps * self._batch_tokens, steps=float(steps), batches=float(steps))
+        sums = NO_SUMS._replace(target_tokens=float(tokens), steps=float(steps), batches=float(steps))
         self._sums = Sums(*(before + more for before, more in zip(self._sums, sums)))
         if action in (BEGIN, PULL):
             self._pulls += 1

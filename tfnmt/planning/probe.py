@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -67,17 +67,16 @@ def measure(machine: str, recipe: Recipe, make_batches: MakeBatches, batch_posit
 
     Args:
       machine: its name.
-      recipe: of synchronous training with one worker; its batches are not read.
+      recipe: of synchronous training with one worker, on batches of training.
       make_batches: of the training corpus.
       batch_positions: of a batch of training.
     """
     sizes = batch_positions, max(batch_positions // SMALL_BATCH, 1)
     mixed = dataclasses.replace(recipe, make_batches=lambda *_: _in_turn([make_batches(size) for size in sizes]))
-    whole = dataclasses.replace(recipe, make_batches=lambda *_: make_batches(batch_positions))
     with Progress("Probing", STEP_SECONDS + UPDATE_SECONDS + MEETING_SECONDS) as progress:
         steps = _timed(LocalEngine(mixed).blocks(), STEP_SECONDS, progress, "a step")
         update_seconds = _update_seconds(recipe, progress)
-        met = _meetings(whole, progress)
+        met = _meetings(recipe, progress)
     seconds_per_token, local_seconds = fit_line([(report.target_tokens, _busy(report)) for report in steps])
     batch_tokens = round(statistics.mean(report.target_tokens for report in met))
     step_seconds = max(local_seconds - update_seconds, 0.0)
@@ -146,19 +145,13 @@ def _update_seconds(recipe: Recipe, progress: Progress) -> float:
 def _meetings(recipe: Recipe, progress: Progress) -> list[BlockReport]:
     """Updates of a cluster of one worker and one server, which speak through the loopback."""
     cluster = find_cluster(ClusterSettings(), {})
-    with tasks_of(cluster) as end:
+    with tasks_of(cluster):
         engine = ClusterEngine(recipe, cluster=cluster)
         blocks = engine.blocks()
         reports = _timed(blocks, MEETING_SECONDS, progress, "a meeting")
         engine.stop()
-        _drain(blocks)
-        end.code = 0
+        list(blocks)  # until the workers have done what they have begun
     return reports
-
-
-def _drain(blocks: Iterable[BlockReport]) -> None:
-    for _ in blocks:
-        pass
 
 
 def _milliseconds(seconds: float) -> str:
