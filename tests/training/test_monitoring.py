@@ -22,11 +22,9 @@ from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import faults_of
 from tfnmt.training import events, samples
 from tfnmt.training.events import EventFile
-from tfnmt.training.log_points import training_line, training_values
 from tfnmt.training.monitoring import Monitor, MonitoringSettings
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings
-from tfnmt.training.time_spent import TimeSpent
 from tfnmt.training.totals import Totals
 
 EVERY_TWO = MonitoringSettings(log_every_updates=2, log_every_seconds=1e9)
@@ -106,6 +104,7 @@ def test_values_come_back_by_tag_and_update(run):
         "progress/skipped_updates": 0.0,
     }
     assert {tag: last[tag] for tag in expected} == pytest.approx(expected, rel=1e-6)
+    assert found.SummaryMetadata("train/cross_entropy").summary_description == "nats per target token"
 
 
 def test_norm_of_the_momentum_is_told_where_there_is_one(run):
@@ -251,25 +250,6 @@ def test_skipped_updates_are_counted_and_spoil_no_number(run):
     found = _events(run)
     assert _curve(found, "progress/skipped_updates")[-1] == (4, 2.0)
     assert _curve(found, "train/loss")[-1] == (4, 3.0)
-
-
-def test_the_log_line():
-    reports = [report(1200, epoch=2, loss=291.3, cross_entropy=241.6, learning_rate=0.00048, data_wait_seconds=0.008)]
-    window = totals_of([reports[0]._replace(target_tokens=100, gradient_norm=0.82)])
-    totals = window + Totals(updates=1199)
-    spent = TimeSpent(whole=10.0, compute=9.0, push=0.6)
-    line = training_line(window, totals, reports[0], 720.0, spent)
-    assert line == (
-        "update 1,200  epoch 3  loss 2.913  ppl 11.2  lr 0.00048  50 tokens/s  pushes 6.0%  grad 0.82  left 12 min"
-    )
-    assert training_values(window, totals, reports[0])["train/loss"] == pytest.approx(2.913)
-
-
-def test_the_log_line_under_a_virtual_clock():
-    """It says so beside every time."""
-    (virtual,) = reports = [report(7, is_virtual=True, data_wait_seconds=0.0)]
-    line = training_line(totals_of(reports), totals_of(reports), virtual, left=720.0)
-    assert "50 tokens/s (virtual)" in line and "left 12 min (virtual)" in line
 
 
 def test_time_that_is_lost_is_named_and_its_remedy_once(run, lines):

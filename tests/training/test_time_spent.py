@@ -3,7 +3,7 @@
 import pytest
 
 from tests.training.reports import pushed
-from tfnmt.training.time_spent import LOSSES, TimeSpent, largest_loss, loss_text, remedy_text
+from tfnmt.training.time_spent import TIME, loss_text, remedy_text, time_shares
 
 SHARES = {
     "compute_share": 0.25,
@@ -22,32 +22,37 @@ def test_shares_are_of_all_workers_time():
     parts = {name: seconds * 3 / 4 for name, seconds in PARTS.items()}
     rest = {name: seconds / 4 for name, seconds in PARTS.items()}
     pushes = [pushed(0, seconds=18.0, server_seconds=2, **parts), pushed(1, seconds=2.0, **rest)]
-    assert TimeSpent.of(pushes).shares() == pytest.approx(SHARES)
+    assert time_shares(pushes) == pytest.approx(SHARES)
 
 
 def test_shares_are_never_of_more_than_the_whole():
     """A push may be absorbed sooner behind the one before than its worker has computed."""
-    shares = TimeSpent.of([pushed(0, seconds=1.0, compute_seconds=3.0, pull_seconds=1.0, wait_seconds=0.0)]).shares()
+    shares = time_shares([pushed(0, seconds=1.0, compute_seconds=3.0, pull_seconds=1.0, wait_seconds=0.0)])
     assert (shares["compute_share"], shares["pull_share"], shares["other_share"]) == (0.75, 0.25, 0.0)
 
 
 def test_no_time_has_no_shares():
-    assert (TimeSpent().shares(), largest_loss(TimeSpent()), loss_text(TimeSpent())) == ({}, None, "")
-    assert remedy_text(TimeSpent()) is None
+    assert time_shares([]) == time_shares([pushed(0, seconds=0.0, wait_seconds=0.0)]) == {}
+    assert loss_text({}) == remedy_text({}) == ""
 
 
-@pytest.mark.parametrize("part", ["reader", "pull", "push", "barrier_wait", "server"])
-def test_the_largest_loss_is_named(part):
-    spent = TimeSpent(whole=10.0, compute=4.0, **{part: 4.0})
-    what, remedy = LOSSES[f"{part}_share"]
-    assert loss_text(spent) == f"{what} 40.0%"
-    assert remedy_text(spent) == f"Workers compute for 40% of the time; {what}: 40%. {remedy}"
-    assert "--" in remedy
+def _shares(**seconds):
+    """Of ten seconds, and of these of them."""
+    return time_shares([pushed(0, **{"seconds": 10.0, "wait_seconds": 0.0, **seconds})])
+
+
+@pytest.mark.parametrize("name", ["reader_share", "pull_share", "push_share", "barrier_wait_share", "server_share"])
+def test_the_largest_loss_is_named(name):
+    part = TIME[name]
+    shares = _shares(**{"compute_seconds": 4.0, part.seconds: 4.0})
+    assert loss_text(shares) == f"{part.words} 40.0%"
+    assert remedy_text(shares) == f"Workers compute for 40% of the time; {part.words}: 40%. {part.remedy}"
+    assert "--" in part.remedy
 
 
 def test_what_no_engine_measures_is_a_loss_too():
-    assert loss_text(TimeSpent(whole=10.0, compute=4.0, pull=2.0)) == "overhead 40.0%"
+    assert loss_text(_shares(compute_seconds=4.0, pull_seconds=2.0)) == "overhead 40.0%"
 
 
 def test_nothing_is_to_be_done_where_half_of_the_time_is_computing():
-    assert remedy_text(TimeSpent(whole=10.0, compute=5.0, push=5.0)) is None
+    assert remedy_text(_shares(compute_seconds=5.0, push_seconds=5.0)) == ""

@@ -16,7 +16,8 @@ from tfnmt.engines.noise_scale import NoiseScale
 from tfnmt.engines.report import BlockReport, PushReport, Waits
 from tfnmt.engines.worker import Progress, Push
 
-_COUNTED = ("target_tokens", "source_tokens", "positions", "sentences")
+_REPORTED = {name: BlockReport.__annotations__[name] for name in Sums._fields if name in BlockReport._fields}
+"""Name -> type of the sums that a report tells."""
 
 
 class Ledger:
@@ -134,22 +135,20 @@ class Ledger:
         now, pushes = self._clock(), self._pushes
         refusals = [push.refused for push in pushes if push.refused]
         seconds, self._pushes, self._reported_at = now - self._reported_at, [], now
-        counted = {name: int(getattr(sums, name)) for name in _COUNTED}
+        reported = {name: kind(getattr(sums, name)) for name, kind in _REPORTED.items()}
+        reported["data_wait_seconds"] = min(sums.data_wait_seconds / self._workers, seconds)  # of one worker
         return BlockReport(
             update=self.version,
             epoch=epoch,
-            loss=sums.loss,
-            cross_entropy=sums.cross_entropy,
             gradient_norm=gradient_norm,
             learning_rate=learning_rate,
             seconds=seconds,
-            data_wait_seconds=min(sums.data_wait_seconds / self._workers, seconds),
             skipped=None if applied else "; ".join(refusals) or "the gradient's norm was not finite",
             momentum_norm=momentum_norm,
             noise_scale_tokens=self._noise.tokens,
             pushes=tuple(pushes),
             is_virtual=False,
-            **counted,
+            **reported,
         )
 
     def counters(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ thread, which ends with a stack trace on the terminal when the disk is full.
 
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
+
+from tfnmt.training.log_points import Scalar
 
 FILE_VERSION = "brain.Event:2"
 
@@ -40,11 +42,11 @@ class EventFile:
         self._write(Event(step=update + 1, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
 
-    def scalars(self, update: int, values: Mapping[str, float]) -> None:
-        """Adds one point to the curve of each tag."""
+    def scalars(self, update: int, points: Iterable[Scalar]) -> None:
+        """Adds one point to each of these curves."""
         summary = Summary()
-        for tag, value in values.items():
-            summary.MergeFrom(scalar_pb(tag, value))
+        for point in points:
+            summary.MergeFrom(scalar_pb(point.tag, point.value, point.meaning or None))
         self._write(Event(step=update, summary=summary))
 
     def histogram(self, update: int, tag: str, numbers: Sequence[float]) -> None:

@@ -1,14 +1,15 @@
-"""The numbers and the line of one log point."""
+"""The counters of a log point, in one table: the log line, TensorBoard's curves and the JSON lines are made of it."""
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from tfnmt.engines.report import BlockReport
+from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.progress import format_number, format_seconds
 from tfnmt.training.stopping import EarlyStopping
-from tfnmt.training.time_spent import TimeSpent, loss_text
-from tfnmt.training.totals import Totals
-
-_UNKNOWN = TimeSpent()
+from tfnmt.training.time_spent import loss_text, time_shares
+from tfnmt.training.totals import Totals, ratio
 
 METRICS = {
     "bleu": ("BLEU", ".2f"),
@@ -20,69 +21,188 @@ METRICS = {
 """A metric's name -> how people write it, and with how many digits."""
 
 
-def training_values(window: Totals, totals: Totals, report: BlockReport) -> dict[str, float]:
-    """The scalars of one log point.
+@dataclasses.dataclass(frozen=True)
+class LogPoint:
+    """All that counters are made of.
 
-    Args:
+    Attributes:
       window: the sums since the log point before.
       totals: the sums of the whole run.
       report: the newest report.
-
-    Returns:
-      TensorBoard's tag -> value; what follows the slash is the name in the JSON lines.
+      pushes: that have reached the servers since the log point before.
+      seconds_left: of training; None if unknown.
     """
-    return {
-        "train/loss": window.loss_per_token,
-        "train/cross_entropy": window.cross_entropy_per_token,
-        "train/perplexity": window.perplexity,
-        "train/gradient_norm": window.mean_gradient_norm,
-        "train/learning_rate": report.learning_rate,
-        "speed/target_tokens_per_second": window.target_tokens_per_second,
-        "speed/source_tokens_per_second": window.source_tokens_per_second,
-        "speed/sentences_per_second": window.sentences_per_second,
-        "speed/data_wait_share": window.data_wait_share,
-        "speed/data_wait_seconds": window.data_wait_seconds,
-        "speed/padding_share": window.padding_share,
-        **_known("train/momentum_norm", report.momentum_norm),
-        **_known("train/noise_scale_tokens", report.noise_scale_tokens),
-        "progress/epochs": totals.epochs,
-        "progress/target_tokens": totals.target_tokens,
-        "progress/training_hours": totals.seconds / 3600,
-        "progress/skipped_updates": totals.skipped,
-    }
+
+    window: Totals
+    totals: Totals
+    report: BlockReport
+    pushes: Sequence[PushReport]
+    seconds_left: float | None
+
+    @functools.cached_property
+    def time_shares(self) -> Mapping[str, float]:
+        """What the workers' time went to."""
+        return time_shares(self.pushes)
+
+    def of_pushes(self, amount: Callable[[PushReport], float]) -> float | None:
+        """The sum over the pushes; None without any."""
+        return sum(map(amount, self.pushes)) if self.pushes else None
 
 
-def training_line(
-    window: Totals, totals: Totals, report: BlockReport, left: float | None, spent: TimeSpent = _UNKNOWN
-) -> str:
-    """The log line of one log point.
+class Counter(NamedTuple):
+    """One number of a log point.
 
-    Args:
-      window: as in `training_values`, and so the next two.
-      totals: see there.
-      report: see there.
-      left: seconds; None if unknown.
-      spent: the workers' time since the log point before.
+    Attributes:
+      name: TensorBoard's tag; what follows the slash is the key in the JSON lines. Without a slash it is in neither.
+      meaning: what is counted, in which unit. TensorBoard shows it beside the curve.
+      value: the number; None where there is nothing to tell; several by what stands for the `{}` in the name.
+      text: its part of the log line, made of the log point and the value; nothing for one that is not in the line.
     """
-    noise = report.noise_scale_tokens
-    parts = [
-        f"update {totals.updates:,}",
-        f"epoch {report.epoch + 1}",
-        f"loss {window.loss_per_token:.3f}",
-        f"ppl {format_number(window.perplexity)}",
-        f"lr {report.learning_rate:.3g}",
-        speed_text(window, report),
-        loss_text(spent),
-        f"grad {window.mean_gradient_norm:.3g}",
-        "" if noise is None else f"noise scale {format_number(noise)} tokens",
-        f"skipped {totals.skipped}" if totals.skipped else "",
-        f"left {format_seconds(left)}{_clock(report)}" if left is not None else "",
-    ]
-    return "  ".join(part for part in parts if part)
+
+    name: str
+    meaning: str
+    value: Callable[[LogPoint], Any]
+    text: Callable[[LogPoint, Any], str] | None = None
 
 
-def _known(tag: str, value: float | None) -> dict[str, float]:
-    return {} if value is None else {tag: value}
+COUNTERS = (
+    Counter("update", "server updates", lambda at: at.totals.updates, lambda at, updates: f"update {updates:,}"),
+    Counter("epoch", "the reader's, from 1", lambda at: at.report.epoch + 1, lambda at, epoch: f"epoch {epoch}"),
+    Counter(
+        "train/loss",
+        "label-smoothed cross entropy, nats per target token",
+        lambda at: at.window.loss_per_token,
+        lambda at, loss: f"loss {loss:.3f}",
+    ),
+    Counter("train/cross_entropy", "nats per target token", lambda at: at.window.cross_entropy_per_token),
+    Counter(
+        "train/perplexity",
+        "the exponential of the cross entropy",
+        lambda at: at.window.perplexity,
+        lambda at, perplexity: f"ppl {format_number(perplexity)}",
+    ),
+    Counter(
+        "train/learning_rate",
+        "of the newest update",
+        lambda at: at.report.learning_rate,
+        lambda at, rate: f"lr {rate:.3g}",
+    ),
+    Counter(
+        "speed/target_tokens_per_second",
+        "target tokens that reached an update, per second of training",
+        lambda at: at.window.target_tokens_per_second,
+        lambda at, _: speed_text(at.window, at.report),
+    ),
+    Counter(
+        "speed/source_tokens_per_second",
+        "source tokens that reached an update, per second of training",
+        lambda at: ratio(at.window.source_tokens, at.window.seconds),
+    ),
+    Counter(
+        "speed/sentences_per_second",
+        "sentence pairs that reached an update, per second of training",
+        lambda at: ratio(at.window.sentences, at.window.seconds),
+    ),
+    Counter(
+        "speed/data_wait_share",
+        "share of the time of training in which a worker waited for batches",
+        lambda at: ratio(at.window.data_wait_seconds, at.window.seconds),
+    ),
+    Counter("speed/data_wait_seconds", "the same in seconds", lambda at: at.window.data_wait_seconds),
+    Counter(
+        "speed/padding_share",
+        "share of the computed positions that held padding",
+        lambda at: ratio(at.window.padding, at.window.positions),
+    ),
+    Counter("time/{}", "share of the workers' time", lambda at: at.time_shares, lambda _, shares: loss_text(shares)),
+    Counter("workers/target_tokens_per_second_of_{}", "by worker", lambda at: _speeds(at.pushes)),
+    Counter("exchange/pushes", "payloads that reached the servers", lambda at: at.of_pushes(lambda push: 1)),
+    Counter(
+        "exchange/refused_pushes",
+        "of these, not taken by the servers",
+        lambda at: at.of_pushes(lambda push: push.refused is not None),
+    ),
+    Counter(
+        "exchange/skipped_steps",
+        "local updates left out: their gradient was not finite",
+        lambda at: at.of_pushes(lambda push: push.skipped_steps),
+    ),
+    Counter(
+        "exchange/mean_staleness",
+        "server updates between pull and push, the mean over the pushes",
+        lambda at: at.of_pushes(lambda push: push.staleness / len(at.pushes)),
+    ),
+    Counter(
+        "exchange/max_staleness",
+        "server updates between pull and push, the largest",
+        lambda at: max((push.staleness for push in at.pushes), default=None),
+    ),
+    Counter("exchange/bytes_pulled", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pulled)),
+    Counter("exchange/bytes_pushed", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pushed)),
+    Counter(
+        "train/gradient_norm",
+        "L2 norm of the gradient per target token, or of the mean delta, before clipping; the mean over the updates",
+        lambda at: ratio(at.window.gradient_norm, at.window.updates),
+        lambda at, norm: f"grad {norm:.3g}",
+    ),
+    Counter("train/momentum_norm", "L2 norm of the servers' momentum", lambda at: at.report.momentum_norm),
+    Counter(
+        "train/noise_scale_tokens",
+        "gradient noise over squared gradient, target tokens; a moving average",
+        lambda at: at.report.noise_scale_tokens,
+        lambda at, tokens: f"noise scale {format_number(tokens)} tokens",
+    ),
+    Counter("progress/epochs", "of the corpus, so far", lambda at: at.totals.epochs),
+    Counter("progress/target_tokens", "so far", lambda at: at.totals.target_tokens),
+    Counter("progress/training_hours", "so far, evaluation and saving excluded", lambda at: at.totals.seconds / 3600),
+    Counter(
+        "progress/skipped_updates",
+        "so far: something in them was not finite",
+        lambda at: at.totals.skipped,
+        lambda at, skipped: f"skipped {skipped}" if skipped else "",
+    ),
+    Counter(
+        "left",
+        "seconds of training",
+        lambda at: at.seconds_left,
+        lambda at, seconds: f"left {format_seconds(seconds)}{_clock(at.report)}",
+    ),
+)
+"""In the order of the log line."""
+
+
+class Scalar(NamedTuple):
+    """One point of one of TensorBoard's curves."""
+
+    tag: str
+    value: float
+    meaning: str = ""
+
+
+def scalars(at: LogPoint) -> Iterator[Scalar]:
+    """The points of TensorBoard's curves; what follows the slash of a tag is the key in the JSON lines."""
+    for counter in COUNTERS:
+        value = counter.value(at) if "/" in counter.name else None
+        found = value if isinstance(value, Mapping) else {"": value}
+        for which, number in found.items():
+            if number is not None:
+                yield Scalar(counter.name.format(which), number, counter.meaning)
+
+
+def training_line(at: LogPoint) -> str:
+    """The log line of one log point."""
+    told = [(counter.text, counter.value(at)) for counter in COUNTERS if counter.text]
+    return "  ".join(filter(None, (text(at, value) for text, value in told if value is not None)))
+
+
+def _speeds(pushes: Sequence[PushReport]) -> dict[int, float]:
+    """Worker -> target tokens a second."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for push in pushes:
+        tokens[push.worker] = tokens.get(push.worker, 0) + push.target_tokens
+        seconds[push.worker] = seconds.get(push.worker, 0.0) + push.seconds
+    return {worker: tokens[worker] / seconds[worker] for worker in sorted(tokens) if seconds[worker]}
 
 
 def speed_text(totals: Totals, report: BlockReport) -> str:

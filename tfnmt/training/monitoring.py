@@ -19,12 +19,11 @@ from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
 from tfnmt.training.events import EventFile
-from tfnmt.training.exchange import exchange_values
-from tfnmt.training.log_points import METRICS, speed_text, training_line, training_values, validation_line
+from tfnmt.training.log_points import METRICS, LogPoint, Scalar, scalars, speed_text, training_line, validation_line
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
-from tfnmt.training.time_spent import TimeSpent, remedy_text
+from tfnmt.training.time_spent import remedy_text, time_shares
 from tfnmt.training.totals import Totals
 from tfnmt.training.validation import Evaluation
 
@@ -75,7 +74,7 @@ class Monitor:
         self._built: Totals | None = None  # behind this session's first update, which builds the graph
         self._last: tuple[BlockReport, Totals] | None = None
         self._pushes: list[PushReport] = []  # since the last log point
-        self._spent, self._has_looked = TimeSpent(), False  # behind that update
+        self._early: list[PushReport] | None = []  # behind that update, until they have been looked at
         self._scores = ""
         self._signatures: Mapping[str, str] = {}  # of sacreBLEU, as they were told last
         self._writable = True
@@ -100,8 +99,7 @@ class Monitor:
         """
         progress = self._progress or self._begin(totals - Totals.of(report))
         if self._built is not None:
-            self._spent += TimeSpent.of(report.pushes)
-            self._warn(totals - self._built)
+            self._warn(report, totals - self._built)
         self._built = self._built or totals
         self._last = (report, totals)
         self._pushes += report.pushes
@@ -170,13 +168,16 @@ class Monitor:
                 self._events.text(totals.updates, "configuration", text)
         return self._progress
 
-    def _warn(self, since_built: Totals) -> None:
+    def _warn(self, report: BlockReport, since_built: Totals) -> None:
         """Says once what takes the time of workers that compute for less than half of it."""
-        if since_built.updates != _UPDATES_BEFORE_WARNING or self._has_looked:
+        if self._early is None:
             return
-        self._has_looked = True
-        if text := remedy_text(self._spent):
+        self._early += report.pushes
+        if since_built.updates < _UPDATES_BEFORE_WARNING:
+            return
+        if text := remedy_text(time_shares(self._early)):
             logging.warning("%s", text)
+        self._early = None
 
     def _due(self, totals: Totals) -> bool:
         """Whether to log: after 1, 2, 4, 8 ... updates of a session at first, for early signs of life."""
@@ -185,16 +186,15 @@ class Monitor:
         return window.updates > 0 and (window.updates >= every or window.seconds >= self._settings.log_every_seconds)
 
     def _log(self, report: BlockReport, totals: Totals) -> None:
-        window = totals - self._logged
-        pushes, self._pushes = self._pushes, []
-        values = training_values(window, totals, report) | exchange_values(pushes)
-        logging.info("%s", training_line(window, totals, report, self._seconds_left(totals), TimeSpent.of(pushes)))
-        self._logged = totals
-        self._append("training", totals.updates, {tag.rpartition("/")[2]: value for tag, value in values.items()})
+        at = LogPoint(totals - self._logged, totals, report, self._pushes, self._seconds_left(totals))
+        self._logged, self._pushes = totals, []
+        logging.info("%s", training_line(at))
+        points = list(scalars(at))
+        self._append("training", totals.updates, {point.tag.rpartition("/")[2]: point.value for point in points})
         with self._tolerant():
             if self._events is not None:
-                self._events.scalars(totals.updates, values)
-                self._events.histogram(totals.updates, "exchange/staleness", [push.staleness for push in pushes])
+                self._events.scalars(totals.updates, points)
+                self._events.histogram(totals.updates, "exchange/staleness", [push.staleness for push in at.pushes])
                 self._events.flush()
 
     def _show(self, progress: Progress, report: BlockReport, totals: Totals) -> None:
@@ -227,7 +227,7 @@ class Monitor:
         if signatures:
             rows = [(METRICS[name][0], text) for name, text in signatures.items()]
             self._events.text(update, "signatures", markdown_table(("metric", "signature"), rows))
-        self._events.scalars(update, {f"validation/{name}": value for name, value in values.items()})
+        self._events.scalars(update, [Scalar(f"validation/{name}", value) for name, value in values.items()])
         if evaluation.samples:
             samples = [(sample.source, sample.reference, sample.hypothesis) for sample in evaluation.samples]
             self._events.text(update, "samples", markdown_table(("source", "reference", "hypothesis"), samples))

@@ -45,12 +45,12 @@ class Totals:
     @property
     def loss_per_token(self) -> float:
         """Nats per target token, label smoothing included."""
-        return _ratio(self.loss, self.target_tokens)
+        return ratio(self.loss, self.target_tokens)
 
     @property
     def cross_entropy_per_token(self) -> float:
         """Nats per target token."""
-        return _ratio(self.cross_entropy, self.target_tokens)
+        return ratio(self.cross_entropy, self.target_tokens)
 
     @property
     def perplexity(self) -> float:
@@ -58,34 +58,14 @@ class Totals:
         return perplexity(self.cross_entropy_per_token)
 
     @property
-    def mean_gradient_norm(self) -> float:
-        """The mean over the updates."""
-        return _ratio(self.gradient_norm, self.updates)
-
-    @property
     def target_tokens_per_second(self) -> float:
         """Target tokens that reached an update, per second of training."""
-        return _ratio(self.target_tokens, self.seconds)
+        return ratio(self.target_tokens, self.seconds)
 
     @property
-    def source_tokens_per_second(self) -> float:
-        """Source tokens that reached an update, per second of training."""
-        return _ratio(self.source_tokens, self.seconds)
-
-    @property
-    def sentences_per_second(self) -> float:
-        """Sentence pairs that reached an update, per second of training."""
-        return _ratio(self.sentences, self.seconds)
-
-    @property
-    def data_wait_share(self) -> float:
-        """Share of the time spent waiting for batches."""
-        return _ratio(self.data_wait_seconds, self.seconds)
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the computed positions that held padding."""
-        return _ratio(self.positions - self.source_tokens - self.target_tokens, self.positions)
+    def padding(self) -> int:
+        """Positions that were computed and held no token."""
+        return self.positions - self.source_tokens - self.target_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +106,9 @@ def perplexity(cross_entropy: float) -> float:
     return math.exp(min(cross_entropy, 700.0))
 
 
-_SUMMED = tuple(name for name in vars(Totals()) if name in BlockReport._fields and name != "skipped")
-
-
-def _ratio(amount: float, of: float) -> float:
+def ratio(amount: float, of: float) -> float:
+    """An amount over what it is of; not a number where there is nothing that it could be of."""
     return amount / of if of else math.nan
+
+
+_SUMMED = tuple(name for name in vars(Totals()) if name in BlockReport._fields and name != "skipped")

@@ -1,0 +1,95 @@
+"""The table of counters, and what is made of it by hand."""
+
+import dataclasses
+import math
+
+import pytest
+
+from tests.training.reports import pushed, report, totals_of
+from tfnmt.training.log_points import COUNTERS, LogPoint, scalars, training_line
+from tfnmt.training.totals import Totals
+
+
+def _at(*pushes, reports=None, left=None, **changes) -> LogPoint:
+    """A log point of one report, or of the `reports`."""
+    reports = reports or [report(1, **changes)]
+    return LogPoint(totals_of(reports), totals_of(reports), reports[-1], pushes, left)
+
+
+def _values(at, *prefixes) -> dict[str, float]:
+    return {point.tag: point.value for point in scalars(at) if point.tag.startswith(prefixes)}
+
+
+def test_names_and_keys_stand_once():
+    names = [counter.name for counter in COUNTERS]
+    keys = [name.rpartition("/")[2] for name in names]
+    assert len(set(names)) == len(names) and len(set(keys)) == len(keys)
+    assert all(counter.meaning for counter in COUNTERS)
+    assert all("/" in counter.name or counter.text for counter in COUNTERS)  # or nobody would see it
+
+
+def test_values_of_three_pushes():
+    pushes = [
+        pushed(0, compute_seconds=2.0),
+        pushed(1, staleness=2, seconds=6.0),
+        pushed(1, refused="a duplicate", skipped_steps=3),
+    ]
+    assert _values(_at(*pushes), "exchange/", "time/", "workers/") == {
+        "exchange/pushes": 3,
+        "exchange/refused_pushes": 1,
+        "exchange/skipped_steps": 3,
+        "exchange/mean_staleness": 2 / 3,
+        "exchange/max_staleness": 2,
+        "exchange/bytes_pulled": 24,
+        "exchange/bytes_pushed": 12,
+        "time/compute_share": 0.2,
+        "time/reader_share": 0.0,
+        "time/pull_share": 0.0,
+        "time/push_share": 0.0,
+        "time/barrier_wait_share": 0.15,
+        "time/server_share": 0.0,
+        "time/other_share": pytest.approx(0.65),
+        "workers/target_tokens_per_second_of_0": 50.0,
+        "workers/target_tokens_per_second_of_1": 25.0,
+    }
+
+
+def test_no_pushes_have_no_values():
+    assert _values(_at(), "exchange/", "time/", "workers/") == {}
+
+
+def test_no_time_has_no_speed():
+    found = _values(_at(pushed(0, seconds=0.0, wait_seconds=0.0)), "workers/", "time/", "exchange/pushes")
+    assert found == {"exchange/pushes": 1}
+
+
+def test_sums_are_divided_once():
+    short = report(1, target_tokens=5, source_tokens=5, positions=20, seconds=1.0, gradient_norm=0.5)
+    long = report(2, target_tokens=395, source_tokens=295, positions=700, seconds=9.0, gradient_norm=2.5)
+    assert _values(_at(reports=[short, long]), "speed/", "train/gradient_norm") == {
+        "speed/target_tokens_per_second": 40,
+        "speed/source_tokens_per_second": 30,
+        "speed/sentences_per_second": 2,
+        "speed/padding_share": 20 / 720,
+        "speed/data_wait_share": 0.1,
+        "speed/data_wait_seconds": 1.0,
+        "train/gradient_norm": 1.5,
+    }
+
+
+def test_the_log_line():
+    facts = {"epoch": 2, "loss": 291.3, "cross_entropy": 241.6, "learning_rate": 0.00048, "gradient_norm": 0.82}
+    at = _at(pushed(0, seconds=10.0, compute_seconds=9.0, push_seconds=0.6, wait_seconds=0.0), left=720.0, **facts)
+    line = training_line(dataclasses.replace(at, totals=at.window + Totals(updates=1199)))
+    assert line == (
+        "update 1,200  epoch 3  loss 2.913  ppl 11.2  lr 0.00048  50 tokens/s  pushes 6.0%  grad 0.82  left 12 min"
+    )
+    assert _values(at, "train/loss", "train/perp") == pytest.approx(
+        {"train/loss": 2.913, "train/perplexity": math.exp(2.416)}
+    )
+
+
+def test_the_log_line_under_a_virtual_clock():
+    """It says so beside every time."""
+    line = training_line(_at(left=720.0, is_virtual=True))
+    assert "50 tokens/s (virtual)" in line and "left 12 min (virtual)" in line
