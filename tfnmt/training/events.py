@@ -1,9 +1,11 @@
-"""TensorBoard's event files, written record by record.
+"""TensorBoard's event files: its messages, in TensorFlow's record files, under names of our own.
 
-TensorFlow's own summary writer lacks the one record that a resumed run needs: the start of a session, from
-which TensorBoard knows that the points behind it were taken back. So the records are made here, of TensorBoard's
-messages; an update's scalars share one record. TensorBoard's `EventFileWriter` would take them, but it writes in a
-thread, which ends with a stack trace on the terminal when the disk is full.
+Neither `tf.summary.create_file_writer` nor TensorBoard's `EventFileWriter` serves a run that is resumed. TensorBoard
+reads the files of a directory in the order of their names, and both writers name a file by the second of the wall
+clock, the process and a count, compared as texts. Of two sessions within one second, or behind a clock that was set
+back, the later may come first; then points that a resume took back replace those that took their place. Besides,
+TensorFlow's writer has no call for the start of a session, from which TensorBoard knows which points were taken back,
+and TensorBoard's writes in a thread, whose stack trace stands on the terminal when the disk is full.
 """
 
 import struct
