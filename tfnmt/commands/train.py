@@ -18,7 +18,7 @@ from absl.logging import ERROR, INFO
 
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application, logs
-from tfnmt.commands.train_settings import REQUESTS, Settings, unseen_faults
+from tfnmt.commands.train_settings import REQUESTS, Settings, idle_cooldown_faults, unseen_faults
 from tfnmt.data.corpus import Corpus, find_corpus
 from tfnmt.data.pipeline import training_batches
 from tfnmt.data.survey import Survey, survey
@@ -81,16 +81,10 @@ class _Job:
         corpus.inspect()
         return _Parts(corpus, vocabularies, model, Layout(model.parameters, self._session.servers))
 
-    @functools.cached_property
-    def _survey(self) -> Survey:
-        """What the training text is like; the whole of it is read once."""
-        corpus, vocabularies, *_ = self._parts
-        return survey(corpus.train, *vocabularies, self._settings.data, shards=self._session.workers)
-
     def refuse_unsuitable(self) -> None:
         settings, workers = self._settings, self._session.workers
         row = phases(settings.strategy, settings.row, workers, settings.optimizer)[-1].strategy
-        refuse(self._session.faults(settings.strategy, row))
+        refuse([*self._session.faults(settings.strategy, row), *idle_cooldown_faults(settings, row)])
 
     def recipe(self) -> Recipe:
         self.refuse_unsuitable()
@@ -113,8 +107,10 @@ class _Job:
     @contextlib.contextmanager
     def leading(self) -> Iterator[Lead]:
         """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
-        settings = self._settings
-        facts = _facts(settings, self._session, self._parts.model, self._parts.layout, self._survey)
+        settings, (corpus, vocabularies, model, layout) = self._settings, self._parts
+        # Anew for other ranks: each reads a share of the text, and none may be empty.
+        found = survey(corpus.train, *vocabularies, settings.data, shards=self._session.workers)
+        facts = _facts(settings, self._session, model, layout, found)
         if self.dry_run:
             yield functools.partial(self._rehearse, facts)
             return

@@ -12,7 +12,7 @@ from tfnmt.models.registry import SETTINGS, ModelChoice
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.settings import setting
-from tfnmt.strategies import STRATEGIES, RowSettings, StrategySettings
+from tfnmt.strategies import STRATEGIES, RowSettings, Strategy, StrategySettings
 from tfnmt.training.monitoring import MonitoringSettings
 from tfnmt.training.stopping import StoppingSettings
 from tfnmt.training.trainer import SavingSettings
@@ -98,3 +98,14 @@ def unseen_faults(settings: Settings, has_validation: bool) -> list[str]:
     }
     lacking = "--evaluate_every_updates=0" if has_validation else "no validation files (--validation_source)"
     return [f"{flag}: needs evaluations, and there are none: {lacking}." for flag, waits in waiting.items() if waits]
+
+
+def idle_cooldown_faults(settings: Settings, row: Strategy) -> list[str]:
+    """A cool-down of the servers' Adam that comes when replicas are trained, and servers have none."""
+    updates, warm_start = settings.optimizer.adam_cooldown_updates, settings.strategy.warm_start_updates
+    if not updates or updates < warm_start or not row.exchange.trains_replicas:
+        return []
+    return [
+        f"--adam_cooldown_updates={updates} does nothing with --strategy={settings.strategy.strategy} and "
+        f"--warm_start_updates={warm_start}; leave it out."
+    ]
