@@ -103,12 +103,12 @@ def test_a_checkpoint_of_the_same_update_is_replaced(store):
     store.save(_checkpoint(5), metric=3.0)
     store.save(_checkpoint(5, seed=1))
     _assert_equal(store.load(), _checkpoint(5, seed=1))
-    assert store.best is None
+    assert store.ranking() == []
     assert _hidden(store.directory) == []
 
 
 def test_without_any_checkpoint_the_message_says_so(store):
-    assert (store.updates(), store.newest, store.best) == ([], None, None)
+    assert (store.updates(), store.newest, store.ranking()) == ([], None, [])
     with pytest.raises(UserError, match="no checkpoint that can be used; updates with a checkpoint: none"):
         store.load()
 
@@ -120,7 +120,7 @@ def test_the_last_and_the_best_are_kept(store):
     for update, metric in enumerate([1.0, 9.0, 2.0, 3.0, 4.0, 5.0], start=1):
         store.save(_checkpoint(update), metric)
     assert store.updates() == [2, 4, 5, 6]
-    assert (store.newest, store.best) == (6, 2)
+    assert (store.newest, store.ranking()[0]) == (6, 2)
     assert store.load("best").update == 2
 
 
@@ -129,7 +129,7 @@ def test_several_best_are_kept_and_of_equals_the_earlier(tmp_path):
     for update, metric in enumerate([5.0, 7.0, 7.0, 1.0, float("nan")], start=1):
         store.save(_checkpoint(update), metric)
     assert store.updates() == [2, 3, 5]
-    assert store.best == 2
+    assert store.ranking()[0] == 2
 
 
 def test_a_future_that_was_given_up_is_deleted(store):

@@ -55,10 +55,6 @@ class _Index:
         """Updates from the best metric to the worst; of equal ones the earlier is better."""
         return sorted(self.metrics, key=lambda update: (-self.metrics[update], update))
 
-    @property
-    def best(self) -> int | None:
-        return next(iter(self.ranking()), None)
-
     def with_newest(self, update: int, metric: float | None) -> "_Index":
         """The index behind a new checkpoint of `update`, whose metric is no number (None or NaN) where it has none."""
         metrics = {other: value for other, value in self.metrics.items() if other != update}
@@ -67,7 +63,9 @@ class _Index:
         return _Index(update, metrics)
 
     def to_json(self) -> str:
-        return json.dumps({"newest": self.newest, "best": self.best, "metrics": self.metrics}, indent=1)
+        return json.dumps(
+            {"newest": self.newest, "best": next(iter(self.ranking()), None), "metrics": self.metrics}, indent=1
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "_Index":
@@ -97,11 +95,6 @@ class CheckpointStore:
     def newest(self) -> int | None:
         """The update that was saved last; None when nothing was."""
         return self._index().newest
-
-    @property
-    def best(self) -> int | None:
-        """The update with the best metric; None when none has one."""
-        return self._index().best
 
     def ranking(self) -> list[int]:
         """The updates that have a metric, from the best to the worst."""

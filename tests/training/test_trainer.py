@@ -1,5 +1,6 @@
 """The training loop around the local engine: exact resume, limits, early stopping, what is saved."""
 
+import dataclasses
 import signal
 import time
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import local
+from tests.training.reports import pushed, report
 from tfnmt.checkpoints import Checkpoint, CheckpointStore, SaveError
 from tfnmt.errors import UserError
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -133,7 +135,7 @@ def test_interrupted_run_equals_one_that_was_not(tmp_path, average_rate, row):
     for arrays, others in [(one.parameters, other.parameters), *((one.state[n], other.state[n]) for n in one.state)]:
         for name in arrays:
             np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
-    assert (whole.newest, whole.best) == (parts.newest, parts.best)
+    assert (whole.newest, whole.ranking()) == (parts.newest, parts.ranking())
 
 
 def test_a_signal_at_an_evaluation_puts_it_off(tmp_path, caplog):
@@ -178,6 +180,23 @@ def test_another_number_of_workers_breaks_the_epoch_off(tmp_path, workers, break
     assert saved(store).progress["trainer"]["meter"]["breaks_off"] == breaks_off
 
 
+def test_ranks_that_change_twice_between_two_saves_break_two_epochs_off(tmp_path):
+    """An epoch has 40 sentences, four reports; the ranks are three, two and one."""
+    trainer, store, *_ = build(tmp_path, max_updates=6)
+    ranks_and_epochs = [(3, 0)] * 4 + [(3, 1), (2, 2)]
+    reports = [
+        report(update, epoch=epoch, pushes=tuple(map(pushed, range(ranks))))
+        for update, (ranks, epoch) in enumerate(ranks_and_epochs, 1)
+    ]
+    state = trainer._engine.state()
+    counters = {**state.counters, "workers": state.counters["workers"] * 2}
+    trainer.resume(workers=1, live=dataclasses.replace(state, counters=counters, reports=tuple(reports)))
+    trainer.train()
+    progress = saved(store).progress["trainer"]
+    assert (progress["totals"]["epochs"], progress["meter"]["length"]) == (1.5, 40)
+    assert progress["meter"]["breaks_off"]
+
+
 def test_nothing_to_resume(tmp_path):
     trainer, *_ = build(tmp_path, max_updates=1)
     assert not trainer.resume(workers=1)
@@ -206,7 +225,7 @@ def test_the_end_is_evaluated_too(tmp_path):
     assert monitor.updates == [1, 2, 3, 4, 5]
     assert monitor.evaluations == [(3, 2.0), (5, 7.0)]
     assert monitor.closed
-    assert (store.newest, store.best) == (5, 5)
+    assert (store.newest, store.ranking()[0]) == (5, 5)
 
 
 def test_early_stopping(tmp_path):
@@ -215,7 +234,7 @@ def test_early_stopping(tmp_path):
     )
     trainer.train()
     assert [update for update, _ in monitor.evaluations] == [2, 4, 6]
-    assert store.best == 2
+    assert store.ranking()[0] == 2
 
 
 @pytest.mark.parametrize("metric", HIGHER_IS_BETTER)
@@ -225,7 +244,7 @@ def test_the_best_is_kept_and_patience_ends_by_any_metric(tmp_path, metric):
     trainer, store, monitor, _ = build(tmp_path, scores=values, every=2, **limits)
     trainer.train()
     assert monitor.evaluations == [(2, values[0]), (4, values[1]), (6, values[2]), (8, values[3])]
-    assert store.best == 4 and store.ranking() == [4, 6, 8]
+    assert store.ranking() == [4, 6, 8]
     found = store.load().progress["trainer"]["early_stopping"]
     assert found == {"best": values[1], "best_update": 4, "evaluations_without_improvement": 2}
 

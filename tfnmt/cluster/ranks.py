@@ -41,7 +41,8 @@ class RankSettings(StallSettings):
     reduction_pieces: int = setting(
         1,
         "Pieces in which a gradient is summed while the rest of it is still computed, which pays where the network is "
-        "slow, for rows that push at every step, without --encoding and --global_batch_tokens; 1 sums it whole.",
+        "slow, for rows that push at every step, without --encoding and --global_batch_tokens; 1 sums it whole. Then "
+        "compute_share holds the waits for other ranks' pieces too: nothing tells the two apart.",
         minimum=1,
     )
     check_replicas_every: int = setting(

@@ -84,6 +84,7 @@ class Trainer:
         self._stopping, self._schedule, self._saving = stopping, schedule, saving
         self._evaluate_every_updates = evaluate_every_updates
         self._state = RunState.beginning()
+        self._workers: int | None = None  # by whom it was come to
         self._saved_update: int | None = None
         self._evaluated_update: int | None = None
         self._clock, self._saved_at = clock, clock()
@@ -115,6 +116,7 @@ class Trainer:
         counters = checkpoint.progress["engine"]
         self._state = RunState.from_json(checkpoint.progress["trainer"])
         self._saved_update = self._evaluated_update = checkpoint.update
+        self._note_workers(len(counters["workers"]))
         self._go_on_from(live or EngineState(vectors | {counters["evaluated"]: evaluated}, counters), workers)
         return True
 
@@ -122,9 +124,15 @@ class Trainer:
         self._engine.restore(state)
         for report in state.reports:
             if report.update > self.update:
+                self._note_workers(len(report.pushes))  # on ranks, which alone have such reports, one of each
                 self._state = self._state.after(report)
-        if len(state.counters["workers"]) != workers:
+        self._note_workers(len(state.counters["workers"]))
+        self._note_workers(workers)
+
+    def _note_workers(self, workers: int) -> None:
+        if self._workers not in (None, workers):
             self._state = self._state.with_other_workers()
+        self._workers = workers
 
     def train(self) -> int:
         """Runs to the end and saves; the process's exit code: 0, or 128 + the signal that ended it.
