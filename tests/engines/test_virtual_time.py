@@ -141,6 +141,27 @@ class TestBarrier:
         assert waits == [[0, 0], pytest.approx([0, 2]), pytest.approx([0, 2])]
 
 
+class TestSlack:
+    @pytest.mark.parametrize(
+        "slack, second, third",
+        [
+            (1, [0, 1.5, 1.5, 1.5], [0, 2.5, 2.5, 2.5]),
+            (2, [0, 0, 0, 1, 1.5], [0, 0, 1.5, 2.5, 2.5]),
+            (3, [0, 0, 0, 0, 0, 0.5, 1.5], [0, 0, 0, 0.5, 2.5]),
+            (None, [0] * 6, [0] * 6),  # the negative control
+        ],
+    )
+    def test_faster_workers_wait_for_the_slowest_and_for_nobody_else(self, slack, second, third):
+        """Blocks of 3.5, 2 and 1 s: the first worker has pushed at 3.5, 7 and 10.5 s, when the others may go on."""
+        reports = run(engine(Async(slack=slack), 3, stragglers=("0:3.5", "1:2"), **INSTANT), 21)
+        waits = [
+            [push.wait_seconds for report in reports for push in report.pushes if push.worker == n] for n in range(3)
+        ]
+        assert not any(waits[0])
+        assert waits[1][: len(second)] == pytest.approx(second)
+        assert waits[2][: len(third)] == pytest.approx(third)
+
+
 class TestRing:
     @pytest.mark.parametrize(
         "row, network, expected, sent, pulled",
