@@ -20,6 +20,8 @@ SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_u
 CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
 PLATEAU = ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates=0)
 EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
+CONTRACT = {"model": toy.ToyModel(dropout=0.3), "global_batch_tokens": 80, "average_rate": 0.1}
+"""What every engine computes as the simulation does: dropout, steps of several batches, a moving average."""
 EXACT = 1e-12
 """Parameters that must be equal differ by less."""
 DIFFERENT = 1e-6

@@ -14,6 +14,7 @@ from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 # isort: split
 from tests import toy
 from tests.engines.building import (
+    CONTRACT,
     PLATEAU,
     SCHEDULE,
     build,
@@ -33,8 +34,17 @@ from tfnmt.engines.base import EngineState
 from tfnmt.engines.cluster import ClusterEngine
 from tfnmt.engines.report import BlockReport
 from tfnmt.engines.worker import WORKER_VECTOR
+from tfnmt.layout import Layout
 
-BATCHES = toy.make_batches(48)
+BATCHES = toy.make_batches(96)
+
+
+class _Part(Cluster):
+    """The first servers of a cluster, all of whose tasks are there."""
+
+    def __init__(self, cluster: Cluster, servers: int):
+        super().__init__(**{**vars(cluster), "servers": cluster.servers[:servers]})
+        object.__setattr__(self, "specification", cluster.specification)
 
 
 class Team:
@@ -45,13 +55,16 @@ class Team:
         self.options = {"workers": len(cluster.workers), "servers": len(cluster.servers)}
         self.options |= {"optimizer": "adam", "schedule": SCHEDULE}
 
-    def engine(self, row: str, **options) -> ClusterEngine:
+    def engine(self, row: str, cluster: Cluster | None = None, **options) -> ClusterEngine:
         options = {**self.options, **options}
-        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": self.cluster}, **options)
+        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
 
-    def train(self, row: str, updates: int, start: EngineState | None = None) -> tuple[list[BlockReport], EngineState]:
-        """The reports of a run and its last state."""
-        engine = self.engine(row)
+    def train(
+        self, row: str, updates: int, start: EngineState | None = None, servers: int | None = None
+    ) -> tuple[list[BlockReport], EngineState]:
+        """The reports of a run and its last state, on all servers or as many as asked for."""
+        cluster = self.cluster if servers is None else _Part(self.cluster, servers)
+        engine = self.engine(row, servers=len(cluster.servers), cluster=cluster, **CONTRACT)
         if start:
             engine.restore(start)
         reports = run(engine, updates)
@@ -63,7 +76,7 @@ class Team:
 def compare(team: Team, row: str) -> dict:
     """With the simulation."""
     reports, state = team.train(row, team.updates)
-    virtual = simulated(ROWS[row], BATCHES, **team.options)
+    virtual = simulated(ROWS[row], BATCHES, **team.options, **CONTRACT)
     run(virtual, state.counters["version"])  # a worker that does not wait may have been further on at once
     expected = virtual.state()
     if row in WITHOUT_BARRIER:  # workers are already somewhere in their next block
@@ -96,6 +109,25 @@ def resume(team: Team, row: str) -> dict:
     _, parts = team.train(row, team.updates, start=half)
     moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
     return {**_difference(whole, parts), "moved": moved}
+
+
+def servers(team: Team, row: str) -> dict:
+    """Three runs on two, three and one server, each from the state of the run before, and one on all that there are."""
+    states, numbers = [], (2, 3, 1)
+    for number in numbers:
+        start = states and _repacked(states[-1], numbers[len(states) - 1], number)
+        states.append(team.train(row, team.updates // 2, start=start or None, servers=number)[1])
+    _, whole = team.train(row, 3 * (team.updates // 2))
+    first, expected = _repacked(states[0], 2, 1), _repacked(whole, len(team.cluster.servers), 1)
+    moved = abs(first.vectors["parameters"] - expected.vectors["parameters"]).max()
+    return {**_difference(states[-1], expected), "moved": moved}
+
+
+def _repacked(state: EngineState, before: int, now: int) -> EngineState:
+    """The state for another number of servers, as files carry it: by parameters, for its padding is another."""
+    one, other = (Layout(toy.ToyModel.parameters, shards) for shards in (before, now))
+    vectors = {name: vector for name, vector in state.vectors.items() if vector.ndim}
+    return state.with_vectors({name: other.pack_arrays(one.unpack_array(each)) for name, each in vectors.items()})
 
 
 def fall(team: Team, row: str) -> dict:

@@ -19,6 +19,7 @@ from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import (
     CONSTANT,
+    CONTRACT,
     PLATEAU,
     SCHEDULE,
     build,
@@ -36,7 +37,7 @@ from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
 from tfnmt.engines.horovod import HorovodEngine
 from tfnmt.errors import UserError
 
-BATCHES = toy.make_batches(96)
+BATCHES = toy.make_batches(128)
 UPDATES = 4
 UNCHECKED = RankSettings(check_replicas_every=0)
 
@@ -74,48 +75,41 @@ class Team:
 
 
 def compare(team, row):
-    """With the simulation, and with plain training on joined batches."""
-    reports, state = team.train(row)
+    """With the simulation."""
+    reports, state = team.train(row, **CONTRACT)
     if state is None:
         return {}
-    expected, virtual = team.simulate(row)
-    alone = local(rounds(BATCHES, team.ranks.size), optimizer="adam", schedule=SCHEDULE)
-    run(alone, UPDATES)
-    plain = alone.state().vectors["parameters"]
+    expected, virtual = team.simulate(row, **CONTRACT)
     return {
         **_difference(state, virtual),
-        "from_plain": np.abs(state.vectors["parameters"] - plain).max(),
-        "from_start": np.abs(state.vectors["parameters"] - team.simulate(row, 1)[1].vectors["parameters"]).max(),
         "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
-        "tokens": [one.target_tokens - other.target_tokens for one, other in zip(reports, expected)],
+        "tokens": [[report.target_tokens for report in each] for each in (reports, expected)],
         "workers": [[push.worker for push in report.pushes] for report in reports],
         "staleness": [push.staleness for report in reports for push in report.pushes],
         "parts": parts_and_whole(reports),
         "bytes_pushed": sorted({push.bytes_pushed for report in reports for push in report.pushes}),
         "bytes_pulled": sorted({push.bytes_pulled for report in reports for push in report.pushes}),
-        "model_bytes": plain.nbytes,
+        "model_bytes": state.vectors["parameters"].nbytes,
     }
 
 
-def accumulate(team, row):
-    """Several batches in a step."""
-    reports, state = team.train(row, global_batch_tokens=150)
-    _, once = team.train(row)
+def plain(team, row):
+    """With plain training on joined batches, and with its first update."""
+    _, state = team.train(row)
     if state is None:
         return {}
-    expected, virtual = team.simulate(row, global_batch_tokens=150)
-    return {
-        **_difference(state, virtual),
-        "from_single_batches": np.abs(state.vectors["parameters"] - once.vectors["parameters"]).max(),
-        "tokens": [[report.target_tokens for report in each] for each in (reports, expected)],
-    }
+    alone = local(rounds(BATCHES, team.ranks.size), optimizer="adam", schedule=SCHEDULE)
+    run(alone, UPDATES)
+    expected, first = (each.vectors["parameters"] for each in (alone.state(), team.simulate(row, 1)[1]))
+    distances = {"from_plain": expected, "from_start": first}
+    return {name: np.abs(state.vectors["parameters"] - other).max() for name, other in distances.items()}
 
 
 def resume(team, row):
     """N + N updates, and 2 N."""
-    _, whole = team.train(row, 2 * UPDATES)
-    _, half = team.train(row)
-    _, parts = team.train(row, start=half)
+    _, whole = team.train(row, 2 * UPDATES, **CONTRACT)
+    _, half = team.train(row, **CONTRACT)
+    _, parts = team.train(row, start=half, **CONTRACT)
     return {} if whole is None else _difference(whole, parts)
 
 

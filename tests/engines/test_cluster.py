@@ -11,6 +11,7 @@ from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 300  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier"]
+MOVED = ["sync", "averaged_slots"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
 """Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 
@@ -30,7 +31,12 @@ def _one_worker():
 
 @pytest.fixture(name="two_workers", scope="module")
 def _two_workers():
-    others = [*(f"resume:{row}" for row in RESUMED), "fall:model_average", "wait:async"]
+    others = [
+        *(f"resume:{row}" for row in RESUMED),
+        *(f"servers:{row}" for row in MOVED),
+        "fall:model_average",
+        "wait:async",
+    ]
     others += [
         "plateau:sync",
         "plateau:model_average",
@@ -39,7 +45,7 @@ def _two_workers():
         "encode:sync",
         *(f"wire:{row}" for row in WIRED),
     ]
-    return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *others)
+    return train(2, 3, 4, *ON_SERVERS, "async", "bounded", *others)
 
 
 @pytest.mark.parametrize("row", ON_SERVERS)
@@ -62,6 +68,15 @@ def test_resume_is_exact(two_workers, row):
     found = two_workers[f"resume:{row}"]
     assert found["names"] and found["progress"]
     assert found["distance"] == 0
+    assert found["moved"] > 1e-6
+
+
+@pytest.mark.parametrize("row", MOVED)
+def test_resume_on_other_numbers_of_servers_is_the_undisturbed_run(two_workers, row):
+    """From two to three, and from three to one: whatever a server holds is a part of a vector, and nothing else."""
+    found = two_workers[f"servers:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < 1e-12
     assert found["moved"] > 1e-6
 
 
@@ -129,7 +144,7 @@ def test_bytes_fall_with_the_steps_of_a_block(two_workers):
 
 
 def test_nobody_from_elsewhere_can_come_in(two_workers):
-    assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 4
+    assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 5
 
 
 def test_payloads_in_16_bits_equal_the_simulation(two_workers):

@@ -51,27 +51,18 @@ def _two(tmp_path_factory):
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
     scenarios += ["replicas:ring_allreduce", "replicas:model_average", "wire:ring_allreduce"]
     scenarios += ["plateau:ring_allreduce", "plateau:model_average", "pause:ring_allreduce"]
-    scenarios += ["accumulate:ring_allreduce", "refuse:0", "refuse:1", "drift:1"]
+    scenarios += ["plain:ring_allreduce", "plain:model_average", "refuse:0", "refuse:1", "drift:1"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
 @pytest.fixture(name="four", scope="module")
 def _four(tmp_path_factory):
-    return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "drift:0")
-
-
-def test_batches_of_one_step_are_added_up(two):
-    """I9."""
-    found = two["accumulate:ring_allreduce"]
-    assert found["distance"] < EXACT
-    assert found["from_single_batches"] > DIFFERENT
-    assert_same_noise(found, [4, 4])
-    on_ranks, simulated = found["tokens"]
-    assert on_ranks == simulated and min(on_ranks) >= 150
+    return train(4, tmp_path_factory.mktemp("logs"), "compare:ring_allreduce", "plain:ring_allreduce", "drift:0")
 
 
 @pytest.mark.parametrize("row", WITH_BARRIER)
 def test_two_ranks_equal_the_simulation(two, row):
+    """I9 among it: the batches of a step are added up."""
     found = two[f"compare:{row}"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
@@ -79,7 +70,8 @@ def test_two_ranks_equal_the_simulation(two, row):
     assert_same_noise(found, [4, 4] if columns(row).sums_gradients else [0, 0])
     least, parts, whole = found["parts"]
     assert least >= 0 and 0 < parts <= whole
-    assert set(found["tokens"]) == {0}
+    on_ranks, simulated = found["tokens"]
+    assert on_ranks == simulated and min(on_ranks) >= 80
     assert found["workers"] == [[0, 1]] * 4
     assert set(found["staleness"]) == {0}
 
@@ -93,15 +85,14 @@ def test_four_ranks_equal_the_simulation(four):
 
 def test_ring_allreduce_equals_plain_training_on_the_joined_batch(two, four):
     """I7."""
-    assert two["compare:ring_allreduce"]["from_plain"] < EXACT
-    assert four["compare:ring_allreduce"]["from_plain"] < EXACT
+    assert two["plain:ring_allreduce"]["from_plain"] < EXACT
+    assert four["plain:ring_allreduce"]["from_plain"] < EXACT
 
 
-@pytest.mark.parametrize("row", [row for row in WITH_BARRIER if columns(row).exchange.trains_replicas])
-def test_averaged_replicas_do_not(two, row):
+def test_averaged_replicas_do_not(two):
     """The negative control; and training moves the parameters by far more than the equalities allow."""
-    assert two[f"compare:{row}"]["from_plain"] > DIFFERENT
-    assert two[f"compare:{row}"]["from_start"] > DIFFERENT
+    assert two["plain:model_average"]["from_plain"] > DIFFERENT
+    assert two["plain:model_average"]["from_start"] > DIFFERENT
 
 
 def test_bytes_of_the_ring(two, four):

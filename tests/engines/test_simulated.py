@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import (
+    CONTRACT,
+    DIFFERENT,
     EXACT,
     SCHEDULE,
     distance,
@@ -27,6 +29,7 @@ from tfnmt.strategies import (
 )
 
 BATCHES = toy.make_batches(48)
+MORE = toy.make_batches(96)
 
 
 class TestWarmStart:
@@ -54,30 +57,35 @@ class TestEveryRow:
         return ROWS[request.param]
 
     def test_same_seed_same_trace_and_same_bits(self, row):
+        """And another seed makes another trace, the negative control."""
         costs = CostSettings(jitter=0.5)
-        one, other = (
-            simulated(row, BATCHES, workers=3, servers=2, costs=costs, optimizer="adam", dtype=tf.float32)
-            for _ in range(2)
+        one, other, another = (
+            simulated(row, BATCHES, workers=3, servers=2, costs=costs, optimizer="adam", dtype=tf.float32, seed=seed)
+            for seed in (1, 1, 2)
         )
         reports = [[report._replace(data_wait_seconds=0) for report in run(each, 6)] for each in (one, other)]
         assert reports[0] == reports[1]
-        assert one.trace == other.trace
+        run(another, 2)
+        assert one.trace == other.trace and one.trace[: len(another.trace)] != another.trace
         for name, vector in one.state().vectors.items():
             np.testing.assert_array_equal(vector, other.state().vectors[name], err_msg=name)
 
-    def test_another_seed_makes_another_trace(self, row):
-        """The negative control."""
-        costs = CostSettings(jitter=0.5)
-        one, other = (simulated(row, BATCHES, workers=3, costs=costs, seed=seed) for seed in (1, 2))
-        run(one, 4), run(other, 4)
-        assert one.trace != other.trace
-
-    def test_servers_are_only_places(self, row):
-        """Any number of parameter servers comes to the same."""
-        engines = [simulated(row, BATCHES, workers=2, servers=servers, optimizer="adam") for servers in (1, 3)]
-        for engine in engines:
-            run(engine, 4)
-        assert max(distance(engines[0], other) for other in engines[1:]) < EXACT
+    def test_batches_of_a_step_are_its_joined_batch_on_any_number_of_servers(self, row):
+        """I2 and I9 for every exchange; without the batches, or with dropout, it is another one, the controls."""
+        options = {"workers": 2, "optimizer": "adam"}
+        joined = simulated(row, _joined(BATCHES, 2, 40), servers=3, **options)
+        added, single, dropped = (
+            simulated(row, BATCHES, **options, **settings)
+            for settings in (
+                {"global_batch_tokens": 80},
+                {},
+                {"global_batch_tokens": 80, "model": CONTRACT["model"]},
+            )
+        )
+        for engine in (joined, added, single, dropped):
+            run(engine, 3)
+        assert distance(added, joined) < EXACT
+        assert min(distance(added, single), distance(added, dropped)) > DIFFERENT
 
     def test_poisoned_gradient_never_reaches_the_servers(self, row):
         """I29 and I6: what is not finite is refused and named, and everything else goes on."""
@@ -115,12 +123,10 @@ class TestEveryRow:
     def test_resumes_from_its_state(self, row):
         """I22: bit for bit behind a barrier; under the others the state is complete and training goes on.
 
-        Behind a warm start, with a moving average.
+        Behind a warm start, with dropout, several batches in a step and a moving average.
         """
-        options = {"workers": 2, "optimizer": "adam", "schedule": SCHEDULE, "dtype": tf.float32}
-        through, first, second = (
-            simulated(row, BATCHES, average_rate=0.1, warm_start_updates=1, **options) for _ in range(3)
-        )
+        options = {"workers": 2, "optimizer": "adam", "schedule": SCHEDULE, "dtype": tf.float32, **CONTRACT}
+        through, first, second = (simulated(row, MORE, warm_start_updates=1, **options) for _ in range(3))
         run(through, 6)
         run(first, 3)
         second.restore(first.state())
@@ -158,6 +164,18 @@ class TestEveryRow:
                 engine.stop()
         assert updates >= 2
         assert engine.state().counters["version"] == updates
+
+
+def _joined(batches, workers, tokens):
+    """The batches of each step of each worker, joined: as many as hold so many target tokens."""
+    steps = []
+    for worker in range(workers):
+        steps.append([[]])
+        for batch in batches[worker::workers]:
+            steps[-1][-1].append(batch)
+            if sum(int(tf.math.count_nonzero(each.target_ids)) for each in steps[-1][-1]) >= tokens:
+                steps[-1].append([])
+    return [toy.join(step) for together in zip(*(each[:-1] for each in steps)) for step in together]
 
 
 def _adam():
