@@ -10,7 +10,11 @@ import pytest
 
 from tests.programs import SECONDS, run
 from tfnmt.cluster.link_speed import Answering
+from tfnmt.commands.plan import PlanSettings
+from tfnmt.data.settings import DataSettings
 from tfnmt.installation import ROOT
+from tfnmt.run_directory import RunDirectory
+from tfnmt.settings import faults_of
 
 TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 QUICK = """
@@ -66,8 +70,9 @@ def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
         {"kind": "validation", "update": 20, "bleu": 20.0, "target_tokens": 10_000},
     ]
     trained = tmp_path / "trained"
-    run("train", f"--data={corpus}", TINY, f"--run_directory={trained}", "--max_updates=1", "--batch_positions=256")
-    (trained / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
+    made = RunDirectory.create_or_check(trained, DataSettings(data=str(corpus)))
+    for record in metrics:
+        made.append_metrics(record)
     words = [f"--data={corpus}", TINY, f"--probe={output / 'plan.json'}", f"--run_directory={trained}", "--workers=2"]
     goal = ["--target_bleu=11", "--price_per_hour=2"]
     with Answering(0) as answering:
@@ -84,11 +89,16 @@ def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
     assert refused == f"error: --target_bleu=30: {trained} has come to 20.0; take that or less.\n"
 
 
+def test_bad_numbers():
+    assert faults_of(PlanSettings(output="plan", workers=("1", "2"), local_steps=("x",))) == [
+        "--workers=1,2: must be numbers from 2 on, with commas in between.",
+        "--local_steps=x: must be numbers from 1 on, with commas in between.",
+    ]
+
+
 @pytest.mark.parametrize(
     "word, fault",
     [
-        ("--workers=1,2", "--workers=1,2: must be numbers from 2 on, with commas in between."),
-        ("--local_steps=x", "--local_steps=x: must be numbers from 1 on, with commas in between."),
         (
             "--hosts=a:7000 --network_bytes_per_second=1e6",
             "--network_bytes_per_second does nothing with --hosts, which measure it.",
