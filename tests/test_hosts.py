@@ -8,11 +8,22 @@ import sys
 import pytest
 
 from tests.programs import SECONDS
+from tfnmt.errors import UserError
 from tfnmt.installation import ROOT, horovod_fault
 from tools import hosts
 
-pytestmark = pytest.mark.skipif(bool(hosts.missing()), reason=f"hosts in namespaces need {hosts.missing()}")
 
+def refusal():
+    """What keeps this machine from having hosts; empty when nothing."""
+    try:
+        with hosts.Hosts(1, bytes_per_second=1e8):
+            return ""
+    except UserError as error:
+        return str(error)
+
+
+REFUSAL = refusal()
+pytestmark = pytest.mark.skipif(bool(REFUSAL), reason=REFUSAL)
 TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 ANSWERING = """
 import socket
