@@ -99,9 +99,7 @@ def horovod_fault() -> str | None:
     if wanted is None:
         return "Horovod needs TensorFlow, which is not installed"
     if installed.removesuffix(MPI_LABEL) != wanted:
-        return (
-            f"Horovod {installed} is installed, {wanted} is wanted, which is built for this TensorFlow and mended"
-        )
+        return f"Horovod {installed} is installed, {wanted} is wanted, which is built for this TensorFlow and mended"
     if not _horovod_library().exists():
         return f"Horovod {installed} has no library for TensorFlow"
     return None
