@@ -21,6 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _LAST = (
     "commands",
     "test_horovod_build.py",
+    "test_hosts.py",
     "test_tools.py",
     "test_end_to_end.py",
     "test_horovod_end_to_end.py",

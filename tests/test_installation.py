@@ -36,13 +36,18 @@ def test_a_version_with_a_label_and_a_prerelease_are_in_the_range(monkeypatch):
         ({"horovod": "0.28.1+tf2.21.0"}, "Horovod needs TensorFlow, which is not installed"),
         (
             {"horovod": "0.28.1+tf2.20.0", "tensorflow": "2.21.0"},
-            "Horovod 0.28.1+tf2.20.0 is installed, 0.28.1+tf2.21.0 is wanted: "
-            "it runs only with the TensorFlow it was built for",
+            "Horovod 0.28.1+tf2.20.0 is installed, 0.28.1+tf2.21.0.r2 is wanted, "
+            "which is built for this TensorFlow and mended",
         ),
         (
             {"horovod": "0.28.1+tf2.20.0.mpi", "tensorflow": "2.21.0"},
-            "Horovod 0.28.1+tf2.20.0.mpi is installed, 0.28.1+tf2.21.0 is wanted: "
-            "it runs only with the TensorFlow it was built for",
+            "Horovod 0.28.1+tf2.20.0.mpi is installed, 0.28.1+tf2.21.0.r2 is wanted, "
+            "which is built for this TensorFlow and mended",
+        ),
+        (
+            {"horovod": "0.28.1+tf2.21.0", "tensorflow": "2.21.0"},
+            "Horovod 0.28.1+tf2.21.0 is installed, 0.28.1+tf2.21.0.r2 is wanted, "
+            "which is built for this TensorFlow and mended",
         ),
     ],
 )
@@ -54,7 +59,7 @@ def test_what_keeps_horovod_from_running(monkeypatch, versions, fault):
 @pytest.mark.parametrize("label", ["", installation.MPI_LABEL])
 def test_horovod_runs_with_mpi_and_without(monkeypatch, tmp_path, label):
     """The negative control; the tests that start ranks say whether it really does."""
-    versions = {"horovod": f"0.28.1+tf2.21.0{label}", "tensorflow": "2.21.0"}
+    versions = {"horovod": f"0.28.1+tf2.21.0.r2{label}", "tensorflow": "2.21.0"}
     monkeypatch.setattr(installation, "installed_version", versions.get)
     monkeypatch.setattr(installation, "_horovod_library", lambda: tmp_path)
     assert installation.horovod_fault() is None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # tfnmt-doctor runs where even this package is missing.
 
 ROOT = Path(__file__).resolve().parent.parent
 HOROVOD_VERSION = "0.28.1"
+HOROVOD_REVISION = "r2"
+"""Of what tools/build_horovod changes in the source: one that was built before is built anew."""
 HOROVOD_COMMAND = "tools/set_up --tests"
 MPI_LABEL = ".mpi"
 """The end of the version of a Horovod that has MPI beside Gloo."""
@@ -86,7 +88,7 @@ def wanted_horovod() -> str | None:
     A Horovod that has MPI, too, ends with MPI_LABEL, and fits as well.
     """
     tensorflow = installed_version("tensorflow")
-    return f"{HOROVOD_VERSION}+tf{tensorflow}" if tensorflow else None
+    return f"{HOROVOD_VERSION}+tf{tensorflow}.{HOROVOD_REVISION}" if tensorflow else None
 
 
 def horovod_fault() -> str | None:
@@ -97,9 +99,7 @@ def horovod_fault() -> str | None:
     if wanted is None:
         return "Horovod needs TensorFlow, which is not installed"
     if installed.removesuffix(MPI_LABEL) != wanted:
-        return (
-            f"Horovod {installed} is installed, {wanted} is wanted: it runs only with the TensorFlow it was built for"
-        )
+        return f"Horovod {installed} is installed, {wanted} is wanted, which is built for this TensorFlow and mended"
     if not _horovod_library().exists():
         return f"Horovod {installed} has no library for TensorFlow"
     return None

@@ -134,6 +134,11 @@ class TestBarrier:
         found = seconds(Sync(), 3, 3, **INSTANT, meeting_seconds=0.25, server_seconds_per_byte=per_byte)
         assert found == pytest.approx([0.25 + 1 + 2] * 3)
 
+    def test_local_updates_cost_at_each_step(self):
+        per_byte = 2 / one_second_a_vector(1)["network_bytes_per_second"]
+        found = seconds(ModelAverage(local_steps=3), 2, 2, server_seconds_per_byte=per_byte, **INSTANT)
+        assert found == pytest.approx([3 * (1 + 2) + 2] * 2)
+
     def test_who_is_early_waits(self):
         """The slow worker does not; the first block waits for nobody before it begins."""
         reports = run(engine(Sync(), 2, stragglers=("0:3",), **INSTANT), 3)
@@ -194,15 +199,22 @@ class TestFreeRows:
         """Three workers whose step takes a second, at servers that take a second for an update: these have no pause."""
         per_byte = 1 / one_second_a_vector(1)["network_bytes_per_second"]
         reports = run(engine(Async(), 3, server_seconds_per_byte=per_byte, **INSTANT), 12)
-        assert [report.seconds for report in reports] == pytest.approx([2, *[1] * 11])
+        assert [report.seconds for report in reports] == pytest.approx([1, 0, 0, *[1] * 9])
         assert [report.pushes[0].worker for report in reports] == [0, 1, 2] * 4
         assert [report.pushes[0].staleness for report in reports] == [0, 1, *[2] * 10]
 
-    def test_servers_work_for_updates_and_not_for_payloads(self):
-        per_byte = 1 / one_second_a_vector(1)["network_bytes_per_second"]
+    @pytest.mark.parametrize("update, expected", [(1.0, [1] * 6), (3.0, [1, 3, 3, 3, 3, 3])])
+    def test_servers_work_for_updates_and_not_for_payloads(self, update, expected):
+        """And a worker computes while they do, but has no third payload."""
+        per_byte = update / one_second_a_vector(1)["network_bytes_per_second"]
         row = SummedAsync(summed_pushes=3)
-        found = seconds(row, 3, 3, server_seconds_per_byte=per_byte, **INSTANT)
-        assert found == pytest.approx([2.0] * 3)
+        found = seconds(row, 3, 6, server_seconds_per_byte=per_byte, **INSTANT)
+        assert found == pytest.approx(expected)
+
+    def test_worker_that_is_alone_waits_for_its_own_update(self):
+        per_byte = 3 / one_second_a_vector(1)["network_bytes_per_second"]
+        found = seconds(Async(), 1, 3, server_seconds_per_byte=per_byte, **INSTANT)
+        assert found == pytest.approx([1 + 3] * 3)
 
     @pytest.mark.parametrize("workers", [2, 4])
     def test_staleness_does_not_depend_on_the_network(self, workers):

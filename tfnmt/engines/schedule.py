@@ -176,6 +176,7 @@ class Schedule:
         self._arrived = arrived
         self._released_at = now  # when the push came that has let others go on
         self._served_at = now  # when the servers have done all work that has come to them
+        self._served = [now] * self._workers  # when they have done that of each worker's last push
 
     def _new_worker(self, number: int) -> Any:
         return self._servers.new_worker(self._graph, number, self._outboxes[number])
@@ -216,26 +217,30 @@ class Schedule:
         return Event(self._clock.now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
 
     def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
-        began, limit = self._clock.now, self._servers.strategy.meetings.most_seconds
+        row = self._servers.strategy
+        began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
         for number in range(steps.count):
             if limit and self._clock.now - began >= limit:
                 return
             one = Steps(1, steps.first and number == 0)
             work, _ = worker.run((one,), self._servers.plateau_scale)
-            seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens)
+            seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens, moves=moves)
             yield Event(self._clock.now + seconds, worker.number, STEPPED)
             self._spent[worker.number].compute += seconds
 
     def _serve(self, worker: int) -> Iterator[Event]:
-        """The time that the servers, or the ring, take for a payload that has come, and for all that came before it."""
+        """The time for which a worker waits until the servers, or the ring, are done with what has come before."""
         self._arrived += 1
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
             row = self._servers.strategy
             seconds = self._costs.update_seconds(row.payload_vectors, row.pushed_vectors(self._dtype))
             self._served_at = max(self._served_at, self._clock.now) + seconds
-        if self._served_at > self._clock.now:
-            yield Event(self._served_at, worker, SERVED)
+        before, self._served[worker] = self._served[worker], self._served_at
+        # Who has two payloads computes while the last one waits; the parameters move at once here, not only then.
+        done_at = before if self._pace.payloads > 1 else self._served_at
+        if done_at > self._clock.now:
+            yield Event(done_at, worker, SERVED)
 
     def _count_service(self, worker: int, seconds: float) -> None:
         """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""

@@ -37,7 +37,7 @@ class CostSettings:
     server_seconds_per_byte: float = setting(
         0.0,
         "Seconds for each byte of an update: servers, or the workers of a ring, move their parameters one update after "
-        "the other.",
+        "the other, and workers with an optimizer of their own move all of their replica at each step.",
         minimum=0,
     )
     network: str = setting(
@@ -75,9 +75,17 @@ class Costs:
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
         self._slow_parts = [_SlowPart(seed, worker) for worker in range(workers)]
 
-    def compute_seconds(self, worker: int, step: int, target_tokens: float) -> float:
-        """How long the worker computes one step, from 1: a function of the seed, the worker and the step."""
+    def compute_seconds(self, worker: int, step: int, target_tokens: float, *, moves: bool = False) -> float:
+        """How long the worker computes one step, from 1: a function of the seed, the worker and the step.
+
+        Args:
+          worker: who.
+          step: which.
+          target_tokens: of its batch.
+          moves: whether it moves its replica by an optimizer of its own.
+        """
         seconds = self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
+        seconds += moves * self._vector_bytes * self.settings.server_seconds_per_byte
         return seconds * self._factors.get(worker, 1.0) * self._noise(worker, step)
 
     def _noise(self, worker: int, step: int) -> float:

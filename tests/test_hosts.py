@@ -1,0 +1,85 @@
+"""What trains on one machine trains on hosts, which share but a network: namespaces, where root may make them."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.programs import SECONDS
+from tfnmt.errors import UserError
+from tfnmt.installation import ROOT, horovod_fault
+from tools import hosts
+
+
+def refusal():
+    """What keeps this machine from having hosts; empty when nothing."""
+    try:
+        with hosts.Hosts(1, bytes_per_second=1e8):
+            return ""
+    except UserError as error:
+        return str(error)
+
+
+REFUSAL = refusal()
+pytestmark = pytest.mark.skipif(bool(REFUSAL), reason=REFUSAL)
+TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
+ANSWERING = """
+import socket
+with socket.create_server(("", 7000)) as server:
+    print("ready", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+
+
+def reaches(found, address):
+    """Whether host 0 gets a connection there."""
+    program = f"import socket; socket.create_connection(({address!r}, 7000), 2)"
+    return subprocess.run(found.command(0, [sys.executable, "-c", program]), capture_output=True).returncode == 0
+
+
+def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing():
+    with hosts.Hosts(2, bytes_per_second=1e8) as found:
+        answering = found.command(1, [sys.executable, "-c", ANSWERING])
+        answering = subprocess.Popen(answering, stdout=subprocess.PIPE, text=True)
+        assert answering.stdout.readline() == "ready\n"
+        assert reaches(found, found.addresses[1])
+        found.set_link(1, up=False)
+        assert not reaches(found, found.addresses[1])
+        shaped = subprocess.run(["tc", "qdisc"], capture_output=True, text=True).stdout
+        assert shaped.count("rate 800Mbit") == 2  # what comes to each of them; the other half is in their namespaces
+        name = found.name(1)
+    assert answering.wait(SECONDS) == -9
+    answering.stdout.close()
+    assert name not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
+    assert name not in {interface for _, interface in socket.if_nameindex()}
+
+
+@pytest.fixture
+def words(corpus, tmp_path):
+    """Flags of three updates."""
+    yield [TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=3", "--threads=1"]
+
+
+def run(command):
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def test_what_print_commands_prints_trains_on_hosts(words):
+    with hosts.Hosts(4) as found:
+        *others, chief = hosts.cluster_commands(found, 1, [*words, "--strategy=sync"])
+        tasks = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in others]
+        assert "update 3" in run(chief)
+        assert [task.wait(SECONDS) for task in tasks] == [0, 0, 0]
+
+
+@pytest.mark.skipif(horovod_fault() is not None, reason=str(horovod_fault()))
+def test_ranks_train_on_hosts_whose_names_are_the_loopback_s(words, tmp_path):
+    """Gloo took the address of the host's own name for the last of its connections, whatever the interface."""
+    with hosts.Hosts(2) as found:
+        told = run(hosts.rank_command(found, [*words, "--strategy=ring_allreduce"], pathlib.Path(tmp_path)))
+    assert "update 3" in told
