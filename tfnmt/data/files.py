@@ -9,11 +9,13 @@ import dataclasses
 import difflib
 import gzip
 import io
+import itertools
 import os
 import pathlib
+import random
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Literal, cast
 
 from tfnmt.errors import UserError
@@ -61,10 +63,18 @@ def is_gzip(path: str) -> bool:
     return path.endswith(".gz")
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """The lines of a plain or gzip file; see `decoded_lines`."""
+def read_lines(path: str, every: int = 1) -> Iterator[str]:
+    """The lines of a plain or gzip file, or of `every` so many one; see `decoded_lines` and `read_pairs`."""
     with open_bytes(path) as file:
-        yield from decoded_lines(file, path)
+        yield from decoded_lines(file if every == 1 else itertools.compress(file, _one_of_every(every)), path)
+
+
+def _one_of_every(count: int) -> Iterator[bool]:
+    """Endless: of `count` after `count` elements one is true, at a place that is random and the same each time."""
+    randomness = random.Random(count)
+    while True:
+        place = randomness.randrange(count)
+        yield from (row == place for row in range(count))
 
 
 def decoded_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
@@ -85,28 +95,25 @@ def decoded_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
         yield text.rstrip("\n").replace("\r", "")
 
 
-def read_pairs(*pairs: TextPair) -> Iterator[tuple[str, str]]:
-    """The (source, target) lines of all the `pairs`, one pair of files after the other."""
+def read_pairs(*pairs: TextPair, every: int = 1) -> Iterator[tuple[str, str]]:
+    """The (source, target) lines of all the `pairs`, one pair of files after the other.
+
+    With `every` above 1 they are a sample: of so many lines after so many one, anywhere among them, the same each time.
+    """
     for pair in pairs:
         if pair.target is not None:
-            yield from zip(read_lines(pair.source), read_lines(pair.target), strict=True)
+            yield from zip(read_lines(pair.source, every), read_lines(pair.target, every), strict=True)
         else:
-            rows = (line.split("\t") for line in read_lines(pair.source))
+            rows = (line.split("\t") for line in read_lines(pair.source, every))
             yield from ((source, target) for source, target, *_ in rows)
 
 
-def count_pairs(pairs: Sequence[TextPair]) -> int:
-    """Sentence pairs in files that were inspected before."""
-    total = 0
-    for pair in pairs:
-        with open_bytes(pair.source) as file:
-            while block := file.read(_BLOCK_BYTES) + file.readline():
-                total += line_count(block)
-    return total
-
-
-def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
+def inspect_pairs(pairs: Sequence[TextPair], vouched: Mapping[str, int] | None = None) -> tuple[int, list[str]]:
     """Reads every file once and finds all that is wrong with them.
+
+    Args:
+      pairs: the files.
+      vouched: path -> lines of files that are known to be sound, and are not read.
 
     Returns:
       The number of sentence pairs, and the faults: files missing or unreadable, undecodable bytes, NUL characters,
@@ -114,7 +121,12 @@ def inspect_pairs(pairs: Sequence[TextPair]) -> tuple[int, list[str]]:
     """
     total, faults = 0, []
     for pair in pairs:
-        reports = [inspect_file(path, tab_separated=pair.target is None) for path in pair.paths]
+        reports = [
+            FileReport(path, vouched[path])
+            if vouched and path in vouched
+            else inspect_file(path, tab_separated=pair.target is None)
+            for path in pair.paths
+        ]
         faults += [fault for report in reports for fault in report.faults]
         counts = [report.lines for report in reports]
         if all(counts) and len(set(counts)) > 1:
