@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.data.text import generated_pairs, write_gzip_pair, write_pair, write_table
 from tfnmt.data import files
-from tfnmt.data.files import TextPair, inspect_file, inspect_pairs, read_lines, read_pairs
+from tfnmt.data.files import TextPair, count_lines, inspect_file, inspect_pairs, read_lines, read_pairs
 from tfnmt.data.lines import line_pairs
 
 
@@ -36,6 +36,7 @@ def test_every_kind_of_file_gives_its_pairs(tmp_path, write):
     file = write(tmp_path, "train", pairs)
     assert list(read_pairs(file)) == pairs
     assert inspect_pairs([file, file]) == (5000, [])
+    assert count_lines(file.source) == 2500
 
 
 def test_a_sample_has_one_of_so_many_after_so_many(tmp_path, write):

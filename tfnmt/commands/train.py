@@ -44,7 +44,6 @@ class _Parts(NamedTuple):
     """What a run is made of, beside its settings."""
 
     corpus: Corpus
-    training_pairs: int
     vocabularies: tuple[Vocabulary, Vocabulary]
     model: Model
     layout: Layout
@@ -79,14 +78,14 @@ class _Job:
         sizes = [vocabulary.size for vocabulary in vocabularies]
         model = build_model(settings.choice.model, settings.model, *sizes)
         refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
-        pairs = corpus.inspect()["train"]
-        return _Parts(corpus, pairs, vocabularies, model, Layout(model.parameters, self._session.servers))
+        corpus.inspect()
+        return _Parts(corpus, vocabularies, model, Layout(model.parameters, self._session.servers))
 
     @functools.cached_property
     def _survey(self) -> Survey:
-        """What the beginning of the training text is like."""
-        corpus, pairs, vocabularies, *_ = self._parts
-        return survey(corpus.train, *vocabularies, self._settings.data, pairs=pairs, shards=self._session.workers)
+        """What the training text is like; the whole of it is read once."""
+        corpus, vocabularies, *_ = self._parts
+        return survey(corpus.train, *vocabularies, self._settings.data, shards=self._session.workers)
 
     def refuse_unsuitable(self) -> None:
         settings, workers = self._settings, self._session.workers
@@ -113,7 +112,7 @@ class _Job:
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[Lead]:
-        """Looks at the corpus and, for more than a dry run, makes the run directory or finds it, and locks it."""
+        """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
         settings = self._settings
         facts = _facts(settings, self._session, self._parts.model, self._parts.layout, self._survey)
         if self.dry_run:
@@ -158,7 +157,7 @@ class _Job:
             logs.divert_tensorflow(directory)
 
     def _trainer(self, run: RunDirectory, engine: Engine, monitor: Monitor) -> Trainer:
-        settings, (corpus, _, vocabularies, model, layout), validation = self._settings, self._parts, None
+        settings, (corpus, vocabularies, model, layout), validation = self._settings, self._parts, None
         if corpus.validation:
             how = (settings.data, settings.decoding, settings.validation, corpus.target_language)
             validation = Validation(model, layout, corpus.validation, vocabularies, *how)

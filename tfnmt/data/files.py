@@ -108,6 +108,18 @@ def read_pairs(*pairs: TextPair, every: int = 1) -> Iterator[tuple[str, str]]:
             yield from ((source, target) for source, target, *_ in rows)
 
 
+def count_lines(path: str) -> int:
+    """The lines of a file that was inspected before."""
+    with open_bytes(path) as file:
+        return sum(map(line_count, _blocks(file)))
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Many whole lines at a time."""
+    while block := file.read(_BLOCK_BYTES) + file.readline():
+        yield block
+
+
 def inspect_pairs(pairs: Sequence[TextPair], vouched: Mapping[str, int] | None = None) -> tuple[int, list[str]]:
     """Reads every file once and finds all that is wrong with them.
 
@@ -180,7 +192,7 @@ def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
 def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool) -> None:
     """Looks at many lines at once: sound text, which nearly all is, takes a few passes over its bytes."""
     faults: dict[str, str] = {}
-    while block := file.read(_BLOCK_BYTES) + file.readline():
+    for block in _blocks(file):
         if report.lines == 0 and block.startswith(_GZIP_MAGIC):
             report.faults.append(f"{report.path}: this is a gzip file; its name must end in .gz.")
             return

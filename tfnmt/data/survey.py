@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfnmt.batch import UNKNOWN_ID
 from tfnmt.data import filters
 from tfnmt.data.batching import padded_positions
+from tfnmt.data.corpus import count_pairs
 from tfnmt.data.files import TextPair
 from tfnmt.data.lines import line_pairs
 from tfnmt.data.pools import Pool, PoolBuilder
@@ -107,14 +108,13 @@ def survey(
     target_vocabulary: Vocabulary,
     settings: DataSettings,
     *,
-    pairs: int,
     shards: int = 1,
     limit: int = SURVEYED_PAIRS,
 ) -> Survey:
     """Tokenizes the first `limit` pairs of the training files, as training would, and counts.
 
     It reads on until each of `shards` workers has a pair: one whose shard has none would wait for a batch for ever. The
-    files must have been inspected before, and have so many `pairs`.
+    files must have been inspected before.
 
     Raises:
       UserError: a worker has no pair left in all the files, or a vocabulary cannot sample subwords as wished.
@@ -126,6 +126,8 @@ def survey(
     verdicts = dict(zip(filters.VERDICTS, counts.verdicts.sum(axis=0).tolist()))
     if not kept_by_shard.all():
         raise UserError(_too_few(files, verdicts, settings, kept_by_shard))
+    read = sum(verdicts.values())
+    pairs = read if read < limit else count_pairs(files)
     source, target = (_side(verdicts["kept"], sums) for sums in (counts.source, counts.target))
     return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_positions)
 
