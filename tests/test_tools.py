@@ -36,8 +36,9 @@ def test_benchmark_decoding(corpus):
 
 
 def test_benchmark_corpus(tmp_path):
-    found = tool("benchmark_corpus", f"--output={tmp_path}", "--pairs=10000", "--processes=2")
+    found = tool("benchmark_corpus", f"--output={tmp_path}", "--pairs=10000", "--processes=2", "--updates=2")
     assert re.search(r"^10,000 pairs: [\d.]+ s, [\d,]+ pairs/s, at most [\d,]+ MB in all processes", found, re.M)
+    assert re.search(r"^training: [\d.]+ s to the first update, [\d.]+% of the time waiting for data", found, re.M)
     steps = json.loads((tmp_path / "prepared" / "corpus.json").read_text())["steps"]
     clean = next(step for step in steps if step["step"] == "clean")
     assert clean["dropped"].keys() >= {"duplicates", "markup", "empty", "same on both sides", "length ratio"}

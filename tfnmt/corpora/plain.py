@@ -9,6 +9,7 @@ from tfnmt.corpora.texts import FileText, Text
 from tfnmt.data.files import TextPair, inspect_pairs, text_pairs
 from tfnmt.data.settings import unpaired_faults
 from tfnmt.errors import refuse
+from tfnmt.progress import Progress
 from tfnmt.settings import setting
 
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
@@ -90,12 +91,13 @@ def _read(files: Mapping[str, Sequence[TextPair]], report: Report) -> dict[str, 
     """The texts of all files, after all were found sound."""
     texts: dict[str, Text] = {}
     faults = []
-    for name, files_of_split in files.items():
-        pairs, faults_of_split = inspect_pairs(files_of_split)
-        faults += faults_of_split
-        texts[name] = FileText(files_of_split, pairs)
-        names = [pathlib.Path(path).name for pair in files_of_split for path in pair.paths]
-        report.add_source({"split": name, "files": names, "pairs": pairs})
+    with Progress("Inspecting", unit="lines") as progress:
+        for name, files_of_split in files.items():
+            pairs, faults_of_split = inspect_pairs(files_of_split, advance=progress.advance)
+            faults += faults_of_split
+            texts[name] = FileText(files_of_split, pairs)
+            names = [pathlib.Path(path).name for pair in files_of_split for path in pair.paths]
+            report.add_source({"split": name, "files": names, "pairs": pairs})
     refuse(faults)
     for name, text in texts.items():
         report.add(Step(f"read {name}", read=text.pairs))

@@ -3,7 +3,8 @@
 A pair may be held out only if no other pair has the skeleton of its source or that of its target. So a model
 cannot have seen a held-out sentence in training, not even in other letter case or with another number in it.
 
-What is known of a pair meanwhile is 25 bytes: its fate and, on disk, three keys of its texts.
+What is known of a pair meanwhile is 26 bytes: two in memory and, on disk, three keys of its texts, of which one column
+is in memory at a time.
 """
 
 import collections

@@ -15,7 +15,7 @@ import pathlib
 import random
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Literal, cast
 
 from tfnmt.errors import UserError
@@ -120,12 +120,17 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def inspect_pairs(pairs: Sequence[TextPair], vouched: Mapping[str, int] | None = None) -> tuple[int, list[str]]:
+def inspect_pairs(
+    pairs: Sequence[TextPair],
+    vouched: Mapping[str, int] | None = None,
+    advance: Callable[[int], object] = lambda lines: None,
+) -> tuple[int, list[str]]:
     """Reads every file once and finds all that is wrong with them.
 
     Args:
       pairs: the files.
       vouched: path -> lines of files that are known to be sound, and are not read.
+      advance: is told of every so many lines that were read.
 
     Returns:
       The number of sentence pairs, and the faults: files missing or unreadable, undecodable bytes, NUL characters,
@@ -136,7 +141,7 @@ def inspect_pairs(pairs: Sequence[TextPair], vouched: Mapping[str, int] | None =
         reports = [
             FileReport(path, vouched[path])
             if vouched and path in vouched
-            else inspect_file(path, tab_separated=pair.target is None)
+            else inspect_file(path, pair.target is None, advance)
             for path in pair.paths
         ]
         faults += [fault for report in reports for fault in report.faults]
@@ -173,15 +178,20 @@ def overwriting_faults(output: str, **inputs: str) -> list[str]:
     ]
 
 
-def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
-    """Counts the lines of `path` and looks for what cannot be trained on; of each kind of fault it names the first."""
+def inspect_file(
+    path: str, tab_separated: bool = False, advance: Callable[[int], object] = lambda lines: None
+) -> FileReport:
+    """Counts the lines of `path` and looks for what cannot be trained on; of each kind of fault it names the first.
+
+    Tab-separated files need two columns; `advance` is told of every so many lines that were read.
+    """
     report = FileReport(path)
     try:
         if not pathlib.Path(path).is_file():
             report.faults.append(_missing(pathlib.Path(path)))
             return report
         with open_bytes(path) as file:
-            _inspect_lines(file, report, tab_separated)
+            _inspect_lines(file, report, tab_separated, advance)
     except (OSError, EOFError, zlib.error) as error:
         of_system = getattr(error, "strerror", None)
         kind = "a damaged gzip file" if is_gzip(path) and not of_system else "unreadable"
@@ -189,7 +199,7 @@ def inspect_file(path: str, tab_separated: bool = False) -> FileReport:
     return report
 
 
-def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool) -> None:
+def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool, advance: Callable[[int], object]) -> None:
     """Looks at many lines at once: sound text, which nearly all is, takes a few passes over its bytes."""
     faults: dict[str, str] = {}
     for block in _blocks(file):
@@ -198,7 +208,9 @@ def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool) -> 
             return
         for kind, (place, text) in _first_faults(block, tab_separated).items():
             faults.setdefault(kind, f"line {report.lines + block.count(LINE_END, 0, place) + 1}: {text}")
-        report.lines += line_count(block)
+        lines = line_count(block)
+        report.lines += lines
+        advance(lines)
     report.faults += [f"{report.path}, {fault}" for fault in faults.values()]
     if report.lines == 0:
         report.faults.append(f"{report.path}: the file is empty.")
