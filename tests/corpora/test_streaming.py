@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 
 from tests.corpora import in_memory, tasks
-from tests.programs import command
 from tfnmt.commands.corpus import CorpusSettings, prepare
 from tfnmt.corpora import keys, texts, workers
 from tfnmt.corpora.cleaning import CleaningSettings
@@ -224,29 +223,40 @@ def _is_running(process):
         return False
 
 
-def test_a_killed_run_leaves_the_corpus_of_before(tmp_path):
-    """Nothing is in place before everything is written, no process stays, and the next run clears up."""
+_STANDS_STILL = """
+import sys, time
+sys.argv[0] = "tfnmt-corpus"
+from tfnmt.commands import corpus
+from tfnmt.corpora.output import CorpusFiles
+done = CorpusFiles.{method}
+CorpusFiles.{method} = lambda *words: ({before}, print("here", flush=True), time.sleep(600))
+corpus.main()
+"""
+
+
+@pytest.mark.parametrize(("method", "before", "processes"), [("write", "done(*words)", 2), ("publish", "None", 0)])
+def test_a_killed_run_leaves_the_corpus_of_before(tmp_path, method, before, processes):
+    """Behind the first bytes and before the last step: no process stays, and the next run clears up."""
     source, output = _write(tmp_path, _pairs(200)), tmp_path / "out"
-    before = _prepare(source, output)
-    _write(tmp_path, _pairs(60_000))
+    written = _prepare(source, output)
+    _write(tmp_path, _pairs(300))
     flags = ["--corpus=files", f"--train_source={source.train_source[0]}", f"--train_target={source.train_target[0]}"]
-    words = command("corpus", *flags, f"--output={output}", "--processes=2")
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as run:
+    code = _STANDS_STILL.format(method=method, before=before)
+    words = [sys.executable, "-c", code, *flags, f"--output={output}", "--processes=2"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
         try:
-            while not any(path.stat().st_size for path in output.glob(".train.*.writing")):
-                assert run.poll() is None
-                time.sleep(0.01)
+            assert run.stdout.readline() == "here\n"
             children = _children(run.pid)
         finally:
             run.kill()
-    assert len(children) == 2
-    assert {name: (output / name).read_bytes() for name in before} == before
+    assert len(children) == processes
+    assert list(output.glob(".train.*.writing"))
+    assert {name: (output / name).read_bytes() for name in written} == written
     deadline = time.monotonic() + 60
     while any(map(_is_running, children)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    _write(tmp_path, _pairs(200))
-    assert set(_prepare(source, output)) == set(before)
+    assert set(_prepare(source, output)) == set(written)
 
 
 def test_the_command_does_without_tensorflow():
