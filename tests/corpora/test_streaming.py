@@ -182,6 +182,17 @@ def test_keys_are_compared_a_part_at_a_time(size):
     assert smallest(numbers, alone, 20).tolist() == order[:20]
 
 
+def test_a_disk_that_is_full_of_keys_is_named(tmp_path, monkeypatch):
+    """The files without a name are in --output."""
+    source = _write(tmp_path, _pairs(200))
+    with open("/dev/full", "r+b", buffering=0) as full:
+        monkeypatch.setattr(keys.tempfile, "TemporaryFile", lambda dir: full)
+        with pytest.raises(OSError, match="No space left") as error:
+            _run(source, tmp_path / "out")
+    assert error.value.filename == str(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_keys_are_the_order_of_the_hashes():
     """What is held out is chosen by it, and must not change."""
     words = [f"word {number}" for number in range(200)]

@@ -32,7 +32,7 @@ from tfnmt.settings import setting
 
 _HELD_OUT = ("test", "validation")
 _CLEANED_UNASKED = ("software",)
-_PAIRS_FOR_A_PROCESS = 50_000  # with fewer, starting it takes longer than the work
+_PAIRS_FOR_A_PROCESS = 50_000  # for fewer, one more process is hardly worth its start
 
 SOURCES = {
     "software": WheelSettings,

@@ -26,11 +26,21 @@ class KeyColumn:
 
     def __init__(self, directory: Path):
         """The file is in `directory`, whose disk must have room for eight bytes a key."""
+        self._directory = directory
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (`close` closes it)
 
     def append(self, keys: np.ndarray) -> None:
-        """Adds keys, uint64."""
-        self._file.write(keys.tobytes())
+        """Adds keys, uint64.
+
+        Raises:
+          OSError: the disk is full; the error names the directory.
+        """
+        try:
+            self._file.write(keys.tobytes())
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._directory)
+            raise
 
     def read(self) -> np.ndarray:
         """All the keys, uint64."""
