@@ -5,13 +5,18 @@ import hashlib
 import re
 import unicodedata
 
+from tfnmt.corpora import pairs as forms
 from tfnmt.corpora.cleaning import Cleaning, CleaningSettings, normal_text
-from tfnmt.corpora.pairs import PLACEHOLDER, word_count
+from tfnmt.corpora.pairs import PLACEHOLDER
 
 
 def skeleton(text):
     text = unicodedata.normalize("NFKC", PLACEHOLDER.sub("{}", text)).casefold()
     return "".join(each for each in re.sub(r"\d+", "0", text) if unicodedata.category(each)[0] in "LMN")
+
+
+def word_count(text):
+    return len(forms._WORD.findall(PLACEHOLDER.sub(" ", text)))
 
 
 def hashed(text):

@@ -12,7 +12,7 @@ from tfnmt.corpora import cleaning, markup
 from tfnmt.corpora.cleaning import has_address, is_foreign, normal_text
 from tfnmt.corpora.languages import letters_of
 from tfnmt.corpora.markup import has_markup, strip_accelerator, strip_markdown
-from tfnmt.corpora.pairs import PLACEHOLDER, Pair, letters, replace_placeholders, skeleton, word_count
+from tfnmt.corpora.pairs import PLACEHOLDER, Pair, has_words, letters, replace_placeholders, skeleton
 
 GOOD = [
     Pair("The door is open.", "Die Tür ist offen."),
@@ -116,9 +116,12 @@ def test_skeleton():
     assert skeleton("…") == ""
 
 
-def test_word_count():
-    assert word_count("Don't delete {name} at 7 o'clock") == 4
-    assert word_count("请输入 Wi-Fi 密码") == 7
+@pytest.mark.parametrize(
+    ("text", "words"), [("Don't delete {name} at 7 o'clock", 4), ("请输入 Wi-Fi 密码", 7), ("7", 0)]
+)
+def test_words_are_counted_as_far_as_they_must(text, words):
+    assert [count for count in range(1, 9) if has_words(text, count)] == list(range(1, words + 1))
+    assert in_memory.word_count(text) == words
 
 
 def test_glances_see_what_the_expressions_see():

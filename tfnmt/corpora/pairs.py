@@ -1,6 +1,7 @@
 """A sentence pair, and the forms of a text under which two pairs count as the same."""
 
 import functools
+import itertools
 import re
 import unicodedata
 from typing import NamedTuple
@@ -38,9 +39,13 @@ def replace_placeholders(text: str, by: str) -> str:
     return PLACEHOLDER.sub(by, text) if "{" in text or "%" in text else text
 
 
-def word_count(text: str) -> int:
-    """Words in `text`, placeholders and numbers excluded; each character of a script without spaces is one."""
-    return len(_WORD.findall(replace_placeholders(text, " ")))
+def has_words(text: str, count: int) -> bool:
+    """Whether `text` has so many words, placeholders and numbers excluded.
+
+    Each character of a script without spaces is a word.
+    """
+    words = _WORD.finditer(replace_placeholders(text, " "))
+    return next(itertools.islice(words, count - 1, None), None) is not None
 
 
 class _Kinds(dict[int, int | None]):

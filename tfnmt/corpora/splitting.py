@@ -18,7 +18,7 @@ import numpy as np
 
 from tfnmt.corpora.cleaning import RULES, Cleaning, normal_pairs
 from tfnmt.corpora.keys import KeyColumn, contained, first_occurrences, key_of, smallest, unique
-from tfnmt.corpora.pairs import Pair, skeleton, word_count
+from tfnmt.corpora.pairs import Pair, has_words, skeleton
 from tfnmt.corpora.report import Step
 from tfnmt.corpora.texts import Chunk, Text
 from tfnmt.corpora.workers import in_order
@@ -49,7 +49,7 @@ class _Examined(NamedTuple):
     """What is known of the pairs of a chunk; arrays with an element for each."""
 
     fates: np.ndarray  # uint8, places in FATES
-    has_words: np.ndarray  # bool: whether it is long enough to be held out
+    is_long: np.ndarray  # bool: whether it is long enough to be held out
     pairs: np.ndarray  # uint64, keys of whole pairs
     sources: np.ndarray  # uint64, keys of the skeletons of sources
     targets: np.ndarray  # uint64, keys of the skeletons of targets
@@ -72,8 +72,8 @@ class Examiner:
         reason = self.cleaning.reason(source, target) if self.cleaning else None
         # No sentence has an end of line, so that no two pairs are joined to one text.
         whole = key_of(f"{source}\n{target}") if self.cleaning else 0
-        has_words = reason is None and min(word_count(source), word_count(target)) >= self.minimum_words
-        return FATES.index(reason or "train"), has_words, whole, key_of(skeleton(source)), key_of(skeleton(target))
+        is_long = reason is None and all(has_words(text, self.minimum_words) for text in (source, target))
+        return FATES.index(reason or "train"), is_long, whole, key_of(skeleton(source)), key_of(skeleton(target))
 
 
 class Allotted(NamedTuple):
@@ -94,14 +94,14 @@ class Allotment:
         """Reads the `text` once; the keys are in `directory` until `close`."""
         self.allotted = Allotted(np.full(text.pairs, TRAIN, np.uint8), {})
         self._examiner, self._processes = examiner, processes
-        self._has_words = np.zeros(text.pairs, bool)
+        self._is_long = np.zeros(text.pairs, bool)
         with contextlib.ExitStack() as stack:
             columns = [stack.enter_context(contextlib.closing(KeyColumn(directory))) for _ in range(3)]
             self._pairs, self._sources, self._targets = columns
             start = 0
             for examined in _examined(text, examiner, processes):
                 rows = slice(start, start + len(examined.fates))
-                self._fates[rows], self._has_words[rows], *keys = examined
+                self._fates[rows], self._is_long[rows], *keys = examined
                 for column, some in zip(columns, keys):
                     column.append(some)
                 start = rows.stop
@@ -133,7 +133,7 @@ class Allotment:
         """
         training = self._training
         read = int(training.sum())
-        candidates = training & self._has_words & unique(self._targets.read(), training)
+        candidates = training & self._is_long & unique(self._targets.read(), training)
         sources = self._sources.read()
         candidates &= unique(sources, training)
         wanted = {"test": settings.test_pairs, "validation": settings.validation_pairs}
