@@ -37,6 +37,15 @@ def test_benchmark_decoding(corpus):
     assert "8 of 8 translations are the same" in found
 
 
+def test_benchmark_corpus(tmp_path):
+    found = tool("benchmark_corpus", f"--output={tmp_path}", "--pairs=10000", "--processes=2", "--updates=2")
+    assert re.search(r"^10,000 pairs: [\d.]+ s, [\d,]+ pairs/s, at most [\d,]+ MB in all processes", found, re.M)
+    assert re.search(r"^training: [\d.]+ s to the first update, [\d.]+% of the time waiting for data", found, re.M)
+    steps = json.loads((tmp_path / "prepared" / "corpus.json").read_text())["steps"]
+    clean = next(step for step in steps if step["step"] == "clean")
+    assert clean["dropped"].keys() >= {"duplicates", "markup", "empty", "same on both sides", "length ratio"}
+
+
 def test_benchmark_cluster():
     found = tool("benchmark_cluster", "--parameters=1000", "--transfers=1")
     assert re.findall(r"^A (pull|push) of .*: [\d.]+ s", found, re.M) == ["pull", "push"]

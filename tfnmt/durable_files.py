@@ -72,3 +72,38 @@ def _write_whole(file, content: memoryview) -> None:
     """An unbuffered file may take less than it is given: as much as fits on the disk, or 2 GB."""
     while content:
         content = content[file.write(content) :]
+
+
+class Replacement:
+    """The new content of a file while it is written, aside and a piece at a time; `replace` is for short ones.
+
+    Errors are `OSError`.
+    """
+
+    def __init__(self, path: Path):
+        """Starts with nothing; what a process that was killed has left aside goes."""
+        self._path, self._aside = path, path.with_name(f".{path.name}.writing")
+        self._aside.unlink(missing_ok=True)
+        self._file = open(self._aside, "xb", buffering=0)  # noqa: SIM115 (`finish` or `discard` closes it)
+        self._digest = hashlib.sha256()
+
+    def write(self, piece: Piece) -> None:
+        """Adds a piece."""
+        self._digest.update(piece)
+        _write_whole(self._file, memoryview(piece))
+
+    def finish(self) -> Fingerprint:
+        """Waits until the disk has the content; returns its fingerprint as it was in memory."""
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        return Fingerprint(size, self._digest.hexdigest())
+
+    def publish(self) -> None:
+        """Puts the finished content in the file's place."""
+        self._aside.replace(self._path)
+
+    def discard(self) -> None:
+        """Drops the content, unless it is published."""
+        self._file.close()
+        self._aside.unlink(missing_ok=True)

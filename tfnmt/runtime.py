@@ -118,6 +118,14 @@ def streams_on(threads: int) -> int:
     return threads if threads <= MOST_STREAMS and not tf.config.list_physical_devices("GPU") else 1
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow finds a GPU."""
+    import tensorflow as tf
+
+    with _quietly():
+        return bool(tf.config.list_physical_devices("GPU"))
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

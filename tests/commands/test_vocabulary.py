@@ -6,6 +6,7 @@ import pytest
 
 from tests.data.text import generated_pairs, write_pair
 from tfnmt.commands import vocabulary
+from tfnmt.data.files import read_pairs
 from tfnmt.data.vocabulary import load_vocabularies
 
 
@@ -28,6 +29,19 @@ def test_it_makes_and_shows_the_vocabulary(tmp_path, monkeypatch, capfd):
     assert f"source: 90 pieces in {source.path}" in shown and "pieces a word" in shown
     assert "100.0000% of the characters covered" in shown
     assert f"  {' '.join(source.segment(generated_pairs(1)[0][0]))}\n" in shown
+
+
+def test_a_large_corpus_is_sampled(tmp_path, monkeypatch, capfd):
+    """Of three pairs one: the vocabulary is that of these pairs alone."""
+    files = write_pair(tmp_path, "train", generated_pairs(900))
+    flags = ("--languages=en-de", "--vocabulary_size=90")
+    assert not _run(monkeypatch, f"--data={tmp_path}", *flags, "--vocabulary_sentences=600")
+    assert "vocabulary from one of every 3 of 900 sentence pairs." in capfd.readouterr().out
+    (tmp_path / "sample").mkdir()
+    write_pair(tmp_path / "sample", "train", list(read_pairs(files, every=3)))
+    assert not _run(monkeypatch, f"--data={tmp_path / 'sample'}", *flags)
+    assert "vocabulary from 300 sentence pairs." in capfd.readouterr().out
+    assert load_vocabularies(tmp_path)[0].pieces() == load_vocabularies(tmp_path / "sample")[0].pieces()
 
 
 def test_it_goes_beside_the_data_by_default(tmp_path, monkeypatch):

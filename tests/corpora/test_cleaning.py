@@ -1,10 +1,18 @@
 """What cleaning keeps, drops and counts."""
 
+import itertools
+import random
+import unicodedata
+
 import pytest
 
-from tfnmt.corpora.cleaning import CleaningSettings, clean, normal_text
-from tfnmt.corpora.markup import strip_accelerator, strip_markdown
-from tfnmt.corpora.pairs import Pair, skeleton, word_count
+from tests.corpora import in_memory
+from tests.corpora.allotting import cleaned
+from tfnmt.corpora import cleaning, markup
+from tfnmt.corpora.cleaning import has_address, is_foreign, normal_text
+from tfnmt.corpora.languages import letters_of
+from tfnmt.corpora.markup import has_markup, strip_accelerator, strip_markdown
+from tfnmt.corpora.pairs import PLACEHOLDER, Pair, has_words, letters, replace_placeholders, skeleton
 
 GOOD = [
     Pair("The door is open.", "Die Tür ist offen."),
@@ -13,8 +21,11 @@ GOOD = [
 ]
 
 
-def _clean(pairs, languages=("en", "de"), **settings):
-    return clean([Pair(*pair) for pair in pairs], languages, CleaningSettings(**settings))
+def _texts(count=3000):
+    """Words, and everything that a rule looks for, in random order."""
+    signs = "a B7 % { } $ (s) d : < b> & amp; [ ] ` * | @ \\n http s: www . ü é ﬁ ½ Ⅷ кот 中 ١ İ _ #33; ſ"
+    parts = [*signs.split(), " ", "\u0301"]
+    return ["".join(random.choices(parts, k=random.randint(0, 9))) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -35,11 +46,11 @@ def _clean(pairs, languages=("en", "de"), **settings):
         ("length ratio", ("Yes", "Ja, das ist ganz und gar richtig so, wie es hier geschrieben steht")),
         ("wrong script", ("The lamp is on", "Лампа включена")),
         ("duplicates", GOOD[0][:2]),
-        ("duplicates", ("The  door is\nopen.", "Die Tür ist offen.")),
+        ("duplicates", ("The  door is\u2028open.", "Die Tür ist offen.")),
     ],
 )
 def test_each_reason(reason, pair):
-    kept, step = _clean([*GOOD, pair])
+    kept, step = cleaned([*GOOD, pair])
     assert kept == GOOD
     assert dict(step.dropped) == {reason: 1}
     assert step.read == len(GOOD) + 1 and step.kept == len(GOOD)
@@ -50,8 +61,8 @@ def test_names_in_latin_letters_do_not_make_a_script_wrong():
         ("Powershare status", "Powershare 状态"),
         ("Home Assistant Supervisor add-on", "Home Assistant Supervisor 加载项"),
     ]
-    assert _clean(pairs, ("en", "zh"))[1].kept == 2
-    assert _clean([("Start the server", "Start server")], ("en", "zh"))[1].dropped == {"wrong script": 1}
+    assert cleaned(pairs, ("en", "zh"))[1].kept == 2
+    assert cleaned([("Start the server", "Start server")], ("en", "zh"))[1].dropped == {"wrong script": 1}
 
 
 def test_languages_written_much_shorter_are_not_out_of_proportion():
@@ -59,19 +70,19 @@ def test_languages_written_much_shorter_are_not_out_of_proportion():
         ("Please enter the number of your account", "请输入您的账号"),
         ("The connection was closed", "连接已关闭"),
     ]
-    assert _clean(chinese * 1, ("en", "zh"))[1].kept == 2
+    assert cleaned(chinese * 1, ("en", "zh"))[1].kept == 2
 
 
 def test_limits_are_the_settings():
     pair = [("Twenty characters ok", "Zwanzig Zeichen gehn")]
-    assert _clean(pair, maximum_characters=20)[1].kept == 1
-    assert _clean(pair, maximum_characters=19)[1].kept == 0
-    assert _clean([("abc 123", "def 123")], minimum_letters=0.6)[1].kept == 0
-    assert _clean([("abc 123", "def 123")], minimum_letters=0.5)[1].kept == 1
+    assert cleaned(pair, maximum_characters=20)[1].kept == 1
+    assert cleaned(pair, maximum_characters=19)[1].kept == 0
+    assert cleaned([("abc 123", "def 123")], minimum_letters=0.6)[1].kept == 0
+    assert cleaned([("abc 123", "def 123")], minimum_letters=0.5)[1].kept == 1
 
 
 def test_different_translations_of_one_source_stay():
-    assert _clean([("Open", "Öffnen"), ("Open", "Offen")])[1].kept == 2
+    assert cleaned([("Open", "Öffnen"), ("Open", "Offen")])[1].kept == 2
 
 
 def test_normal_text():
@@ -105,6 +116,34 @@ def test_skeleton():
     assert skeleton("…") == ""
 
 
-def test_word_count():
-    assert word_count("Don't delete {name} at 7 o'clock") == 4
-    assert word_count("请输入 Wi-Fi 密码") == 7
+@pytest.mark.parametrize(
+    ("text", "words"), [("Don't delete {name} at 7 o'clock", 4), ("请输入 Wi-Fi 密码", 7), ("7", 0)]
+)
+def test_words_are_counted_as_far_as_they_must(text, words):
+    assert [count for count in range(1, 9) if has_words(text, count)] == list(range(1, words + 1))
+    assert in_memory.word_count(text) == words
+
+
+def test_glances_see_what_the_expressions_see():
+    """What is told at a glance is told as by the whole rule."""
+    seen = set()
+    for text in _texts():
+        rest = PLACEHOLDER.sub("", text)
+        found = bool(markup._MARKUP.search(text)) or "{" in rest or "}" in rest, bool(cleaning._ADDRESS.search(text))
+        assert (has_markup(text), has_address(text)) == found, text
+        assert replace_placeholders(text, "{}") == PLACEHOLDER.sub("{}", text)
+        assert skeleton(text) == in_memory.skeleton(text)
+        assert letters(text) == "".join(each for each in text if unicodedata.category(each)[0] in "LM")
+        assert normal_text(text) == " ".join(cleaning._INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+        seen.add(found)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("language", ["de", "ru", "zh"])
+def test_a_script_is_told_at_a_glance(language, monkeypatch):
+    texts = [text for text in _texts() if not any(sign in text for sign in "{}%")]
+    sides = list(itertools.pairwise(texts))
+    glances = [is_foreign(*pair, letters_of(language)) for pair in sides]
+    monkeypatch.setattr(cleaning, "_all_match", lambda own_letter, text: False)
+    assert glances == [is_foreign(*pair, letters_of(language)) for pair in sides]
+    assert set(glances) == {True, False}

@@ -4,8 +4,11 @@ import random
 
 import pytest
 
+from tests.corpora import in_memory
+from tests.corpora.allotting import cleaned, split, without_leaks
+from tfnmt.corpora.cleaning import normal_text
 from tfnmt.corpora.pairs import Pair, skeleton
-from tfnmt.corpora.splitting import SplittingSettings, shuffled, split, without_leaks
+from tfnmt.corpora.splitting import SplittingSettings, shuffled
 from tfnmt.errors import UserError
 
 SETTINGS = SplittingSettings(validation_pairs=30, test_pairs=20)
@@ -60,8 +63,8 @@ def test_the_choice_does_not_depend_on_the_order():
     first, _ = split(pairs, SETTINGS, held_out=HELD_OUT)
     second, _ = split(pairs[::-1], SETTINGS, held_out=HELD_OUT)
     assert first["test"] == second["test"] and first["validation"] == second["validation"]
-    assert shuffled(first["train"]) == shuffled(second["train"])
-    assert shuffled(first["train"]) != first["train"]
+    assert shuffled(first["train"], normal_text) == shuffled(second["train"], normal_text)
+    assert shuffled(first["train"], normal_text) != first["train"]
 
 
 def test_short_sentences_are_not_held_out():
@@ -86,3 +89,21 @@ def test_given_test_sentences_leave_the_training_pairs():
     kept, step = without_leaks(train, [Pair("the door is open!", "Offen"), Pair("x", "es regnet")])
     assert kept == [] and dict(step.dropped) == {"also in validation or test": 3}
     assert without_leaks(train, [Pair("Else", "Anders")])[0] == train
+
+
+def test_texts_as_numbers_decide_as_texts_do():
+    """Keys in place of texts, and counts in place of sets, change nothing."""
+    pairs = [*_pairs(3000), *_pairs(300), Pair("", "leer"), Pair("same", "Same!")]
+    random.shuffle(pairs)
+    texts = [pair[:2] for pair in pairs]
+    expected, dropped = in_memory.clean(texts)
+    kept, step = cleaned(pairs)
+    assert [pair[:2] for pair in kept] == expected and step.dropped == dropped
+    assert dropped["duplicates"] > 300
+    given = [Pair(pair[0].upper(), "x") for pair in kept[:50]]
+    kept, _ = without_leaks(kept, given)
+    expected = in_memory.without_leaks(expected, [pair[:2] for pair in given])
+    assert [pair[:2] for pair in kept] == expected
+    splits, _ = split(kept, SETTINGS, held_out=HELD_OUT)
+    wanted = in_memory.split(expected, {"test": 20, "validation": 30})
+    assert {name: [pair[:2] for pair in each] for name, each in splits.items()} == wanted

@@ -1,11 +1,13 @@
 """Which files a run reads."""
 
 import json
+import os
+import pathlib
 
 import pytest
 
 from tests.data.text import generated_pairs, write_gzip_pair, write_pair
-from tfnmt.data.corpus import Corpus, find_corpus
+from tfnmt.data.corpus import Corpus, count_pairs, find_corpus
 from tfnmt.data.files import TextPair
 from tfnmt.data.settings import DataSettings
 from tfnmt.errors import UserError
@@ -21,6 +23,28 @@ def test_a_prepared_directory_says_its_languages(tmp_path):
     found = find_corpus(DataSettings(data=str(tmp_path)))
     assert found == Corpus((train,), (validation,), "en", "de")
     assert found.inspect() == {"train": 5, "validation": 3}
+
+
+def test_a_corpus_that_is_as_described_is_not_read_again(tmp_path):
+    """Anything that may have been changed since is."""
+    written = write_pair(tmp_path, "train", generated_pairs(50))
+    sizes = {pathlib.Path(path).name: pathlib.Path(path).stat().st_size for path in written.paths}
+    described = {"languages": "en-de", "files": {name: {"lines": 7, "bytes": size} for name, size in sizes.items()}}
+    (tmp_path / "corpus.json").write_text(json.dumps(described))
+    found = find_corpus(DataSettings(data=str(tmp_path)))
+    later = (tmp_path / "corpus.json").stat().st_mtime_ns + 1
+    assert found.inspect()["train"] == count_pairs(found.train) == 7
+    os.utime(written.source, ns=(later, later))
+    with pytest.raises(UserError, match="has 50 lines and"):
+        found.inspect()
+    os.utime(written.target, ns=(later, later))
+    assert found.inspect()["train"] == count_pairs(found.train) == 50
+    os.utime(tmp_path / "corpus.json", ns=(later, later))
+    assert found.inspect()["train"] == 7
+    with open(written.source, "a") as source, open(written.target, "a") as target:
+        source.write("one more\n"), target.write("noch eine\n")
+    os.utime(tmp_path / "corpus.json", ns=(2 * later, 2 * later))
+    assert found.inspect()["train"] == 51
 
 
 def test_the_flag_turns_the_direction_round(tmp_path):

@@ -2,13 +2,14 @@
 
 import gzip
 import os
+import random
 
 import pytest
 import tensorflow as tf
 
 from tests.data.text import generated_pairs, write_gzip_pair, write_pair, write_table
 from tfnmt.data import files
-from tfnmt.data.files import TextPair, count_pairs, inspect_file, inspect_pairs, read_lines, read_pairs
+from tfnmt.data.files import TextPair, count_lines, inspect_file, inspect_pairs, read_lines, read_pairs
 from tfnmt.data.lines import line_pairs
 
 
@@ -35,7 +36,20 @@ def test_every_kind_of_file_gives_its_pairs(tmp_path, write):
     file = write(tmp_path, "train", pairs)
     assert list(read_pairs(file)) == pairs
     assert inspect_pairs([file, file]) == (5000, [])
-    assert count_pairs([file]) == 2500
+    assert count_lines(file.source) == 2500
+
+
+def test_a_sample_has_one_of_so_many_after_so_many(tmp_path, write):
+    """Both sides of the same pairs, from everywhere, and the same again: files end where they end."""
+    pairs = generated_pairs(1003)
+    numbers = [int(source.split()[0]) for source, _ in pairs]
+    file = write(tmp_path, "train", pairs)
+    sample = list(read_pairs(file, file, every=10))
+    assert set(sample) <= set(pairs) and sample == list(read_pairs(file, file, every=10))
+    places = [int(source.split()[0]) for source, _ in sample[:100]]
+    assert numbers == list(range(1003)) and [place // 10 for place in places] == list(range(100))
+    assert {place % 10 for place in places} == set(range(10))
+    assert sample[:100] == sample[len(sample) // 2 :][:100]
 
 
 def test_the_graph_reads_the_same_lines_as_python(tmp_path, write):
@@ -101,6 +115,34 @@ def test_the_first_fault_of_a_kind_is_named_with_its_line(tmp_path):
         assert part in fault
     (tmp_path / "text").write_text("äöü\n€uro\n\U0001f600\n")
     assert inspect_file(str(tmp_path / "text")) == files.FileReport(str(tmp_path / "text"), lines=3)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+@pytest.mark.parametrize("tab_separated", [False, True])
+def test_blocks_have_the_faults_of_lines(tmp_path, monkeypatch, block, tab_separated):
+    """What is looked at together is told as if each line had been."""
+    monkeypatch.setattr(files, "_BLOCK_BYTES", block)
+    pieces = [b"a", b"\n", b"\n", b"\t", "ä€".encode(), b"\xc3", b"\xa4", b"\0", b"\r"]
+    seen = set()
+    for _ in range(200):
+        content = b"".join(random.choices(pieces, [9, 3, 3, 9, 3, 0.2, 0.2, 0.2, 1], k=random.randint(0, 14)))
+        (tmp_path / "text").write_bytes(content)
+        report = inspect_file(str(tmp_path / "text"), tab_separated)
+        lines = content.split(b"\n")[: -1 if content.endswith(b"\n") or not content else None]
+        first = {
+            kind: next((number for number, line in enumerate(lines, 1) if is_bad(line)), None)
+            for kind, is_bad in {
+                "UTF-8": lambda line: "\ufffd" in line.decode("utf-8", "replace"),
+                "NUL": lambda line: b"\0" in line,
+                "no tab": lambda line: tab_separated and b"\t" not in line,
+            }.items()
+        }
+        assert report.lines == len(lines)
+        for kind, number in first.items():
+            told = [fault for fault in report.faults if kind in fault and ", line " in fault]
+            assert len(told) == (number is not None) and all(f", line {number}: " in fault for fault in told)
+            seen.add((kind, bool(told)))
+    assert len(seen) == 6 - (not tab_separated)
 
 
 def test_damaged_and_misnamed_gzip_files_are_named(tmp_path):

@@ -1,5 +1,7 @@
 """What validation finds of a model whose every probability can be looked up in a table."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,12 @@ from tfnmt.layout import Layout, Parameter
 from tfnmt.models.base import LossSums, Model, ModelSettings
 from tfnmt.training.validation import Validation, ValidationDecodingSettings, ValidationSettings
 
+MEASURE = """import pathlib, sys
+hypotheses, references, sources = (pathlib.Path(path).read_text() for path in sys.argv[1:])
+pathlib.Path(__file__).with_name("sources").write_text(sources)
+lines = list(zip(hypotheses.splitlines(), references.splitlines()))
+print("equal", sum(hypothesis == reference for hypothesis, reference in lines) / len(lines))
+"""
 SMOOTHED = 1.5  # what the model's loss is of its cross entropy
 
 
@@ -105,6 +113,15 @@ def test_loss_and_cross_entropy_are_those_of_the_table(tmp_path, vocabulary, tab
     assert found.cross_entropy == pytest.approx(total / tokens, rel=1e-6)
     assert found.loss == pytest.approx(SMOOTHED * total / tokens, rel=1e-6)
     assert found.metrics().keys() == {"loss", "cross_entropy", "bleu", "chrf", "ter"}
+
+
+def test_a_command_measures_the_same_translations(tmp_path, vocabulary, table, words):
+    pairs = [("ba", words[0]), ("de fi", "popo")]
+    (tmp_path / "measure").write_text(f"#!{sys.executable}\n{MEASURE}")
+    (tmp_path / "measure").chmod(0o700)
+    found = _validate(tmp_path, vocabulary, table, pairs, samples=0, metrics_command=str(tmp_path / "measure"))
+    assert found.metrics()["command"] == found.metrics()["equal"] == 0.5
+    assert (tmp_path / "sources").read_text() == "ba\nde fi\n"
 
 
 @pytest.mark.parametrize(("beam_size", "word"), [(1, 0), (4, 1)])

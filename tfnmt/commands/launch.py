@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tfnmt.cluster.supervisor import SupervisionSettings, Supervisor
 from tfnmt.commands import application, train
+from tfnmt.commands.presets import completed
 from tfnmt.commands.train_settings import REQUESTS, Settings
 from tfnmt.engines import registry
 from tfnmt.errors import LostError, UserError
@@ -33,6 +34,7 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
     if supervision.print_commands:
         print(*session.commands(settings.engine, _given_but), sep="\n")
         return 0
+    settings = completed(settings, application.given)
     make_tasks = session.task_maker(settings.engine)
     with tempfile.TemporaryDirectory() as leaves_nothing:
         logs = Path(leaves_nothing)

@@ -18,6 +18,7 @@ from absl.logging import ERROR, INFO
 
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application, logs
+from tfnmt.commands.presets import completed
 from tfnmt.commands.train_settings import REQUESTS, Settings, idle_cooldown_faults, unseen_faults
 from tfnmt.data.corpus import Corpus, find_corpus
 from tfnmt.data.pipeline import training_batches
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _main(*all_settings) -> int:
-    settings = Settings(*all_settings)
+    settings = completed(Settings(*all_settings), application.given)
     threads, strategy = settings.run.threads or None, settings.strategy.strategy
     session = registry.open_session(settings.run.engine, settings.engine, strategy, threads, os.environ)
     if session.has_peers:

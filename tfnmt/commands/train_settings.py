@@ -87,10 +87,12 @@ REQUESTS = tuple({**Settings.__annotations__, **_CHOSEN}.values())
 
 
 def unseen_faults(settings: Settings, has_validation: bool) -> list[str]:
-    """What waits for evaluations that never come."""
+    """What waits for evaluations, or for a metric of theirs, that never come."""
+    stopping = settings.stopping
+    if stopping.early_stopping_metric == "command" and not settings.validation.metrics_command:
+        return ["--early_stopping_metric=command: needs --metrics_command, whose first number it is."]
     if has_validation and settings.validation.evaluate_every_updates:
         return []
-    stopping = settings.stopping
     waiting = {
         f"--early_stopping_patience={stopping.early_stopping_patience}": stopping.early_stopping_patience > 0,
         f"--early_stopping_target={stopping.early_stopping_target}": stopping.early_stopping_target is not None,

@@ -30,11 +30,14 @@ def _main(text: TextSettings, settings: VocabularySettings) -> None:
         raise UserError("--vocabulary is missing: name the directory to write the vocabulary to.")
     corpus = find_corpus(text)
     pairs = corpus.inspect()["train"]
-    print(f"Making a {settings.vocabulary_type} vocabulary from {pairs:,} sentence pairs.", flush=True)
-    vocabularies = train_vocabularies(corpus.train, directory, settings)
+    every = settings.every(pairs)
+    part = f"one of every {every:,} of {pairs:,}" if every > 1 else f"{pairs:,}"
+    print(f"Making a {settings.vocabulary_type} vocabulary from {part} sentence pairs.", flush=True)
+    vocabularies = train_vocabularies(corpus.train, directory, settings, every=every)
     for name, side, vocabulary in zip(("source", "target"), range(2), vocabularies):
         lines = [pair[side] for pair in itertools.islice(read_pairs(*corpus.train), _MEASURED_PAIRS)]
-        print(f"{name}: {vocabulary.size:,} pieces in {vocabulary.path}; {_measure(vocabulary, lines)}")
+        where = f"; in the first {_MEASURED_PAIRS:,} pairs, " if pairs > _MEASURED_PAIRS else "; "
+        print(f"{name}: {vocabulary.size:,} pieces in {vocabulary.path}{where}{_measure(vocabulary, lines)}")
     for pair in itertools.islice(read_pairs(*corpus.train), _SHOWN_PAIRS):
         for line, vocabulary in zip(pair, vocabularies):
             print(f"  {' '.join(vocabulary.segment(line))}")

@@ -2,7 +2,7 @@
 
 import re
 
-from tfnmt.corpora.pairs import PLACEHOLDER
+from tfnmt.corpora.pairs import PLACEHOLDER, replace_placeholders
 
 _MARKDOWN = (
     re.compile(r"[\[【]([^\[\]【】]+)[\]】]\([^()]*\)"),  # [text](address)
@@ -17,6 +17,7 @@ _MARKUP = re.compile(
     r"|\\[nrt\"]"  # escapes that were meant to be resolved
     r"|\w[|]\w"  # alternatives or context in one text
 )
+_SIGN = re.compile(r"[<&\[\]`*{:\\|]")  # one of them is in all markup; texts without any are told at a glance
 
 
 def strip_markdown(text: str) -> str:
@@ -41,7 +42,7 @@ def strip_accelerator(text: str, mark: str) -> str:
 
 def has_markup(text: str) -> bool:
     """True too where braces are left without the placeholders, as in "{n, plural, one {# day} other {# days}}"."""
-    if _MARKUP.search(text):
+    if _SIGN.search(text) and _MARKUP.search(text):
         return True
-    rest = PLACEHOLDER.sub("", text)
+    rest = replace_placeholders(text, "")
     return "{" in rest or "}" in rest

@@ -4,12 +4,12 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from tfnmt.corpora.pairs import Pair
 from tfnmt.corpora.report import Report, Step
-from tfnmt.corpora.splitting import Splits
-from tfnmt.data.files import TextPair, inspect_pairs, read_pairs, text_pairs
+from tfnmt.corpora.texts import FileText, Text
+from tfnmt.data.files import TextPair, inspect_pairs, text_pairs
 from tfnmt.data.settings import unpaired_faults
 from tfnmt.errors import refuse
+from tfnmt.progress import Progress
 from tfnmt.settings import setting
 
 _MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
@@ -61,7 +61,7 @@ class FileSettings:
         return [fault for split in SPLITS for fault in unpaired_faults(self, split)]
 
 
-def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report: Report) -> Splits:
+def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report: Report) -> dict[str, Text]:
     """The three splits of Multi30k as they are.
 
     Raises:
@@ -75,7 +75,7 @@ def read_multi30k(settings: Multi30kSettings, languages: tuple[str, str], report
     return _read(files, report)
 
 
-def read_files(settings: FileSettings, report: Report) -> Splits:
+def read_files(settings: FileSettings, report: Report) -> dict[str, Text]:
     """The splits for which the settings name files, "train" at least.
 
     Raises:
@@ -87,17 +87,21 @@ def read_files(settings: FileSettings, report: Report) -> Splits:
     return _read({name: pairs for name, pairs in files.items() if pairs}, report)
 
 
-def _read(files: Mapping[str, Sequence[TextPair]], report: Report) -> Splits:
-    """Reads all files, after all were found sound."""
-    _, faults = inspect_pairs([pair for pairs in files.values() for pair in pairs])
+def _read(files: Mapping[str, Sequence[TextPair]], report: Report) -> dict[str, Text]:
+    """The texts of all files, after all were found sound."""
+    texts: dict[str, Text] = {}
+    faults = []
+    with Progress("Inspecting", unit="lines") as progress:
+        for name, files_of_split in files.items():
+            pairs, faults_of_split = inspect_pairs(files_of_split, advance=progress.advance)
+            faults += faults_of_split
+            texts[name] = FileText(files_of_split, pairs)
+            names = [pathlib.Path(path).name for pair in files_of_split for path in pair.paths]
+            report.add_source({"split": name, "files": names, "pairs": pairs})
     refuse(faults)
-    splits: Splits = {}
-    for name, files_of_split in files.items():
-        splits[name] = [Pair(*lines) for lines in read_pairs(*files_of_split)]
-        names = [pathlib.Path(path).name for pair in files_of_split for path in pair.paths]
-        report.add_source({"split": name, "files": names, "pairs": len(splits[name])})
-        report.add(Step(f"read {name}", read=len(splits[name])))
-    return splits
+    for name, text in texts.items():
+        report.add(Step(f"read {name}", read=text.pairs))
+    return texts
 
 
 def _plain_or_gzip(path: pathlib.Path) -> pathlib.Path:

@@ -1,20 +1,35 @@
-"""Divides a corpus into training, validation and test pairs without leakage.
+"""Decides where every pair of a corpus goes: into training, validation or test, or out, and for which reason.
 
 A pair may be held out only if no other pair has the skeleton of its source or that of its target. So a model
 cannot have seen a held-out sentence in training, not even in other letter case or with another number in it.
+
+What is known of a pair meanwhile is 26 bytes: two in memory and, on disk, three keys of its texts, of which one column
+is in memory at a time.
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from tfnmt.corpora.pairs import Pair, skeleton, stable_order, word_count
+import numpy as np
+
+from tfnmt.corpora.cleaning import RULES, Cleaning, normal_pairs
+from tfnmt.corpora.keys import KeyColumn, contained, first_occurrences, key_of, smallest, unique
+from tfnmt.corpora.pairs import Pair, has_words, skeleton
 from tfnmt.corpora.report import Step
+from tfnmt.corpora.texts import Chunk, Text
+from tfnmt.corpora.workers import in_order
 from tfnmt.errors import UserError
+from tfnmt.progress import Progress
 from tfnmt.settings import setting
 
-Splits = dict[str, list[Pair]]
-"""Name of the split ("train", "validation", "test") -> its pairs."""
+FATES = ("train", "test", "validation", *RULES, "duplicates", "also in validation or test")
+"""What can become of a pair: the first three are splits, the others reasons to drop it."""
+
+TRAIN, TEST, VALIDATION = range(3)
 
 _LARGEST_SHARE = 10  # neither held-out split takes more than a tenth of the corpus
 
@@ -30,67 +45,147 @@ class SplittingSettings:
     minimum_words: int = setting(4, "Fewest words on either side of a pair that is held out.", minimum=1)
 
 
-def split(pairs: Sequence[Pair], settings: SplittingSettings, *, held_out: Collection[str]) -> tuple[Splits, Step]:
-    """The splits of a corpus, and the counts.
+class _Examined(NamedTuple):
+    """What is known of the pairs of a chunk; arrays with an element for each."""
 
-    `held_out` names the splits to take from the corpus, of "validation" and "test". Pairs are held out in an order that
-    depends on their sources alone, so that it is the same every time.
+    fates: np.ndarray  # uint8, places in FATES
+    is_long: np.ndarray  # bool: whether it is long enough to be held out
+    pairs: np.ndarray  # uint64, keys of whole pairs
+    sources: np.ndarray  # uint64, keys of the skeletons of sources
+    targets: np.ndarray  # uint64, keys of the skeletons of targets
 
-    Raises:
-      UserError: nothing can be held out, or nothing is left.
+
+@dataclasses.dataclass(frozen=True)
+class Examiner:
+    """Looks at the pairs of a chunk one by one, in any process."""
+
+    cleaning: Cleaning | None  # None where nothing is cleaned
+    minimum_words: int
+
+    def __call__(self, chunk: Chunk) -> _Examined:
+        """What is known of the pairs of the chunk, whatever the others are."""
+        pairs = normal_pairs(chunk) if self.cleaning else chunk.pairs()
+        columns = zip(*(self._examine(*pair) for pair in pairs))
+        return _Examined(*map(np.array, columns, (np.uint8, bool, np.uint64, np.uint64, np.uint64)))
+
+    def _examine(self, source: str, target: str) -> tuple[int, bool, int, int, int]:
+        reason = self.cleaning.reason(source, target) if self.cleaning else None
+        # No sentence has an end of line, so that no two pairs are joined to one text.
+        whole = key_of(f"{source}\n{target}") if self.cleaning else 0
+        is_long = reason is None and all(has_words(text, self.minimum_words) for text in (source, target))
+        return FATES.index(reason or "train"), is_long, whole, key_of(skeleton(source)), key_of(skeleton(target))
+
+
+class Allotted(NamedTuple):
+    """Where every pair of a text goes."""
+
+    fates: np.ndarray  # uint8, a place in FATES for each pair
+    held_out: dict[str, np.ndarray]  # name of the split -> the numbers of its pairs, in the order of its lines
+
+
+class Allotment:
+    """Decides where the pairs of a text go; each decision is about those that are to be trained on so far.
+
+    Attributes:
+      allotted: the decisions.
     """
-    candidates = sorted(_separable(pairs, settings.minimum_words), key=lambda pair: stable_order(pair.source))
-    wanted = {"test": settings.test_pairs, "validation": settings.validation_pairs}
-    splits: Splits = {}
-    start = 0
-    for name in held_out:
-        count = min(wanted[name], len(pairs) // _LARGEST_SHARE)
-        splits[name] = candidates[start : start + count]
-        start += count
-        if not splits[name]:
-            raise UserError(_nothing_to_hold_out(name, pairs, candidates, settings))
-    taken = set(candidates[:start])
-    splits["train"] = [pair for pair in pairs if pair not in taken]
-    counts = {f"held out for {name}": len(splits[name]) for name in held_out}
-    return splits, Step("split", read=len(pairs), dropped=collections.Counter(counts))
+
+    def __init__(self, text: Text, examiner: Examiner, directory: Path, processes: int):
+        """Reads the `text` once; the keys are in `directory` until `close`."""
+        self.allotted = Allotted(np.full(text.pairs, TRAIN, np.uint8), {})
+        self._examiner, self._processes = examiner, processes
+        self._is_long = np.zeros(text.pairs, bool)
+        with contextlib.ExitStack() as stack:
+            columns = [stack.enter_context(contextlib.closing(KeyColumn(directory))) for _ in range(3)]
+            self._pairs, self._sources, self._targets = columns
+            start = 0
+            for examined in _examined(text, examiner, processes):
+                rows = slice(start, start + len(examined.fates))
+                self._fates[rows], self._is_long[rows], *keys = examined
+                for column, some in zip(columns, keys):
+                    column.append(some)
+                start = rows.stop
+            self.close = stack.pop_all().close
+
+    def drop_unclean(self) -> Step:
+        """Drops the duplicates; what was met before is one, whatever it was dropped for."""
+        self._fates[~first_occurrences(self._pairs.read())] = FATES.index("duplicates")
+        return self._step("clean", len(self._fates), range(VALIDATION + 1, len(FATES)))
+
+    def drop_leaks(self, held_out: Sequence[Text]) -> Step:
+        """Drops the pairs that share a source or a target with pairs of the texts `held_out`."""
+        examiner = dataclasses.replace(self._examiner, cleaning=None)
+        examined = [each for text in held_out for each in _examined(text, examiner, self._processes)]
+        read, leaks = self._training.sum(), np.zeros(len(self._fates), bool)
+        for column, others in ((self._sources, "sources"), (self._targets, "targets")):
+            leaks |= contained(column.read(), np.unique(np.concatenate([getattr(each, others) for each in examined])))
+        fate = FATES.index("also in validation or test")
+        self._fates[leaks & self._training] = fate
+        return self._step("separate", read, [fate])
+
+    def hold_out(self, names: Collection[str], settings: SplittingSettings) -> Step:
+        """Holds out the splits of these names, of "test" and "validation".
+
+        Pairs are held out in an order that depends on their sources alone, so that it is the same every time.
+
+        Raises:
+          UserError: nothing can be held out, or nothing is left.
+        """
+        training = self._training
+        read = int(training.sum())
+        candidates = training & self._is_long & unique(self._targets.read(), training)
+        sources = self._sources.read()
+        candidates &= unique(sources, training)
+        wanted = {"test": settings.test_pairs, "validation": settings.validation_pairs}
+        counts = [min(wanted[name], read // _LARGEST_SHARE) for name in names]
+        chosen = smallest(sources, candidates, sum(counts))
+        for name, rows in zip(names, np.split(chosen, np.cumsum(counts)[:-1])):
+            self.allotted.held_out[name] = rows
+            if not rows.size:
+                raise UserError(_nothing_to_hold_out(name, read, int(candidates.sum()), settings))
+            self._fates[rows] = FATES.index(name)
+        step = Step("split", read=read)
+        step.dropped.update({f"held out for {name}": len(rows) for name, rows in self.allotted.held_out.items()})
+        return step
+
+    @property
+    def _fates(self) -> np.ndarray:
+        return self.allotted.fates
+
+    @property
+    def _training(self) -> np.ndarray:
+        return self._fates == TRAIN
+
+    def _step(self, name: str, read: int, fates: Collection[int]) -> Step:
+        counts = np.bincount(self._fates, minlength=len(FATES)).tolist()
+        dropped = {FATES[fate]: counts[fate] for fate in fates if counts[fate]}
+        return Step(name, read=int(read), dropped=collections.Counter(dropped))
 
 
-def without_leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> tuple[list[Pair], Step]:
-    """The `pairs` that share neither source nor target with a pair `held_out`, and the counts."""
-    sources = {skeleton(pair.source) for pair in held_out}
-    targets = {skeleton(pair.target) for pair in held_out}
-    step = Step("separate", read=len(pairs))
-    kept = []
-    for pair in pairs:
-        if skeleton(pair.source) in sources or skeleton(pair.target) in targets:
-            step.dropped["also in validation or test"] += 1
-        else:
-            kept.append(pair)
-    return kept, step
+def _examined(text: Text, examiner: Examiner, processes: int) -> Iterator[_Examined]:
+    """The chunks of `text`, examined."""
+    with Progress("Examining", text.pairs, "pairs") as progress:
+        for examined in in_order(examiner, text.chunks(), processes):
+            yield examined
+            progress.advance(len(examined.fates))
 
 
-def shuffled(pairs: Sequence[Pair]) -> list[Pair]:
-    """`pairs` in an order of their own, so that every stretch is a fair sample of the whole."""
-    return sorted(pairs, key=lambda pair: (stable_order(pair.source), pair))
-
-
-def _separable(pairs: Sequence[Pair], minimum_words: int) -> list[Pair]:
-    """The pairs of enough words whose two skeletons are theirs alone."""
-    sources = collections.Counter(skeleton(pair.source) for pair in pairs)
-    targets = collections.Counter(skeleton(pair.target) for pair in pairs)
-    return [
-        pair
-        for pair in pairs
-        if sources[skeleton(pair.source)] == targets[skeleton(pair.target)] == 1
-        and min(word_count(pair.source), word_count(pair.target)) >= minimum_words
-    ]
-
-
-def _nothing_to_hold_out(
-    name: str, pairs: Sequence[Pair], candidates: Sequence[Pair], settings: SplittingSettings
-) -> str:
+def _nothing_to_hold_out(name: str, pairs: int, candidates: int, settings: SplittingSettings) -> str:
     return (
-        f"No pair is left to hold out for {name}: of {len(pairs):,} pairs, {len(candidates):,} have at least "
+        f"No pair is left to hold out for {name}: of {pairs:,} pairs, {candidates:,} have at least "
         f"{settings.minimum_words} words and sentences of their own, and a tenth of the corpus may be held out; "
         "give more text, or lower --minimum_words."
     )
+
+
+def shuffled(pairs: Iterable[Pair], form: Callable[[str], str]) -> list[Pair]:
+    """`pairs` in an order of their own, so that every stretch is a fair sample of the whole.
+
+    The order is that of the keys of what `form` makes of their sources.
+    """
+
+    def order(pair: Pair) -> tuple[int, str, str]:
+        source, target = form(pair.source), form(pair.target)
+        return key_of(skeleton(source)), source, target
+
+    return sorted(pairs, key=order)

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from tfnmt.data.files import TextPair, inspect_pairs, text_pairs
+from tfnmt.data.files import TextPair, count_lines, inspect_pairs, text_pairs
 from tfnmt.data.settings import TextSettings
 from tfnmt.errors import UserError, refuse
 
@@ -26,17 +26,45 @@ class Corpus:
     target_language: str | None = None  # such as "de"; None when not known
 
     def inspect(self) -> dict[str, int]:
-        """Reads all files once; returns the number of sentence pairs of each split.
+        """Returns the number of sentence pairs of each split, after all files were read once.
+
+        Files that tfnmt-corpus has made are not read: the corpus.json beside them has their lines.
 
         Raises:
           UserError: with everything that is wrong with the files.
         """
         pairs, faults = {}, []
         for split in SPLITS:
-            pairs[split], faults_of_split = inspect_pairs(getattr(self, split))
+            files = getattr(self, split)
+            pairs[split], faults_of_split = inspect_pairs(
+                files, _vouched(path for pair in files for path in pair.paths)
+            )
             faults += faults_of_split
         refuse(list(dict.fromkeys(faults)))
         return pairs
+
+
+def _vouched(paths: Iterable[str]) -> dict[str, int]:
+    """The lines of those files that are, by their size and their time, as the corpus.json beside them says."""
+    return {path: lines for path in paths if (lines := _vouched_lines(pathlib.Path(path))) is not None}
+
+
+def _vouched_lines(path: pathlib.Path) -> int | None:
+    description = path.parent / DESCRIPTION
+    try:
+        described = json.loads(description.read_text("utf-8"))["files"][path.name]
+        file = path.stat()
+        # tfnmt-corpus writes the description last, so what is newer has been changed since.
+        is_as_described = file.st_size == described["bytes"] and file.st_mtime_ns <= description.stat().st_mtime_ns
+        return int(described["lines"]) if is_as_described else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def count_pairs(files: Sequence[TextPair]) -> int:
+    """Sentence pairs in files that were inspected before; those that tfnmt-corpus has made are not read again."""
+    vouched = _vouched(pair.source for pair in files)
+    return sum(vouched[pair.source] if pair.source in vouched else count_lines(pair.source) for pair in files)
 
 
 def find_corpus(settings: TextSettings) -> Corpus:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tfnmt.batch import UNKNOWN_ID
 from tfnmt.data import filters
 from tfnmt.data.batching import padded_positions
-from tfnmt.data.files import TextPair, count_pairs
+from tfnmt.data.corpus import count_pairs
+from tfnmt.data.files import TextPair
 from tfnmt.data.lines import line_pairs
 from tfnmt.data.pools import Pool, PoolBuilder
 from tfnmt.data.settings import DataSettings

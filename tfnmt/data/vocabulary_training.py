@@ -44,24 +44,28 @@ class VocabularySettings:
         2_000_000, "The vocabulary is made from a random sample of at most so many sentences.", minimum=101
     )
 
+    def every(self, pairs: int) -> int:
+        """The step of the sample: of so many pairs one is in it, out of `pairs`; both its sentences if it is joint."""
+        return -(-pairs * (1 + self.joint_vocabulary) // self.vocabulary_sentences)
+
 
 def train_vocabularies(
-    files: Sequence[TextPair], directory: str | pathlib.Path, settings: VocabularySettings
+    files: Sequence[TextPair], directory: str | pathlib.Path, settings: VocabularySettings, *, every: int = 1
 ) -> tuple[Vocabulary, Vocabulary]:
     """Makes the vocabulary, joint or one for each side, of `files` in `directory`, replacing what is there.
 
-    It returns source and target vocabulary: one object twice if they are joint.
+    Of `every` so many pairs it reads one. It returns source and target vocabulary: one object twice if they are joint.
 
     Raises:
       UserError: the text does not support the size, or the directory cannot be written.
     """
     directory = pathlib.Path(directory)
     if settings.joint_vocabulary:
-        lines = (line for pair in read_pairs(*files) for line in pair)
+        lines = (line for pair in read_pairs(*files, every=every) for line in pair)
         train_vocabulary(lines, directory / JOINT_NAME, settings)
     else:
-        train_vocabulary((source for source, _ in read_pairs(*files)), directory / SOURCE_NAME, settings)
-        train_vocabulary((target for _, target in read_pairs(*files)), directory / TARGET_NAME, settings)
+        train_vocabulary((source for source, _ in read_pairs(*files, every=every)), directory / SOURCE_NAME, settings)
+        train_vocabulary((target for _, target in read_pairs(*files, every=every)), directory / TARGET_NAME, settings)
         (directory / JOINT_NAME).unlink(missing_ok=True)
     return load_vocabularies(directory)
 

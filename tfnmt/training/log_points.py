@@ -217,6 +217,7 @@ def _clock(report: BlockReport) -> str:
 def validation_line(update: int, metrics: Mapping[str, float], early_stopping: EarlyStopping, metric: str) -> str:
     """The log line of one evaluation; `metric` is that of early stopping."""
     numbers = [f"{title} {metrics[name]:{style}}" for name, (title, style) in METRICS.items()]
-    best = early_stopping.best
-    told = [f"best {METRICS[metric][0]} {best:.4g} (update {early_stopping.best_update:,})"] if best is not None else []
+    numbers += [f"{name} {value:.4g}" for name, value in metrics.items() if name not in {*METRICS, "command"}]
+    best, title = early_stopping.best, METRICS.get(metric, (f"of --metrics_{metric}",))[0]
+    told = [f"best {title} {best:.4g} (update {early_stopping.best_update:,})"] if best is not None else []
     return "  ".join([f"validation at update {update:,}", *numbers, *told])

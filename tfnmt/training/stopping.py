@@ -8,7 +8,7 @@ from tfnmt.progress import format_number
 from tfnmt.settings import setting
 from tfnmt.training.totals import Totals
 
-HIGHER_IS_BETTER = {"bleu": True, "chrf": True, "ter": False, "loss": False, "cross_entropy": False}
+HIGHER_IS_BETTER = {"bleu": True, "chrf": True, "ter": False, "loss": False, "cross_entropy": False, "command": True}
 """The metrics of an evaluation, and which way is up."""
 
 
@@ -40,7 +40,8 @@ class StoppingSettings:
     )
     early_stopping_metric: str = setting(
         "bleu",
-        "The validation metric that decides which checkpoint is best and whether an evaluation improved.",
+        "The validation metric that decides which checkpoint is best and whether an evaluation improved; command is "
+        "the first number of --metrics_command, of which a higher one must be better.",
         choices=tuple(HIGHER_IS_BETTER),
     )
     early_stopping_minimum: float = setting(

@@ -4,6 +4,7 @@ Any engine will do: the loop knows neither the strategy nor how many workers the
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -210,7 +211,7 @@ class Trainer:
         state = self._engine_state()
         evaluation = validation.evaluate(tf.constant(state.evaluated))
         self._evaluated_update = self.update
-        metric = evaluation.metrics()[self._stopping.early_stopping_metric]
+        metric = evaluation.metrics().get(self._stopping.early_stopping_metric, math.nan)  # a command may have failed
         found = self._state.early_stopping.after(self._stopping, metric, self.update)
         if scheduled:
             self._state = dataclasses.replace(self._state, early_stopping=found, evaluated_update=self.update)

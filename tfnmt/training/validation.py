@@ -16,11 +16,13 @@ from tfnmt.data.vocabulary import Vocabulary
 from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.decoding.translator import Hypothesis, Translator
 from tfnmt.engines.streams import in_streams
+from tfnmt.errors import refuse
 from tfnmt.evaluation import Scores, evaluate
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
 from tfnmt.progress import Progress
 from tfnmt.settings import setting
+from tfnmt.training.metrics_command import faults_of_command, run_metrics_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,12 @@ class ValidationSettings:
         0,
         "Translate only so many pairs from the start of the validation files; 0 for all.",
         minimum=0,
+    )
+    metrics_command: str = setting(
+        "",
+        "Command that computes more metrics of the translations: it is run with three files behind its own arguments, "
+        "translations, references and sources, and prints lines such as 'comet 0.8123'.",
+        may_change=True,
     )
     samples: int = setting(
         3,
@@ -72,11 +80,13 @@ class Evaluation(NamedTuple):
     cross_entropy: float  # nats per target token
     scores: Scores  # of the translations
     samples: tuple[Sample, ...]
+    measured: tuple[tuple[str, float], ...] = ()  # by --metrics_command: names and numbers
 
     def metrics(self) -> dict[str, float]:
-        """Every number by the name that `--early_stopping_metric` has for it."""
+        """Every number by the name that `--early_stopping_metric` has for it; the first of `measured` is "command"."""
         scores = {name: getattr(self.scores, name) for name in ("bleu", "chrf", "ter")}
-        return {"loss": self.loss, "cross_entropy": self.cross_entropy, **scores}
+        first = {"command": self.measured[0][1]} if self.measured else {}
+        return {**dict(self.measured), "loss": self.loss, "cross_entropy": self.cross_entropy, **scores, **first}
 
 
 class Validation:
@@ -104,7 +114,11 @@ class Validation:
           decoding: length penalty and limits; the beam size is `settings.validation_beam_size`.
           settings: how much is translated.
           target_language: decides sacreBLEU's tokenizer.
+
+        Raises:
+          UserError: there is no program that `settings.metrics_command` names.
         """
+        refuse(faults_of_command(settings.metrics_command))
         self._loss, self._layout, self._settings = in_streams(model.loss, runtime.streams()), layout, settings
         self._vocabularies, self._target_language = vocabularies, target_language
         self._batches = pair_batches(files, *vocabularies, data)
@@ -128,7 +142,12 @@ class Validation:
             cross_entropy=cross_entropy,
             scores=evaluate(hypotheses, self._references, target_language=self._target_language),
             samples=self._samples(vector),
+            measured=self._measured(hypotheses),
         )
+
+    def _measured(self, hypotheses: Sequence[str]) -> tuple[tuple[str, float], ...]:
+        command = self._settings.metrics_command
+        return run_metrics_command(command, hypotheses, self._references, self._sources) if command else ()
 
     def losses(self, vector: tf.Tensor) -> tuple[float, float]:
         """Loss and cross entropy of the parameters `vector` [size] in nats per target token; nothing is translated."""
