@@ -18,6 +18,7 @@ COMMANDS = (
     "score",
     "average",
     "export",
+    "distill",
     "corpus",
     "vocabulary",
     "plan",

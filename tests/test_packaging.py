@@ -52,7 +52,7 @@ def test_every_requirement_has_a_pinned_version():
 
 def test_every_console_script_has_its_command():
     scripts = {point.name: point for point in entry_points(group="console_scripts") if point.name.startswith("tfnmt-")}
-    assert len(scripts) == 11
+    assert len(scripts) == 12
     for point in scripts.values():
         assert callable(point.load())
 
