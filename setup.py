@@ -18,6 +18,7 @@ COMMANDS = (
     "score",
     "average",
     "export",
+    "distill",
     "corpus",
     "vocabulary",
     "plan",
@@ -51,6 +52,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Runs exported Transformers: tfnmt-export --format=ctranslate2, tfnmt-translate --exported.
+        "ctranslate2": ["ctranslate2>=4.5"],
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
         # pytest 9.2 ignores pytest-xdist's groups, by which tests that share a fixture stay together.

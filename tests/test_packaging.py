@@ -33,9 +33,8 @@ def test_the_code_imports_just_what_setup_names():
         {name for path in SOURCES for name in _imported(path)} - set(sys.stdlib_module_names) - {"tfnmt", "graphs"}
     )
     needed = {_normal(distributions[name][0]) for name in imported}
-    named = {
-        _normal(each.name) for each in installation.requirements() if installation.extra_of(each) in ("", "horovod")
-    }
+    of_the_code = ("", "horovod", "ctranslate2")
+    named = {_normal(each.name) for each in installation.requirements() if installation.extra_of(each) in of_the_code}
     assert needed <= named
     assert named - needed <= {"tensorboard"}  # event files are read with it
 
@@ -53,7 +52,7 @@ def test_every_requirement_has_a_pinned_version():
 
 def test_every_console_script_has_its_command():
     scripts = {point.name: point for point in entry_points(group="console_scripts") if point.name.startswith("tfnmt-")}
-    assert len(scripts) == 11
+    assert len(scripts) == 12
     for point in scripts.values():
         assert callable(point.load())
 

@@ -9,10 +9,12 @@ import sys
 import pytest
 import tensorflow as tf
 
+from tests.decoding import trained_transformer
 from tests.programs import SECONDS
 from tfnmt.installation import ROOT
 from tools.mutants import find_mutants
 
+LANGUAGES = {"source": "en", "reference": "de"}
 TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 
 
@@ -66,6 +68,22 @@ def test_mutate_tells_what_is_known(tmp_path):
     output.write_text("".join(json.dumps(dict(zip(keys, each))) + "\n" for each in told) + '{"addr')
     found = tool("mutate", f"--output={output}", "--summary", "--sample=0", f"--files={file}")
     assert found.splitlines()[0] == f"{file}: 100% of 1 killed; 1 killed, {len(mutants) - 1} not tried"
+
+
+def test_models_in_use_are_measured_and_the_study_goes_on(tmp_path):
+    run = trained_transformer.make_run(tmp_path / "taught", trained_transformer.SHAPE)
+    text = [f"--{flag}={tmp_path / 'taught' / f'validation.{code}'}" for flag, code in LANGUAGES.items()]
+    flags = [f"--runs={run.path}", *text, f"--output={tmp_path / 'out'}", "--repeats=1", "--latency_sentences=2"]
+    tool("inference_study", *flags, "--variants=float32", "--beam_sizes=1")
+    before = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = tool("inference_study", *flags, "--variants=tensorflow,float32,int8", "--beam_sizes=1")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results[:1] == before and [each["variant"] for each in results] == ["float32", "tensorflow", "int8"]
+    exact, ours, small = results
+    assert exact["bleu"] == ours["bleu"] > 5 and small["bytes"] < exact["bytes"]
+    assert len(re.findall(r"^\| run( \*)? \| (?:float32|tensorflow|int8) \| 1 \| [\d.]+ \|", found, re.M)) == 3
+    assert (tmp_path / "out" / "results.md").read_text() in found and " * |" in found
+    assert (tmp_path / "out" / "results.png").stat().st_size > 5000
 
 
 def test_a_comparison_s_run_can_be_shown(corpus, tmp_path):

@@ -138,8 +138,8 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def lock(path: Path | str) -> Iterator[None]:
-    """Keeps other processes from training in the directory; the lock ends with this process, however it dies.
+def lock(path: Path | str, flag: str = "run_directory", work: str = "training") -> Iterator[None]:
+    """Keeps other processes from the same work in the directory; the lock ends with this process, however it dies.
 
     Raises:
       UserError: another process holds it, which the message names.
@@ -151,7 +151,7 @@ def lock(path: Path | str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             raise UserError(
-                f"--run_directory={path}: {file.read().decode().strip() or 'another process'} is training here. "
+                f"--{flag}={path}: {file.read().decode().strip() or 'another process'} is {work} here. "
                 "Wait for it, end it, or choose another directory."
             ) from error
         try:

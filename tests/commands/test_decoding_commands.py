@@ -1,7 +1,6 @@
 """tfnmt-translate, tfnmt-evaluate, tfnmt-score, tfnmt-average and tfnmt-export, as a user runs them."""
 
 import errno
-import io
 import json
 import os
 import re
@@ -23,21 +22,6 @@ INPUT = "".join(f"{line}\n" for line in SOURCES)
 @pytest.fixture(name="run", scope="module")
 def _run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("tiny") / "first", seeds={10: 1, 20: 2, 30: 3}, metrics={10: 5.0, 20: 7.0})
-
-
-@pytest.fixture(name="call")
-def _call(monkeypatch, capfdbinary):
-    def call(command, *flags, standard_input=b"", expect=0):
-        """Exit code, lines of standard output, and the text of standard error."""
-        monkeypatch.setattr("sys.argv", [command.__name__, *map(str, flags)])
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(standard_input)))
-        with pytest.raises(SystemExit) as end:
-            command.main()
-        out, error = capfdbinary.readouterr()
-        assert (end.value.code or 0) == expect, error.decode()
-        return out.decode().splitlines(), error.decode()
-
-    return call
 
 
 def test_translate_keeps_order_and_empty_lines(run, call, tmp_path):

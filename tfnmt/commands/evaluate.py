@@ -18,7 +18,7 @@ from absl import logging
 
 from tfnmt import runtime
 from tfnmt.commands import application
-from tfnmt.data.corpus import find_corpus, find_file
+from tfnmt.data.corpus import find_corpus, find_file, languages_of
 from tfnmt.data.files import TextPair, inspect_pairs, overwriting_faults, read_pairs
 from tfnmt.data.settings import DataSettings
 from tfnmt.decoding.loading import TrainedSettings, load
@@ -91,7 +91,7 @@ def _main(trained: TrainedSettings, settings: EvaluateSettings, decoding: Decodi
     if settings.output:
         with line_writer(settings.output) as write:
             write(hypotheses)
-    language = settings.target_language or (_target_language(run) if run else None)
+    language = settings.target_language or (languages_of(run.settings(DataSettings))[1] if run else None)
     scores = evaluate(hypotheses, references, target_language=language, bootstrap_samples=settings.bootstrap_samples)
     logging.info("%s: %s sentences of %s", ", ".join(names), f"{total:,}", ", ".join(map(str, files)))
     print(scores, flush=True)
@@ -120,14 +120,6 @@ def _test_files(data: DataSettings) -> Sequence[TextPair]:
     languages = (str(corpus.source_language), str(corpus.target_language))
     source, target = (find_file(directory, ["test"], language) for language in languages)
     return [TextPair(source, target)] if source and target else []
-
-
-def _target_language(run: RunDirectory) -> str | None:
-    """The target language of a run, where its settings name it; the training files need not exist any more."""
-    try:
-        return find_corpus(run.settings(DataSettings)).target_language
-    except UserError:
-        return run.settings(DataSettings).languages.partition("-")[2] or None
 
 
 def _translate(

@@ -12,6 +12,8 @@ With --scores, tab-separated, in nats and better when larger:
 
 With --nbest=N there are up to N lines for each line of input, best first, and each begins with the number of its
 line of input, counted from 1, and a tab.
+
+tfnmt-translate --exported=FOLDER translates with what tfnmt-export --format=ctranslate2 has made, and needs no run.
 """
 
 import dataclasses
@@ -22,10 +24,12 @@ from collections.abc import Iterator, Sequence
 from tfnmt import runtime
 from tfnmt.commands import application
 from tfnmt.data.files import overwriting_faults
-from tfnmt.decoding.loading import TrainedSettings, load
+from tfnmt.decoding.engine import load_engine
+from tfnmt.decoding.loading import TrainedSettings
 from tfnmt.decoding.settings import DecodingSettings
 from tfnmt.decoding.streams import STANDARD, chunks, count_lines, line_writer, lines_of
 from tfnmt.decoding.translator import Hypothesis
+from tfnmt.errors import UserError
 from tfnmt.progress import Progress, format_number
 from tfnmt.settings import setting
 
@@ -35,6 +39,9 @@ class TranslateSettings:
     """What is translated, and how it is written."""
 
     input: str = setting(STANDARD, "Text file, plain or .gz; - for standard input.", is_path=True)
+    exported: str = setting(
+        "", "Folder of tfnmt-export --format=ctranslate2 to translate with, in place of a run.", is_path=True
+    )
     output: str = setting(STANDARD, "File for the translations, plain or .gz; - for standard output.", is_path=True)
     scores: bool = setting(False, "Write score and log-probability before each translation.")
     chunk_sentences: int = setting(
@@ -53,9 +60,10 @@ def main() -> None:
 
 def _main(trained_settings: TrainedSettings, settings: TranslateSettings, decoding: DecodingSettings) -> None:
     total = count_lines(settings.input)
+    if settings.exported and trained_settings.run_directory:
+        raise UserError("--exported and --run_directory: each is a model to translate with; give one of them.")
     runtime.prepare(trained_settings.threads or None, in_streams=True)
-    trained = load(trained_settings)
-    translator = trained.translator(decoding)
+    _, translate = load_engine(trained_settings, settings.exported, decoding)
     by_hand = settings.input == STANDARD and sys.stdin.isatty()
     size = 1 if by_hand else settings.chunk_sentences
     progress = Progress("Translating", total, "sentences", lines=not by_hand)
@@ -69,7 +77,7 @@ def _main(trained_settings: TrainedSettings, settings: TranslateSettings, decodi
     with line_writer(settings.output) as write, progress:
         first = 1
         for lines in chunks(lines_of(settings.input), size):
-            translations = translator.translate(trained.vectors, lines, report=report)
+            translations = translate(lines, report)
             progress.advance(
                 sum(not best.tokens for best, *_ in translations)
             )  # empty lines, of which no batch reports

@@ -84,6 +84,16 @@ def find_corpus(settings: TextSettings) -> Corpus:
     )
 
 
+def languages_of(settings: TextSettings) -> tuple[str | None, str | None]:
+    """Source and target language, where `settings` or the files name them; the files need not exist any more."""
+    try:
+        corpus = find_corpus(settings)
+    except UserError:
+        source, _, target = settings.languages.partition("-")
+        return source or None, target or None
+    return corpus.source_language, corpus.target_language
+
+
 def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
     if not directory.is_dir():
         raise UserError(f"--data={directory}: there is no such directory; tfnmt-corpus --output={directory} makes one.")

@@ -23,6 +23,13 @@ def cut_batches(lengths: Sequence[int], sentences: int, tokens: int) -> list[lis
     return batches
 
 
+def batches_of(sentences: Sequence[np.ndarray], most_sentences: int, most_positions: int) -> list[list[int]]:
+    """`cut_batches` of the sentences that have tokens; the others are in no batch."""
+    numbers = [number for number, ids in enumerate(sentences) if len(ids)]
+    lengths = [len(sentences[number]) for number in numbers]
+    return [[numbers[index] for index in batch] for batch in cut_batches(lengths, most_sentences, most_positions)]
+
+
 def pad(sentences: Sequence[np.ndarray]) -> np.ndarray:
     """int32 [B, S]: the sentences, filled up with PAD_ID."""
     ids = np.full([len(sentences), max(map(len, sentences))], PAD_ID, np.int32)

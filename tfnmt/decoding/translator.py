@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfnmt import runtime
 from tfnmt.batch import PAD_ID
 from tfnmt.data.vocabulary import Vocabulary
-from tfnmt.decoding.batching import cut_batches, pad
+from tfnmt.decoding.batching import batches_of, pad
 from tfnmt.decoding.beam_search import beam_search
 from tfnmt.decoding.ensemble import Ensemble
 from tfnmt.decoding.settings import DecodingSettings
@@ -93,7 +93,8 @@ class Translator:
         side_by_side = self.settings.concurrent_batches or max(2, runtime.streams())
         executor = concurrent.futures.ThreadPoolExecutor(side_by_side)
         try:
-            batches = self._batches(sentences)
+            most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_positions)
+            batches = batches_of(sentences, *most)
             for numbers, translated in zip(batches, executor.map(translate_batch, batches)):
                 for number, hypotheses in zip(numbers, translated):
                     results[number] = hypotheses
@@ -102,13 +103,6 @@ class Translator:
         finally:
             executor.shutdown(cancel_futures=True)
         return results
-
-    def _batches(self, sentences: Sequence[np.ndarray]) -> list[list[int]]:
-        """The numbers of the sentences in each batch; sentences without tokens are in none."""
-        numbers = [number for number, ids in enumerate(sentences) if len(ids)]
-        lengths = [len(sentences[number]) for number in numbers]
-        most = (self.settings.decoding_batch_sentences, self.settings.decoding_batch_positions)
-        return [[numbers[index] for index in batch] for batch in cut_batches(lengths, *most)]
 
     def graph(self, with_attention: bool = False) -> Any:
         """The graph function (vectors, source_ids [B, S]) -> (texts, ids, scores, attention), traced once.
