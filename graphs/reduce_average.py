@@ -201,6 +201,7 @@ def update_from(
     steps: tf.Tensor | float,
     *,
     encoding: Encoding = DENSE,
+    square: tf.Tensor | None = None,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -217,9 +218,10 @@ def update_from(
       local_updates: local updates of all workers for the payload, their sum, a float64 scalar.
       steps: local steps of each worker for the payload, the mean over all workers, a float64 scalar.
       encoding: how the payload has travelled.
+      square: squared norm of the whole payload, where these servers have a part of it; None where they have all.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    return _update(server, _decoded(server, payload, weight, encoding), weight, learning_rate, *numbers)
+    return _update(server, _decoded(server, payload, weight, encoding), weight, learning_rate, *numbers, square)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -233,12 +235,14 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(broken), tf.argmax(broken), tf.constant(-1, tf.int64))
 
 
-def _update(server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps) -> Update:
+def _update(
+    server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps, square=None
+) -> Update:
     assert server.update is not None
     own, slots_of_workers = pieces[: len(server.shards)], pieces[len(server.shards) :]
     version, updates_each = server.version.read_value(), local_updates / tf.maximum(weight, 1)
     weight = tf.cast(weight, pieces[0].dtype)
-    norm = _norm(server, own) / tf.maximum(weight, 1)
+    norm = (_norm(server, own) if square is None else tf.cast(tf.sqrt(square), weight.dtype)) / tf.maximum(weight, 1)
     rate = learning_rate(version)
     applied = tf.math.is_finite(norm) & (weight > 0)
     if slots_of_workers:

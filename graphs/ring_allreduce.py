@@ -6,7 +6,7 @@ hand the result round. Servers would refuse a payload that is not finite; here i
 The bandwidth-optimal ring: Patarasuk & Yuan, 2009; Horovod: Sergeev & Del Balso, 2018.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -51,7 +51,12 @@ def ring_allreduce(
 
 
 def pack_sums(
-    transport: Transport, layout: Layout, pieces: int, seen: tf.Variable, gradients: Mapping[str, tf.Tensor]
+    transport: Transport,
+    layout: Layout,
+    pieces: int,
+    seen: tf.Variable,
+    gradients: Mapping[str, tf.Tensor],
+    complete: Collection[str] = (),
 ) -> tf.Tensor:
     """The vector [size] of the sums of all ranks' gradients, in pieces that overlap with the backward pass.
 
@@ -65,10 +70,18 @@ def pack_sums(
       seen: float64 [2], set to the first element of this rank's own gradient that is not finite, or -1, and to the
         squared norm.
       gradients: this rank's gradients by name.
+      complete: the names of parameters that this rank alone has, whose gradients are sums already. They stay as they
+        are, and `seen` leaves them out, of its count too: a bad gradient of another rank may have spoilt them.
     """
-    own = [part.pack(gradients) for part in layout.split(pieces)]
-    seen.assign(_look_at(own))
-    return tf.concat([transport.allreduce(piece, f"piece_{number}") for number, piece in enumerate(own)], axis=0)
+    parts = layout.split(pieces, complete)
+    vectors = [part.pack(gradients) for part in parts]
+    is_summed = [part.parameters[0].name not in complete for part in parts]
+    seen.assign(_look_at([vector for vector, sums in zip(vectors, is_summed) if sums]))
+    numbered = enumerate(zip(vectors, is_summed))
+    return tf.concat(
+        [transport.allreduce(vector, f"piece_{number}") if sums else vector for number, (vector, sums) in numbered],
+        axis=0,
+    )
 
 
 def exchange_numbers(
@@ -81,6 +94,30 @@ def exchange_numbers(
     """The table of `ring_allreduce` for what `pack_sums` has summed; if that is not finite, all weights are 0."""
     finite = tf.math.is_finite(tf.nn.l2_loss(_joined(summed)))
     return _exchange(transport, tf.where(finite, weight, tf.zeros_like(weight)), seen.read_value(), numbers)
+
+
+def exchange_squares(
+    transport: Transport,
+    summed: Sequence[tf.Variable],
+    weight: tf.Tensor,
+    numbers: tf.Tensor,
+    seen: tf.Variable,
+    layout: Layout,
+    complete: Collection[str],
+) -> tf.Tensor:
+    """`exchange_numbers` where ranks have some parameters alone, with two columns more, of which follows the norm.
+
+    They are the squared norms of what is summed and of what is complete on the rank. Ranks whose norms differ by a bit
+    would drift apart, so all take the first row's square of the one, and add all rows' squares of the other.
+    """
+    parts = layout.split(1, complete)
+    pieces = tf.split(summed[0].read_value(), [part.size for part in parts])
+    is_own = [part.parameters[0].name in complete for part in parts]
+    both = pack_scalars(
+        2 * tf.add_n([tf.nn.l2_loss(piece) for piece, own in zip(pieces, is_own) if own == wanted])
+        for wanted in (False, True)
+    )
+    return exchange_numbers(transport, summed, weight, tf.concat([numbers, both], axis=0), seen)
 
 
 def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:

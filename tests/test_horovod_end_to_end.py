@@ -91,6 +91,19 @@ def test_killed_rank_ends_all_that_mpirun_started(mpirun):
     assert "Traceback" not in log
 
 
+def test_ranks_that_share_tables_go_on_in_one_process_and_back(corpus, tmp_path):
+    """Checkpoints are whole, whoever has made them."""
+    common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
+    shared, store = [*RANKS, "--vocabulary_parallel"], CheckpointStore(tmp_path / "run" / "checkpoints")
+    run("launch", *common, *shared, "--max_updates=4")
+    shapes = {name: array.shape for name, array in store.load(4).parameters.items()}
+    run("train", *common, "--engine=local", "--max_updates=6")
+    assert {name: array.shape for name, array in store.load(6).parameters.items()} == shapes
+    _, log = run("launch", *common, *shared, "--max_updates=8")
+    assert "Going on from update 6" in log
+    assert all(np.isfinite(array).all() for array in store.load(8).parameters.values())
+
+
 def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
     """The second leads on with what it has in memory; the third gets it, and the run ends well."""
     hosts, discovery = tmp_path / "hosts", tmp_path / "discover"

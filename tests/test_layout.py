@@ -50,6 +50,18 @@ def test_pieces_make_up_the_whole(pieces, names):
     np.testing.assert_array_equal(np.concatenate([part.pack(arrays) for part in parts]), layout.pack(arrays))
 
 
+def test_pieces_beside_parameters_that_stay_whole():
+    """They are cut at the same places however large those are."""
+    found = []
+    for rows in (1, 1000):
+        shapes = {"a": (20,), "table": (rows, 3), "b": (40,), "c": (20,)}
+        layout = Layout([Parameter(name, shape, ones) for name, shape in shapes.items()])
+        parts = layout.split(2, {"table"})
+        assert sum(part.size for part in parts) == layout.size
+        found.append(["".join(parameter.name for parameter in part.parameters) for part in parts])
+    assert found == [["a", "table", "b", "c"]] * 2
+
+
 def test_name_at_finds_the_owner():
     layout = Layout(parameters())
     names = [layout.name_at(index) for index in (0, 5, 16, 32, 47, 48, 52)]

@@ -59,6 +59,18 @@ def test_benchmark_horovod():
     assert len(re.findall(r"^2 ranks, .*: [\d.]+ s", found, re.M)) == 2
 
 
+def test_benchmark_vocabulary_parallel():
+    """The bytes of both ways are those of the formulas, within a hundredth."""
+    pytest.importorskip("horovod")
+    flags = [TINY, "--vocabularies=3000", "--step_tokens=128", "--steps=1"]
+    found = tool("benchmark_vocabulary_parallel", *flags)
+    assert re.search(
+        r"^2 ranks, 3,000 tokens of vocabulary, 128 of a step, .*: [\d.]+ s and [\d.]+ \([\d.]+\), ", found
+    )
+    shares = re.search(r"bytes over the formula's ([\d.]+) and ([\d.]+)", found).groups()
+    assert [float(share) for share in shares] == pytest.approx([1, 1], abs=0.01)
+
+
 def test_mutate_tells_what_is_known(tmp_path):
     """A mutant without a result, one that was killed, and one whose text was another when it survived."""
     file, output = "tfnmt/engines/pace.py", tmp_path / "mutants.jsonl"

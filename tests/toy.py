@@ -1,10 +1,13 @@
 """A model small enough to check by hand, and batches of variable length for it."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from tfnmt.batch import END_ID, Batch, is_token
 from tfnmt.layout import Layout, Parameter
+from tfnmt.models import layers, output
 from tfnmt.models.base import LossSums
 
 VOCABULARY_SIZE = 11
@@ -44,6 +47,21 @@ class ToyModel:
         return LossSums(total, total, tf.reduce_sum(weights))
 
 
+class TableModel(ToyModel):
+    """The toy with its table as the models read theirs, and with label smoothing."""
+
+    parameters = (dataclasses.replace(ToyModel.parameters[0], by_token=True), *ToyModel.parameters[1:])
+
+    def loss(self, views, batch, seed=None):
+        table = views["embedding"]
+        mask = tf.cast(is_token(batch.source_ids), table.dtype)[..., tf.newaxis]
+        source = tf.reduce_sum(layers.embed(table, batch.source_ids) * mask, 1, keepdims=True)
+        source /= tf.reduce_sum(mask, 1, keepdims=True)
+        previous = layers.embed(table, tf.pad(batch.target_ids, [[0, 0], [1, 0]])[:, :-1])
+        hidden = tf.tanh(tf.matmul(previous + source, views["transform"]))
+        return output.loss_sums(hidden, table, views["bias"], batch.target_ids, 0.1)
+
+
 class PoisonedModel(ToyModel):
     """The gradient of one parameter is not a number on the batch at one place."""
 
@@ -55,6 +73,20 @@ class PoisonedModel(ToyModel):
         sums = super().loss(views, batch, seed)
         poison = tf.where(batch.position[2] == self._place, np.nan, 0.0)
         return sums._replace(loss=sums.loss + tf.cast(poison, sums.loss.dtype) * tf.reduce_sum(views[self._parameter]))
+
+
+class PoisonedTableModel(PoisonedModel, TableModel):
+    """The same of the toy whose table may be sharded."""
+
+
+class WideTableModel(TableModel):
+    """Nothing but a table of few rows, each as long as a whole model."""
+
+    parameters = (Parameter("embedding", (VOCABULARY_SIZE, 1 << 15), _normal, by_token=True), ToyModel.parameters[2])
+
+    def loss(self, views, batch, seed=None):
+        previous = layers.embed(views["embedding"], tf.pad(batch.target_ids, [[0, 0], [1, 0]])[:, :-1])
+        return output.loss_sums(tf.tanh(previous) / 100, views["embedding"], views["bias"], batch.target_ids, 0.1)
 
 
 class WideModel(ToyModel):

@@ -7,8 +7,9 @@ the vector's memory, and the vector divides into equal shards, one for each para
 
 import bisect
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -21,11 +22,19 @@ Initializer = Callable[[tuple[int, ...], tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One named array of a model."""
+    """One named array of a model.
+
+    Attributes:
+      name: unique in the model.
+      shape: its dimensions.
+      initializer: makes its first value.
+      by_token: whether its first dimension is a vocabulary, so that ranks may have a part of its rows each.
+    """
 
     name: str
     shape: tuple[int, ...]
     initializer: Initializer
+    by_token: bool = False
 
     @property
     def size(self) -> int:
@@ -75,12 +84,17 @@ class Layout:
             pieces.append(tf.zeros([self.size - self.offsets[-1]], dtype))
         return tf.concat(pieces, axis=0)
 
-    def split(self, pieces: int) -> list["Layout"]:
-        """Layouts of neighbouring parameters, `pieces` at most and about equally large, one behind the other."""
-        groups: list[list[Parameter]] = [[] for _ in range(pieces)]
-        for parameter, offset in zip(self.parameters, self.offsets):
-            groups[offset * pieces // self.size].append(parameter)
-        return [Layout(group) for group in groups if group]
+    def split(self, pieces: int, apart: Collection[str] = ()) -> list["Layout"]:
+        """Layouts of neighbouring parameters, `pieces` at most and about equally large, one behind the other.
+
+        The parameters of the names `apart` have layouts of their own, which count as no pieces. Where the others are
+        cut does not depend on them: they may have another size in another process, which must cut at the same places.
+        """
+        sizes = [0 if each.name in apart else size for each, size in zip(self.parameters, self.padded_sizes)]
+        whole, starts = max(sum(sizes), 1), itertools.accumulate(sizes, initial=0)
+        numbered = zip(self.parameters, (start * pieces // whole for start in starts))
+        groups = itertools.groupby(numbered, lambda pair: (pair[0].name in apart, pair[1]))
+        return [Layout([parameter for parameter, _ in found]) for _, found in groups]
 
     def initialize(self, seed: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """The vector [size] of initial values; each parameter's depends on `seed` and its number alone."""

@@ -1,4 +1,4 @@
-"""Collective exchanges among ranks: the four calls that everything else is made of, and Horovod's.
+"""Collective exchanges among ranks: the five calls that everything else is made of, and Horovod's.
 
 Whatever has these calls may take Horovod's place.
 """
@@ -20,12 +20,15 @@ class Transport(NamedTuple):
       size: () -> how many ranks there are.
       allreduce: (vector [size], name) -> the sum of all ranks' vectors, of the same bits on all of them.
       allgather: (rows [n, k], name) -> all ranks' rows, behind one another in the order of the ranks.
+      alltoall: (rows [n, k], counts int32 [N], name) -> the rows for this rank, behind one another in the order of the
+        ranks that gave them, and how many each gave; the first `counts[0]` of the own rows go to rank 0, and so on.
       broadcast: (tensor, root, name) -> the tensor of the rank `root`; that of each other rank has its type and shape.
     """
 
     size: Callable[[], int]
     allreduce: Callable[[tf.Tensor, str], tf.Tensor]
     allgather: Callable[[tf.Tensor, str], tf.Tensor]
+    alltoall: Callable[[tf.Tensor, tf.Tensor, str], tuple[tf.Tensor, tf.Tensor]]
     broadcast: Callable[[tf.Tensor, int, str], tf.Tensor]
 
 
@@ -42,9 +45,27 @@ def load_horovod() -> ModuleType:
 
 def horovod_transport(hvd: ModuleType) -> Transport:
     """Horovod's collectives, over Gloo, MPI or NCCL."""
+
+    def allgather(rows: tf.Tensor, name: str) -> tf.Tensor:
+        return _from_bits(hvd.allgather(_as_bits(rows), name=name, ignore_name_scope=True), rows.dtype)
+
+    def alltoall(rows: tf.Tensor, counts: tf.Tensor, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        found, found_counts = hvd.alltoall(_as_bits(rows), counts, name=name, ignore_name_scope=True)
+        return _from_bits(found, rows.dtype), found_counts
+
     return Transport(
         hvd.size,
         lambda vector, name: hvd.allreduce(vector, op=hvd.Sum, name=name),
-        lambda rows, name: hvd.allgather(rows, name=name),
+        allgather,
+        alltoall,
         lambda tensor, root, name: hvd.broadcast(tensor, root, name=name),
     )
+
+
+def _as_bits(rows: tf.Tensor) -> tf.Tensor:
+    """Rows in a type that Horovod carries: bfloat16, which it only adds up, as 16-bit integers of the same bits."""
+    return tf.bitcast(rows, tf.int16) if rows.dtype == tf.bfloat16 else rows
+
+
+def _from_bits(rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.bitcast(rows, dtype) if rows.dtype != dtype else rows

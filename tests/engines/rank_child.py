@@ -3,6 +3,7 @@
 python -m tests.engines.rank_child SCENARIO[:ROW]...          in the environment that `rank_tasks` makes
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -40,6 +41,7 @@ from tfnmt.errors import UserError
 BATCHES = toy.make_batches(128)
 UPDATES = 4
 UNCHECKED = RankSettings(check_replicas_every=0)
+SHARDED = RankSettings(vocabulary_parallel=True, check_replicas_every=1)
 
 
 class Team:
@@ -204,6 +206,75 @@ def pieces(team, row):
     finite = all(bool(np.isfinite(vector).all()) for vector in poisoned.vectors.values())
     skipped = [report.skipped for report in reports]
     return {**_difference(state, team.simulate(row)[1]), "skipped": skipped, "finite": finite}
+
+
+def tables(team, row):
+    """Ranks that have a part of the rows each, under a norm that clips, with a moving average."""
+    options = {"model": toy.TableModel(), "clip_norm": 0.05, "average_rate": 0.05}
+    reports, state = team.train(row, settings=SHARDED, **options)
+    _, in_pieces = team.train(row, settings=dataclasses.replace(SHARDED, reduction_pieces=2), **options)
+    if state is None:
+        return {}
+    expected, virtual = team.simulate(row, **options)
+    _, unclipped = team.simulate(row, **{**options, "clip_norm": 0.0})
+    return {
+        **_difference(state, virtual),
+        "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
+        "norms": max(abs(one.gradient_norm - other.gradient_norm) for one, other in zip(reports, expected)),
+        "from_unclipped": _difference(state, unclipped)["distance"],
+        "from_pieces": _difference(state, in_pieces)["distance"],
+    }
+
+
+def share(team, row):
+    """What each rank holds, and where the moving average is."""
+    engine = team.engine(row, settings=SHARDED, model=toy.TableModel())
+    if team.ranks.rank:
+        engine.follow()
+    else:
+        run(engine, 1)
+        team.ranks.command(Command(END))
+    variables = engine._servers.server.shards[0].vectors()
+    return {"sizes": team.ranks.gather([variable.shape[0] for variable in variables.values()])}
+
+
+def interchange(team, row):
+    """Sharded ranks, one process and sharded ranks; and N + N updates of sharded ranks."""
+    options = {"model": toy.TableModel(), "average_rate": 0.05}
+    _, whole = team.train(row, 2 * UPDATES, settings=SHARDED, **options)
+    _, first = team.train(row, settings=SHARDED, **options)
+    _, parts = team.train(row, settings=SHARDED, start=first, **options)
+    second = None if first is None else team.simulate(row, start=first, **options)[1]
+    _, third = team.train(row, settings=SHARDED, start=second, **options)
+    if third is None:
+        return {}
+    _, expected = team.simulate(row, 3 * UPDATES, **options)
+    return {**_difference(third, expected), "resumed": _difference(whole, parts)["distance"]}
+
+
+def spoil(team, row):
+    """One rank's gradient is not a number once: nobody moves, because what others have of it cannot be taken out."""
+    model = toy.PoisonedTableModel(place=team.ranks.size + 1)
+    reports, state = team.train(row, settings=SHARDED, model=model)
+    if state is None:
+        return {}
+    finite = all(bool(np.isfinite(vector).all()) for vector in state.vectors.values())
+    return {"skipped": [report.skipped for report in reports], "finite": finite}
+
+
+def carry(team, row):
+    """What an update brings through the connections of rank 0 of 2, over what the other one says that it sends."""
+    engine = team.engine(row, model=toy.WideTableModel(), settings=RankSettings(vocabulary_parallel=True))
+    if team.ranks.rank:
+        engine.follow()
+        return {}
+    received, reported = [], []
+    for report in itertools.islice(engine.blocks(), UPDATES):
+        received.append(received_bytes())
+        reported.append(report.pushes[1].bytes_pushed)
+    team.ranks.command(Command(END))
+    shares = np.diff(received)[1:] / reported[2:]
+    return {"least": shares.min().item(), "reported": reported}
 
 
 def replicas(team, row):

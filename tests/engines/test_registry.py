@@ -165,6 +165,27 @@ def test_pieces_need_a_gradient_that_is_pushed_alone(two_ranks, row, shared, fau
 
 
 @pytest.mark.parametrize(
+    "row, shared, fault",
+    [
+        (Bmuf(), {}, "--vocabulary_parallel: --strategy=it takes steps between its meetings"),
+        (RingAllreduce(), {"global_batch_tokens": 99}, "--vocabulary_parallel: ranks would read different numbers"),
+        (RingAllreduce(), {"encoding": "float16"}, "--vocabulary_parallel: gradients are summed before"),
+        (RingAllreduce(), {}, None),
+        (Sync(), {}, None),
+    ],
+)
+def test_shared_tables_need_all_ranks_in_every_step(two_ranks, row, shared, fault):
+    found = faults(session_of("horovod", RankSettings(vocabulary_parallel=True)), row, **shared)
+    assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
+
+
+def test_shared_tables_need_ranks_that_stay(two_ranks, monkeypatch):
+    monkeypatch.setattr(rank_session, "is_elastic", lambda: True)
+    (found,) = faults(session_of("horovod", RankSettings(vocabulary_parallel=True)), RingAllreduce())
+    assert found.startswith("--vocabulary_parallel: a rank that is lost takes its rows")
+
+
+@pytest.mark.parametrize(
     "encoding, slots, fault",
     [("float16", "average", "--encoding=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
 )

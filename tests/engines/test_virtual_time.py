@@ -6,7 +6,7 @@ import pytest
 from tests import toy
 from tests.engines.building import EQUAL_SPEED, local, run, simulated
 from tfnmt.engines.schedule import ABSORBED, STEPPED, Fault
-from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.engines.virtual_time import Costs, CostSettings, SharedTables
 from tfnmt.layout import Layout
 from tfnmt.strategies import Async, ModelAverage, RingAllreduce, SummedAsync, Sync
 
@@ -37,6 +37,29 @@ def engine(row, workers, servers=1, **settings):
 def seconds(row, workers, updates, servers=1, **settings):
     """Of each update."""
     return [report.seconds for report in run(engine(row, workers, servers, **settings), updates)]
+
+
+class TestSharedTables:
+    # The same as `graphs.vocabulary_parallel` counts, in `tests/graphs/test_vocabulary_parallel.py`.
+    TABLES = SharedTables(rows=30_000, width=512, step_tokens=3_000, looked_up=0)
+
+    def test_bytes_of_a_ring_are_those_of_the_rest_and_of_the_states(self):
+        """Two vectors of which tables are a half; nothing is looked up."""
+        tables, whole = self.TABLES, 2 * self.TABLES.table_bytes
+        found = Costs(CostSettings(), 1, 4, 1, whole, is_ring=True, tables=tables)
+        expected = 2 * tables.table_bytes * 3 / 4 + 4 * (3 * (3_000 * (2 * 512 + 5) + 1) + 2 * 512 * 3 / 4)
+        assert found.ring_bytes(1) == pytest.approx(expected)
+        assert found.held_bytes == tables.table_bytes + tables.table_bytes / 4
+
+    @pytest.mark.parametrize("tokens, most", [(3_000, 9), (1_000, 29), (30_000, 1)])
+    def test_break_even_is_where_all_tokens_are_as_many_as_rows(self, tokens, most):
+        """N T < V but for a few numbers of each token: within one worker."""
+        tables = self.TABLES._replace(step_tokens=tokens)
+        assert tables.most_workers() == most
+        assert abs(most - 30_000 / tokens) <= 1
+
+    def test_look_ups_cost(self):
+        assert self.TABLES._replace(looked_up=6_000).most_workers() == 7
 
 
 class TestComputing:

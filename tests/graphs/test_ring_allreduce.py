@@ -1,8 +1,5 @@
 """The ring-allreduce subgraph between threads of this process."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,40 +7,10 @@ import tensorflow as tf
 from graphs.encodings import DENSE, Half
 from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
 from tests import toy
+from tests.graphs.threads import Threads
 
 WEIGHTS = (2.0, 3.0, 5.0)
 VECTORS = np.arange(24.0).reshape(3, 8) / 7
-
-
-class Threads:
-    """A transport between as many threads, which exchange eagerly."""
-
-    def __init__(self, size):
-        self.size, self._rank = size, threading.local()
-        self._given, self._barrier = [None] * size, threading.Barrier(size, timeout=60)
-
-    def run(self, function):
-        """What the function of transport and rank returns on each rank."""
-
-        def run_one(rank):
-            self._rank.number = rank
-            return function(self, rank)
-
-        with ThreadPoolExecutor(self.size) as pool:
-            return list(pool.map(run_one, range(self.size)))
-
-    def _exchange(self, tensor):
-        self._given[self._rank.number] = tensor
-        self._barrier.wait()
-        given = list(self._given)
-        self._barrier.wait()
-        return given
-
-    def allreduce(self, vector, name):
-        return tf.add_n(self._exchange(vector))
-
-    def allgather(self, rows, name):
-        return tf.concat(self._exchange(rows), axis=0)
 
 
 def scalar(number):

@@ -1,5 +1,6 @@
 """The ranking of candidates, in numbers."""
 
+import dataclasses
 import json
 
 import pytest
@@ -19,6 +20,8 @@ PROBE = Probe(
     seconds_per_token=0.008,
     server_seconds_per_byte=0.0,
     meeting_seconds=0.0,
+    table_rows=25,
+    table_width=10,
 )
 NETWORK = CostSettings(jitter=0.0, network_bytes_per_second=4000.0, network_latency_seconds=0.0)
 """A step takes a second, and so does a vector over one link."""
@@ -48,6 +51,19 @@ def test_slots_that_are_averaged_are_not_encoded():
     found = [one for one in ranking.candidates([2], 0, [5], ["none", "float16"]) if one.strategy == "model_average"]
     averaged = [one for one in found if one.columns(ADAM).averaged_slots]
     assert all(one.encoding == "none" for one in averaged)
+
+
+def test_ranks_that_share_tables():
+    """A step of 1 s; a vector of 1,000 numbers, of which tables are a quarter, takes a second."""
+    whole = Candidate("ring_allreduce", RingAllreduce(), "none", 2, 0)
+    shared = dataclasses.replace(whole, vocabulary_parallel=True)
+    seconds = {one.candidate: one.speed.step_seconds for one in ranked(whole, shared)}
+    states, rows, sums = 100 * (2 * 10 + 5) + 1, 25 * (2 * 10 + 1) / 2, 10
+    assert seconds[whole] == pytest.approx(1 + 1.0)
+    assert seconds[shared] == pytest.approx(1 + 0.75 + (states + rows + sums) / 1000)
+    assert shared.flags() == {"strategy": "ring_allreduce", "vocabulary_parallel": "true"}
+    said = ranking.describe_tables(PROBE, [2, 4])
+    assert "2 or 4 ranks hold 0 MB or 0 MB of each vector of 0 MB; it saves no bytes" in said
 
 
 def test_order_and_speed_up():

@@ -45,6 +45,12 @@ class RankSettings(StallSettings):
         "compute_share holds the waits for other ranks' pieces too: nothing tells the two apart.",
         minimum=1,
     )
+    vocabulary_parallel: bool = setting(
+        False,
+        "Whether each rank has a part of the rows of the embedding tables and of the output layer, with their "
+        "optimizer's slots, for rows that push at every step, without --encoding and --global_batch_tokens: less "
+        "memory, and fewer bytes where an update has fewer target tokens than the vocabulary.",
+    )
     check_replicas_every: int = setting(
         1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
     )

@@ -123,6 +123,8 @@ def _main(
     probe = _read_probe(plan.probe) if plan.probe else _measured_probe(plan, data, choice, model, optimizer)
     print(probe.describe())
     print(_describe(network, goal))
+    if probe.table_rows:
+        print(ranking.describe_tables(probe, sorted(set(map(int, plan.workers)))))
     ranked = _ranked(plan, probe, network, optimizer, goal)
     best = ranking.best_of_each(ranked)
     text = ranking.table(best)
@@ -145,7 +147,8 @@ def _main(
     (output / "simulated.flags").write_text(flagfile_text(*settings, virtual) + "--engine=simulated\n")
     print(f"All {len(ranked)} are in {output}, with a picture. To start the first one:")
     print(f"  {_start(first, output / 'start.flags')} --run_directory=RUN")
-    print("To train it here under this clock, with virtual machines:")
+    without = f", whose tables are whole (without --{ranking.VOCABULARY_PARALLEL})" * first.vocabulary_parallel
+    print(f"To train it here under this clock, with virtual machines{without}:")
     print(f"  tfnmt-train --flagfile={output / 'simulated.flags'} --run_directory=RUN")
     return 0
 
@@ -251,6 +254,7 @@ def _ranked(
 ) -> list[Ranked]:
     workers, local_steps = (sorted(set(map(int, texts))) for texts in (plan.workers, plan.local_steps))
     found = list(ranking.candidates(workers, plan.parameter_servers, local_steps, tuple(ENCODINGS)))
+    found = [candidate for candidate in found if probe.table_rows or not candidate.vocabulary_parallel]
     with Progress("Predicting", len(found), "candidates") as progress:
         advanced = _advancing(found, progress)
         return ranking.rank(advanced, probe, network, optimizer, goal, plan.price_per_hour)
@@ -271,6 +275,7 @@ def _start(candidate: Candidate, flagfile: Path) -> str:
     if not candidate.servers:
         return (
             f"horovodrun --gloo -np {len(workers)} -H {','.join(f'{name}:1' for name in workers)} tfnmt-train {flags}"
+            f"{f' --{ranking.VOCABULARY_PARALLEL}' * candidate.vocabulary_parallel}"
         )
     servers = [f"server{number}" for number in range(candidate.servers)]
     hosts = {"chief_hosts": workers[:1], "worker_hosts": workers, "ps_hosts": servers}

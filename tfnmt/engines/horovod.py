@@ -1,8 +1,9 @@
 """The Horovod engine: one process for each rank, which all hold what the servers of a cluster would hold.
 
 Every rank does its block, the payloads are summed on all of them at once, and each moves its own copy of the parameters
-by the same update: the copies stay equal, bit for bit. Rank 0 alone decides what comes next, and tells the others
-before it comes. So a decision, whatever it depends on, is one that all ranks take.
+by the same update: the copies stay equal, bit for bit. With `--vocabulary_parallel` a rank has no copy of the tables,
+but some of their rows, whose gradients it computes for the tokens of all. Rank 0 alone decides what comes next, and
+tells the others before it comes. So a decision, whatever it depends on, is one that all ranks take.
 """
 
 import contextlib
@@ -16,13 +17,15 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.encodings import DENSE
-from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
+from graphs.ring_allreduce import exchange_numbers, exchange_squares, pack_sums, parameter_sums, ring_allreduce
+from graphs.vocabulary_parallel import counting
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings, RegroupError
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.servers import Arrival, UpdateSequence
+from tfnmt.engines.vocabulary_shards import VocabularyShard
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 
@@ -45,15 +48,20 @@ class HorovodEngine(Engine):
           newest_saved: the update of the newest checkpoint; asked on rank 0.
         """
         self._newest_saved = newest_saved
+        self._shard = VocabularyShard(recipe.layout, ranks.rank, ranks.size, settings.vocabulary_parallel)
+        self._moved = tf.Variable(0, dtype=tf.float64, trainable=False)  # bytes, for rows that others have
+        recipe = self._shard.recipe(recipe, counting(ranks.transport, ranks.rank, self._moved))
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._encodings = [phase.strategy.encoding for phase in recipe.phases]
         self._servers = UpdateSequence(_without_encodings(recipe), ranks.size)
         self._begin_phase()
         self._shared = False
+        self._restored: EngineState | None = None  # a whole state, until this rank has given it to the others
         self._own: Mapping[str, np.ndarray] = {}  # what this rank's worker has kept when the ranks changed
         self._reports: list[BlockReport] = []  # behind the newest checkpoint
         self._missed: list[BlockReport] = []  # which others had, and this rank's driver has not heard of
         self._reduction_seconds = self._update_seconds = 0.0  # the last ones
+        self._square: float | None = None  # of the last sum, where tables are sharded
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
@@ -80,8 +88,8 @@ class HorovodEngine(Engine):
         """Everything that an exact resume needs."""
         self._share_once()
         with self._together(_STATE):
-            vectors = self._workers_vectors()
-        return self._servers.state().with_vectors(vectors)
+            held = self._held_by_ranks()
+        return self._whole(held)
 
     def live(self) -> EngineState | None:
         """What this rank alone holds, with the reports since the newest checkpoint: enough to go on without the others.
@@ -97,7 +105,8 @@ class HorovodEngine(Engine):
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine, before `blocks` and `follow`: on rank 0, or on all what was `live`."""
-        self._servers.restore(state)
+        self._restored = state if self._shard.tables else None
+        self._servers.restore(dataclasses.replace(state, vectors=self._shard.cut(state.vectors)))
         own = {name: vector for name, vector in state.vectors.items() if name.startswith(_OWN)}
         self._own = {self._prefix + name.removeprefix(_OWN): vector for name, vector in own.items()}
         self._reports = list(state.reports)
@@ -141,13 +150,17 @@ class HorovodEngine(Engine):
         self._phase, self._building = servers.phase, True
         encoding = self._encodings[servers.phase]
         number_bytes = encoding.dtype(self._recipe.dtype).size
-        payload_bytes = self._recipe.layout.size * servers.strategy.payload_vectors * number_bytes
+        payload_bytes = self._shard.common_size * servers.strategy.payload_vectors * number_bytes
         self._ring_bytes = 2 * payload_bytes * (self._ranks.size - 1) // self._ranks.size
-        self._overlaps = settings.reduction_pieces > 1 and servers.strategy.pushes_gradients_at_once
+        in_pieces = settings.reduction_pieces > 1 or bool(self._shard.tables)
+        self._overlaps = in_pieces and servers.strategy.pushes_gradients_at_once
         if self._overlaps:
             seen = tf.Variable([-1.0, 0.0], dtype=tf.float64, trainable=False)
-            pack = functools.partial(pack_sums, transport, self._recipe.layout, settings.reduction_pieces, seen)
+            layout, tables = self._recipe.layout, self._shard.tables
+            pack = functools.partial(pack_sums, transport, layout, settings.reduction_pieces, seen, complete=tables)
             reduction: Callable = functools.partial(exchange_numbers, transport, seen=seen)
+            if tables:
+                reduction = functools.partial(exchange_squares, transport, seen=seen, layout=layout, complete=tables)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
         self._reduction = tf.function(reduction, autograph=False)
@@ -165,14 +178,30 @@ class HorovodEngine(Engine):
         """Gives all ranks the state of the one that has come farthest: rank 0 or, among survivors, the first."""
         versions = self._ranks.gather(self._servers.version)
         root = versions.index(max(versions))
-        state = self._servers.state()
-        vectors = self._ranks.share_vectors(state.vectors, root)
+        state = self._state_to_share()
+        vectors = self._share_vectors(state.vectors, root)
         counters, reports = self._ranks.share_object((dict(state.counters), self._reports), root)
         self._missed = [report for report in reports if report.update > self._servers.version]
         self._reports = reports
         self._servers.restore(EngineState({**vectors, **self._own}, counters))
         self._begin_phase()
-        self._shared, self._own = True, {}
+        self._shared, self._own, self._restored = True, {}, None
+
+    def _state_to_share(self) -> EngineState:
+        """This rank's; where tables are sharded, a whole one on rank 0, restored or made of what all ranks hold."""
+        if not self._shard.tables:
+            return self._servers.state()
+        if self._ranks.share_object(self._restored is not None):
+            return self._restored or self._servers.state()
+        return self._whole(self._held_by_ranks())
+
+    def _share_vectors(self, vectors: Mapping[str, np.ndarray], root: int) -> dict[str, np.ndarray]:
+        """This rank's parts of the vectors of one rank, which is never all of them at once."""
+        shared: dict[str, np.ndarray] = {}
+        for name in self._ranks.share_object(list(vectors), root):
+            own = {name: vectors[name]} if self._ranks.rank == root else {}
+            shared |= self._shard.cut(self._ranks.share_vectors(own, root))
+        return shared
 
     def _regroup(self) -> NoReturn:
         raise RegroupError
@@ -189,7 +218,7 @@ class HorovodEngine(Engine):
         arrivals = self._reduce(push)
         began = time.monotonic()
         with self._ranks.computing():
-            report = self._servers.absorb_reduced(arrivals, push.payload, self._ring_bytes)
+            report = self._servers.absorb_reduced(arrivals, push.payload, self._ring_bytes, self._square)
         self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
@@ -209,19 +238,33 @@ class HorovodEngine(Engine):
         """Everybody's push, when the sum of the payloads has taken the place of each."""
         weight = tf.constant(self._servers.weight_of(push.work.sums), tf.float64)
         seconds = (self._reduction_seconds, self._update_seconds)
-        numbers = tf.constant(_row(push, *seconds), tf.float64)
+        numbers = tf.constant(_row(push, float(self._moved.numpy()), *seconds), tf.float64)
+        self._moved.assign(0)
         began = time.monotonic()
         rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
         self._reduction_seconds = time.monotonic() - began
+        if self._shard.tables:
+            self._square = rows[0][-2] + sum(row[-1] for row in rows)
+            rows = [[weight, self._shard.place_of(int(at)), *rest] for weight, at, *rest, _, _ in rows]
         return _arrivals(push, rows)
 
-    def _workers_vectors(self) -> dict[str, np.ndarray]:
-        """Every rank's own vectors, of which only rank 0 keeps all, for a state that will be saved."""
+    def _held_by_ranks(self) -> dict[str, np.ndarray]:
+        """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""
         found: dict[str, np.ndarray] = {}
+        own = self._worker.vectors()
+        if self._shard.tables:
+            own |= self._shard.rows(self._servers.state().vectors)
         for rank in range(self._ranks.size):
-            vectors = self._ranks.share_vectors(self._worker.vectors(), rank)
+            vectors = self._ranks.share_vectors(own, rank)
             found |= vectors if self._ranks.rank == 0 else {}
         return found
+
+    def _whole(self, held: Mapping[str, np.ndarray]) -> EngineState:
+        """The state of all, on rank 0, which knows what each of them holds; another rank's own."""
+        state = self._servers.state()
+        if not self._shard.tables:
+            return state.with_vectors(held)
+        return dataclasses.replace(state, vectors=self._shard.join(state.vectors, held)) if held else state
 
     def _compare_replicas(self) -> None:
         """Compares the parameters of all ranks.
@@ -229,12 +272,14 @@ class HorovodEngine(Engine):
         Raises:
           UserError: some differ.
         """
-        sums = np.array(self._ranks.gather(self._sums().numpy()))
+        names = [parameter.name for parameter in self._recipe.layout.parameters]
+        held_by_all = [number for number, name in enumerate(names) if name not in self._shard.tables]
+        sums = np.array(self._ranks.gather(self._sums().numpy()[held_by_all]))
         usual = int(np.argmax([np.sum((sums == row).all(axis=1)) for row in sums]))  # rank 0 where two ranks differ
         if (sums == sums[usual]).all():
             return
         rank, number = np.argwhere(sums != sums[usual])[0]
-        name = self._recipe.layout.parameters[number].name
+        name = names[held_by_all[number]]
         raise UserError(
             f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank {usual}. Its memory or "
             "its libraries cannot be trusted; start training again without it."
@@ -244,7 +289,7 @@ class HorovodEngine(Engine):
 _WORK = {
     _SHARE: HorovodEngine._share,
     _BLOCK: HorovodEngine._block,
-    _STATE: HorovodEngine._workers_vectors,
+    _STATE: HorovodEngine._held_by_ranks,
     _REGROUP: HorovodEngine._regroup,
 }
 """Command -> what the other ranks do."""
@@ -256,10 +301,10 @@ def _without_encodings(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, phases=phases)
 
 
-def _row(push: Push, reduction_seconds: float, update_seconds: float) -> list[float]:
+def _row(push: Push, other_bytes: float, reduction_seconds: float, update_seconds: float) -> list[float]:
     """A push as numbers, for the others."""
     seconds = (reduction_seconds, update_seconds)
-    return [push.block, push.step, *seconds, push.work.nonfinite_at, *push.work.sums, *push.work.position]
+    return [push.block, push.step, *seconds, other_bytes, push.work.nonfinite_at, *push.work.sums, *push.work.position]
 
 
 def _arrivals(own: Push, rows: Sequence[Sequence[float]]) -> list[Arrival]:
@@ -275,12 +320,13 @@ def _arrivals(own: Push, rows: Sequence[Sequence[float]]) -> list[Arrival]:
 def _arrival(
     rank: int, own: Push, transfer: float, weight: float, nonfinite_at: float, square: float, *numbers: float
 ) -> Arrival:
-    block, step, reduction_seconds, update_seconds, local_nonfinite_at, *rest = numbers
+    block, step, reduction_seconds, update_seconds, other_bytes, local_nonfinite_at, *rest = numbers
     sums, position = Sums(*rest[: len(NO_SUMS)]), rest[len(NO_SUMS) :]
     sums = sums._replace(push_seconds=sums.push_seconds + transfer)
     work = Work(sums, int(local_nonfinite_at), own.version, own.work.clock, tuple(map(int, position)))
     push = own._replace(worker=rank, block=int(block), step=int(step), work=work)
-    return Arrival(push, Waits(reduction_seconds - transfer, update_seconds), weight, int(nonfinite_at), square)
+    waits = Waits(reduction_seconds - transfer, update_seconds)
+    return Arrival(push, waits, weight, int(nonfinite_at), square, int(other_bytes))
 
 
 _REDUCTION = 5

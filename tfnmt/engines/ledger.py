@@ -115,7 +115,7 @@ class Ledger:
         if applied:
             self.version += 1
             self.steps += self.mean_steps()
-            if gradient_norm is not None:
+            if gradient_norm is not None and sums.squared_tokens:
                 measured = (sums.target_tokens, gradient_norm**2, sums.squared_tokens, sums.squares)
                 self._noise = self._noise.after(*measured)
         self.arrived, self.sums = 0, NO_SUMS

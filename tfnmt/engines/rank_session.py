@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from graphs.encodings import DENSE
+from tfnmt.cluster.elasticity import is_elastic
 from tfnmt.cluster.rank_launch import rank_tasks
 from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.supervisor import Task
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.horovod import HorovodEngine
 from tfnmt.engines.session import CLUSTER, HOROVOD, Job, Session, counted, start_streams
+from tfnmt.engines.vocabulary_shards import VocabularyShard
+from tfnmt.layout import Layout
 from tfnmt.strategies import Strategy, StrategySettings
 
 
@@ -21,7 +24,9 @@ class RankSession(Session):
     servers = 1
 
     def __init__(self, settings: RankSettings, threads: int | None, environment: Mapping[str, str]):
-        self._settings, self.streams = settings, start_streams(threads, environment)
+        # Parts of a batch side by side would exchange side by side, and in as many parts on every rank.
+        in_streams = not settings.vocabulary_parallel
+        self._settings, self.streams = settings, start_streams(threads, environment, in_streams=in_streams)
         self._ranks = Ranks(settings)
         self.workers = self._ranks.size
 
@@ -43,6 +48,7 @@ class RankSession(Session):
         """Rows without a barrier, and ways to travel that do not suit a payload."""
         faults, row = super().faults(shared, strategy), f"--strategy={shared.strategy}"
         pieces = self._settings.reduction_pieces
+        faults += self._parallel_faults(shared, strategy) if self._settings.vocabulary_parallel else []
         if not strategy.has_barrier:
             faults.append(f"{row}: has no barrier, and ranks wait for all; use --engine={CLUSTER}.")
         if pieces > 1 and not strategy.pushes_gradients_at_once:
@@ -58,6 +64,34 @@ class RankSession(Session):
                 "either."
             )
         return faults
+
+    def _parallel_faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """What does not go with rows of tables that one rank alone has."""
+        row, flag, faults = f"--strategy={shared.strategy}", "--vocabulary_parallel", []
+        if not strategy.pushes_gradients_at_once:
+            faults.append(
+                f"{flag}: {row} takes steps between its meetings, and ranks that share tables meet in every step; "
+                "leave it out."
+            )
+        if strategy.encoding is not DENSE:
+            faults.append(
+                f"{flag}: gradients are summed before their mean is known; leave out --encoding={shared.encoding}."
+            )
+        if shared.global_batch_tokens:
+            faults.append(
+                f"{flag}: ranks would read different numbers of batches, and they share tables in each; leave out "
+                "--global_batch_tokens."
+            )
+        if is_elastic():
+            faults.append(
+                f"{flag}: a rank that is lost takes its rows of the tables with it; start ranks without a host "
+                "discovery script, or leave it out."
+            )
+        return faults
+
+    def elements(self, layout: Layout) -> int:
+        """A rank's own part, where tables are sharded."""
+        return VocabularyShard(layout, 0, self.workers, self._settings.vocabulary_parallel).layout.size
 
     def payloads(self, strategy: Strategy) -> int:
         """Every rank has a copy of the server parameters, and its own payload."""

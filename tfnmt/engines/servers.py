@@ -34,6 +34,7 @@ class Arrival(NamedTuple):
     weight: float  # that counted
     nonfinite_at: int  # first element of the payload that was not finite, so that it was left out; -1 for none
     square: float  # squared norm of the payload
+    other_bytes: int = 0  # that the worker has sent beside its payload
 
 
 class UpdateSequence:
@@ -155,20 +156,28 @@ class UpdateSequence:
             self._late_seconds = self._clock() - counted_at
         return None if update is None else self._report(update, push)
 
-    def absorb_reduced(self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int) -> BlockReport:
+    def absorb_reduced(
+        self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int, square: float | None = None
+    ) -> BlockReport:
         """Takes in a whole round that the workers have summed among themselves.
 
         Args:
           arrivals: everybody's push.
           payload: the sum, of which every worker has a copy.
-          ring_bytes: that each worker has sent.
+          ring_bytes: that each worker has sent for it.
+          square: squared norm of the sum where every worker has a part of it for itself, and nobody knows the norm of
+            one push; None where all have all.
         """
         for arrival in arrivals:
-            taken, push = arrival.nonfinite_at < 0, self._measured(arrival.push, arrival.square)
-            self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes))
+            taken, push = arrival.nonfinite_at < 0, arrival.push
+            push = self._measured(push, arrival.square) if square is None else push
+            self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes + arrival.other_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
-        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
-        return self._report(update, arrivals[-1].push)
+        whole = None if square is None else tf.constant(square, tf.float64)
+        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums), square=whole)))
+        report = self._report(update, arrivals[-1].push)
+        # Of a momentum, too, each worker has a part, and nobody asks for the norms of the others'.
+        return report if square is None else report._replace(momentum_norm=None)
 
     def state(self) -> EngineState:
         """Everything of the servers, and what the workers begin with that have not pushed yet."""
@@ -229,9 +238,11 @@ class UpdateSequence:
             autograph=False,
         )
 
-        def update(payload, weight, tokens, batches, plateau, *numbers):
-            rate = rate_at(tokens, batches, plateau)
-            done = update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=strategy.encoding)
+        def update(payload, weight, tokens, batches, plateau, *numbers, square=None):
+            rate, encoding = rate_at(tokens, batches, plateau), strategy.encoding
+            done = update_from(
+                self.server, payload, weight, rate, clip_norm, *numbers, encoding=encoding, square=square
+            )
             return pack_scalars(done)
 
         self._update_from = tf.function(update, autograph=False)

@@ -12,6 +12,7 @@ from tfnmt.cluster.launched import threads_of_rank
 from tfnmt.cluster.supervisor import Task
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
+from tfnmt.layout import Layout
 from tfnmt.strategies import AVERAGE, Strategy, StrategySettings
 
 CLUSTER, HOROVOD = "cluster", "horovod"
@@ -86,6 +87,10 @@ class Session(abc.ABC):
         """How many are on their way at once, beside one copy of the server parameters."""
         return self.workers
 
+    def elements(self, layout: Layout) -> int:
+        """Numbers of one vector that each process holds."""
+        return layout.size
+
     @abc.abstractmethod
     def describe(self) -> str:
         """The processes in words."""
@@ -118,7 +123,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
-def start_streams(threads: int | None, environment: Mapping[str, str]) -> int:
-    """Makes TensorFlow ready for a process that computes; in how many streams."""
-    runtime.prepare(threads or threads_of_rank(environment), in_streams=True)
+def start_streams(threads: int | None, environment: Mapping[str, str], *, in_streams: bool = True) -> int:
+    """Makes TensorFlow ready for a process that computes, in several streams or not; in how many."""
+    runtime.prepare(threads or threads_of_rank(environment), in_streams=in_streams)
     return runtime.streams()

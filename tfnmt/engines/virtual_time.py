@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from tfnmt.engines.links import Links
+from tfnmt.models.output import CHUNK_ROWS
 from tfnmt.settings import setting
 
 AUTO, STAR, RING = "auto", "star", "ring"
@@ -63,13 +65,77 @@ class CostSettings:
         ]
 
 
+_LOOK_UPS = 2  # of a step: source and target
+
+
+class SharedTables(NamedTuple):
+    """Tables of which each worker of a ring has some rows (`--vocabulary_parallel`), and what a step asks of them.
+
+    Attributes:
+      rows: of all tables together.
+      width: of a row, D.
+      step_tokens: target tokens of a worker's step, T.
+      looked_up: different rows that it looks up.
+    """
+
+    rows: int
+    width: int
+    step_tokens: int
+    looked_up: int
+
+    @property
+    def table_bytes(self) -> int:
+        """Of all tables."""
+        return 4 * self.rows * self.width
+
+    def moved_bytes(self, workers: int) -> float:
+        """Bytes that each of N workers sends in a step, for itself and for the others.
+
+        Every token's state goes to all others, with its id, and its gradient comes back; so do the three numbers that
+        its normalizer is merged from, and the normalizer: (N - 1) T (2 D + 5). A row that is looked up travels once, if
+        it is another's, its id before it and its gradient back. The sums over all rows are reduced.
+        """
+        others, share = workers - 1, (workers - 1) / workers
+        states, rows = self.step_tokens * (2 * self.width + 5), self.looked_up * (2 * self.width + 1)
+        return 4 * (others * (states + 1) + share * rows + 2 * share * self.width)
+
+    def exchanges(self) -> int:
+        """How many a step waits for, one behind the other."""
+        return 3 * _LOOK_UPS + 3 + 4 * -(-self.step_tokens // CHUNK_ROWS)
+
+    def most_workers(self) -> int:
+        """The most workers with which a step sends fewer bytes so than by a reduction of whole tables' gradients.
+
+        Beside long rows and few look-ups that is N T < V, with V the rows of all tables.
+
+        >>> SharedTables(rows=32_000, width=512, step_tokens=4_000, looked_up=0).most_workers()
+        7
+        """
+        whole, found = 2 * self.table_bytes, 1
+        while self.moved_bytes(found + 1) < whole * found / (found + 1):
+            found += 1
+        return found
+
+
 class Costs:
     """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`."""
 
     def __init__(
-        self, settings: CostSettings, seed: int, workers: int, servers: int, vector_bytes: int, *, is_ring: bool
+        self,
+        settings: CostSettings,
+        seed: int,
+        workers: int,
+        servers: int,
+        vector_bytes: int,
+        *,
+        is_ring: bool,
+        tables: SharedTables | None = None,
     ):
-        """Takes the size of a vector of all parameters, of which each server has an equal part."""
+        """Takes the size of a vector of all parameters, of which each server has an equal part.
+
+        Where the workers of a ring share `tables`, each has all parameters but these, and its part of the rows.
+        """
+        self._tables = tables
         self.settings, self.is_ring = settings, is_ring
         self._seed, self._workers, self._servers, self._vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
@@ -121,19 +187,33 @@ class Costs:
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self.reduction_seconds(sent) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        return self.reduction_seconds(sent) + vectors * self.held_bytes * self.settings.server_seconds_per_byte
+
+    @property
+    def held_bytes(self) -> float:
+        """Bytes of one vector that each worker of a ring has."""
+        if self._tables is None:
+            return self._vector_bytes
+        return self._vector_bytes - self._tables.table_bytes * (self._workers - 1) / self._workers
 
     def reduction_seconds(self, vectors: float) -> float:
-        """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
+        """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once.
+
+        Each exchange for shared tables is N - 1 messages more.
+        """
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:
             rate = min(rate, settings.switch_bytes_per_second / self._workers)
-        messages = 2 * (self._workers - 1)
+        messages = (2 + (self._tables.exchanges() if self._tables else 0)) * (self._workers - 1)
         return messages * settings.network_latency_seconds + self.ring_bytes(vectors) / rate
 
     def ring_bytes(self, vectors: float) -> float:
-        """Bytes that each worker of a ring sends, and receives, to reduce whole vectors."""
-        return 2 * vectors * self._vector_bytes * (self._workers - 1) / self._workers
+        """Bytes that each worker of a ring sends, and receives, to reduce whole vectors, shared tables excepted."""
+        share = (self._workers - 1) / self._workers
+        if self._tables is None:
+            return 2 * vectors * self._vector_bytes * share
+        summed = self._vector_bytes - self._tables.table_bytes
+        return 2 * vectors * summed * share + self._tables.moved_bytes(self._workers)
 
 
 class _SlowPart:

@@ -8,7 +8,11 @@ import tensorflow as tf
 from tfnmt.layout import Initializer, Parameter
 
 Views = Mapping[str, tf.Tensor]
-"""Parameter name -> tensor of its shape, as `Layout.unpack` gives them."""
+"""Parameter name -> tensor of its shape, as `Layout.unpack` gives them.
+
+A table with a row for each token may be something else, of which other processes have rows. It then has a `dtype`,
+`cast(dtype)`, `look_up(ids)` and `loss_sums(...)`, as `embed` and `output.loss_sums` call them.
+"""
 
 NORM_EPSILON = 1e-6
 
@@ -51,14 +55,18 @@ def norm_parameters(name: str, width: int) -> list[Parameter]:
 
 def embedding_parameter(name: str, vocabulary_size: int, width: int) -> Parameter:
     """`name` [V, D], one row for each token."""
-    return Parameter(name, (vocabulary_size, width), normal(width**-0.5))
+    return Parameter(name, (vocabulary_size, width), normal(width**-0.5), by_token=True)
 
 
 def in_precision(views: Views, precision: str) -> Views:
     """The views in the dtype that the layers compute in: float64 and bfloat16 views are left as they are."""
     if precision == "float32":
         return views
-    return {name: tf.cast(view, tf.bfloat16) if view.dtype == tf.float32 else view for name, view in views.items()}
+    return {name: _cast(view) if view.dtype == tf.float32 else view for name, view in views.items()}
+
+
+def _cast(view: tf.Tensor) -> tf.Tensor:
+    return tf.cast(view, tf.bfloat16) if tf.is_tensor(view) else view.cast(tf.bfloat16)
 
 
 def dense(
@@ -187,6 +195,8 @@ def _row_mean(inputs: tf.Tensor) -> tf.Tensor:
 
 def embed(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     """The rows of `table` [V, D] for `ids` [...]: [..., D]. The gradient is a dense [V, D]."""
+    if not tf.is_tensor(table):
+        return table.look_up(ids)
 
     @tf.custom_gradient
     def lookup(table: tf.Tensor) -> tuple[tf.Tensor, Callable]:

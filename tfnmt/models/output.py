@@ -1,7 +1,7 @@
 """The output layer: projection onto the vocabulary, log-probabilities and the label-smoothed loss."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -48,6 +48,8 @@ def loss_sums(
     [V]. `label_smoothing` is the probability that is spread evenly over the vocabulary.
     """
     ids = tf.reshape(target_ids, [-1])
+    if not tf.is_tensor(kernel):
+        return _loss_sums_elsewhere(states, kernel, bias, ids, label_smoothing)
     trained = [kernel] if bias is None else [kernel, bias]
 
     @tf.custom_gradient
@@ -61,6 +63,16 @@ def loss_sums(
 
     loss, cross_entropy = compute(tf.reshape(states, [-1, kernel.shape[1]]), *trained)
     return LossSums(loss, cross_entropy, tf.cast(token_count(ids), loss.dtype))
+
+
+def _loss_sums_elsewhere(
+    states: tf.Tensor, kernel: Any, bias: tf.Tensor | None, ids: tf.Tensor, label_smoothing: float
+) -> LossSums:
+    """The same by a kernel of which other processes have rows; padding does not travel to them."""
+    tokens = tf.where(is_token(ids))[:, 0]
+    rows = tf.gather(tf.reshape(states, [-1, states.shape[-1]]), tokens)
+    loss, cross_entropy = kernel.loss_sums(rows, bias, tf.gather(ids, tokens), label_smoothing, CHUNK_ROWS)
+    return LossSums(loss, cross_entropy, tf.cast(tf.size(tokens), loss.dtype))
 
 
 class _Sums(NamedTuple):

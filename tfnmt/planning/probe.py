@@ -39,6 +39,8 @@ class Probe:
       machine: its processor and cores.
       parameters: numbers in a vector of all parameters.
       batch_tokens: target tokens of a batch of training, the mean.
+      table_rows: rows of all embedding tables and of the output layer; 0 where an earlier version did not look.
+      table_width: numbers of such a row.
     """
 
     machine: str
@@ -48,6 +50,8 @@ class Probe:
     seconds_per_token: float
     server_seconds_per_byte: float
     meeting_seconds: float
+    table_rows: int = 0
+    table_width: int = 0
 
     def describe(self) -> str:
         """The numbers in words."""
@@ -71,6 +75,7 @@ def measure(machine: str, recipe: Recipe, make_batches: MakeBatches, batch_posit
       make_batches: of the training corpus.
       batch_positions: of a batch of training.
     """
+    tables = [parameter.shape for parameter in recipe.layout.parameters if parameter.by_token]
     sizes = batch_positions, max(batch_positions // SMALL_BATCH, 1)
     mixed = dataclasses.replace(recipe, make_batches=lambda *_: _in_turn([make_batches(size) for size in sizes]))
     with Progress("Probing", STEP_SECONDS + UPDATE_SECONDS + MEETING_SECONDS) as progress:
@@ -89,6 +94,8 @@ def measure(machine: str, recipe: Recipe, make_batches: MakeBatches, batch_posit
         seconds_per_token=seconds_per_token,
         server_seconds_per_byte=update_seconds / (recipe.layout.size * recipe.dtype.size),
         meeting_seconds=max(statistics.median(map(_busy, met)) - whole_step, 0.0),
+        table_rows=sum(rows for rows, _ in tables),
+        table_width=max(width for _, width in tables),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from graphs.encodings import ENCODINGS
-from tfnmt.engines.virtual_time import Costs, CostSettings
+from tfnmt.engines.virtual_time import Costs, CostSettings, SharedTables
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
@@ -18,6 +18,7 @@ from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
 
 SINGLE = "single"
 LOCAL_STEPS = "local_steps"  # the flag of rows whose workers train replicas
+VOCABULARY_PARALLEL = "vocabulary_parallel"  # the flag of ranks that share tables
 
 
 _ROWS: dict[str, Any] = {name: make for name, make in STRATEGIES.items() if name != SINGLE}
@@ -33,6 +34,7 @@ class Candidate:
       encoding: `--encoding`.
       workers: how many.
       servers: parameter servers, 0 where the row has none.
+      vocabulary_parallel: whether its ranks share the tables.
     """
 
     strategy: str
@@ -40,6 +42,7 @@ class Candidate:
     encoding: str
     workers: int
     servers: int
+    vocabulary_parallel: bool = False
 
     def columns(self, optimizer: OptimizerSettings) -> Strategy:
         """The row as an engine sees it."""
@@ -50,7 +53,9 @@ class Candidate:
         default = type(self.row)()
         changed = {name: value for name, value in vars(self.row).items() if value != getattr(default, name)}
         encoding = {"encoding": self.encoding} if self.encoding != "none" else {}
-        return {name: value_text(value) for name, value in {"strategy": self.strategy, **changed, **encoding}.items()}
+        shared = {VOCABULARY_PARALLEL: True} if self.vocabulary_parallel else {}
+        flags = {"strategy": self.strategy, **changed, **encoding, **shared}
+        return {name: value_text(value) for name, value in flags.items()}
 
 
 class Goal(NamedTuple):
@@ -108,6 +113,8 @@ def candidates(
                 columns = row.row(number, OptimizerSettings())
                 for encoding in ("none",) if columns.averaged_slots else encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
+                if columns.ring:
+                    yield Candidate(name, row, "none", number, 0, vocabulary_parallel=True)
 
 
 def rank(
@@ -152,7 +159,30 @@ def costs_of(candidate: Candidate, columns: Strategy, probe: Probe, network: Cos
             settings, meeting_seconds=0.0, network_bytes_per_second=1e18, network_latency_seconds=0.0
         )
     vector_bytes, servers = probe.parameters * DTYPE.size, max(candidate.servers, 1)
-    return Costs(settings, 0, candidate.workers, servers, vector_bytes, is_ring=columns.ring)
+    tables = shared_tables(probe) if candidate.vocabulary_parallel else None
+    return Costs(settings, 0, candidate.workers, servers, vector_bytes, is_ring=columns.ring, tables=tables)
+
+
+def shared_tables(probe: Probe) -> SharedTables:
+    """What ranks of the probe's machine would share; every token of a step is taken for a row of its own, twice."""
+    return SharedTables(
+        probe.table_rows, probe.table_width, probe.batch_tokens, min(2 * probe.batch_tokens, probe.table_rows)
+    )
+
+
+def describe_tables(probe: Probe, workers: Sequence[int]) -> str:
+    """What sharing them saves, in words."""
+    tables, vector_bytes = shared_tables(probe), probe.parameters * DTYPE.size
+    held = (
+        f"{Costs(CostSettings(), 0, number, 1, vector_bytes, is_ring=True, tables=tables).held_bytes / 1e6:,.0f} MB"
+        for number in workers
+    )
+    most = tables.most_workers()
+    saves = f"saves bytes up to {most} ranks" if most > 1 else "saves no bytes"
+    return (
+        f"With --{VOCABULARY_PARALLEL}, {' or '.join(map(str, workers))} ranks hold {' or '.join(held)} of each vector "
+        f"of {vector_bytes / 1e6:,.0f} MB; it {saves}, at {probe.batch_tokens:,} target tokens a step of each."
+    )
 
 
 def with_probe(network: CostSettings, probe: Probe) -> CostSettings:
