@@ -142,7 +142,7 @@ def test_what_is_chosen():
     "given, message",
     [
         ([], "--teacher is missing"),
-        (["--teacher=/no/such/run"], "no such directory"),
+        (["--teacher=/no/such/run"], "--teacher=/no/such/run: there is no such directory"),
         (["--teacher={corpus}/run", "--nbest=3"], "--nbest does nothing here"),
         (["--teacher={corpus}/run", "--data=/no/such/corpus"], "--data=/no/such/corpus"),
     ],

@@ -104,13 +104,13 @@ def test_limits_are_those_of_the_search():
     assert [length_limit(length, settings) for length in range(1, 60)] == length_limits(ids, settings).numpy().tolist()
 
 
-def check(model, directory, quantization="float32", largest_bleu_loss=0.5):
-    directory.mkdir()
-    return CheckedExport(model, GREEDY, TEXT, None, directory).write(quantization, largest_bleu_loss)
+@pytest.fixture(name="checked", scope="module")
+def _checked(pre):
+    return CheckedExport(pre, GREEDY, TEXT, None)
 
 
-def test_an_equal_export_is_left(pre, tmp_path):
-    found = check(pre, tmp_path / "exported")
+def test_an_equal_export_is_left(checked, tmp_path):
+    found = checked.write(tmp_path, "float32", 0.5)
     assert found.equal == len(LINES) and found.scores == found.exported_scores and found.scores.bleu > 5
 
 
@@ -134,27 +134,28 @@ def _exchanged_keys_and_values(monkeypatch):
 
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
 @pytest.mark.parametrize("mistake", [_later_positions, _exchanged_keys_and_values])
-def test_a_wrong_export_is_refused(pre, tmp_path, monkeypatch, mistake, quantization):
+def test_a_wrong_export_is_refused(checked, tmp_path, monkeypatch, mistake, quantization):
     """The negative controls: in int8, too, it is no matter of BLEU."""
-    expected = [best.text for best, *_ in translations(pre, GREEDY)]
     mistake(monkeypatch)
     with pytest.raises(DifferentError, match="Sentence") as error:
-        check(pre, tmp_path / "exported", quantization, largest_bleu_loss=100)
+        checked.write(tmp_path, quantization, 100)
     place = int(str(error.value).split(",")[0].removeprefix("Sentence ")) - 1
-    assert f"{LINES[place]!r}, becomes {expected[place]!r} and, exported, " in str(error.value)
+    assert f"{LINES[place]!r}, becomes " in str(error.value) and " and, exported, " in str(error.value)
 
 
 def test_arithmetic_of_training_is_no_difference(pre, tmp_path):
     """A run that computes in bfloat16 is compared in float32, as its export computes."""
     settings = dataclasses.replace(pre.models[0].settings, precision="bfloat16")
     model = type(pre.models[0])(settings, pre.source_vocabulary.size, pre.target_vocabulary.size)
-    assert check(pre._replace(models=[model]), tmp_path / "exported").equal == len(LINES)
+    found = CheckedExport(pre._replace(models=[model]), GREEDY, TEXT, None).write(tmp_path, "float32", 0.5)
+    assert found.equal == len(LINES)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS[1:])
-def test_quantized_exports_are_smaller(pre, tmp_path, quantization):
+def test_quantized_exports_are_smaller(pre, checked, tmp_path, quantization):
     before = pre.vectors[0].copy()
-    found = check(pre, tmp_path / "small", quantization, largest_bleu_loss=5)
+    (tmp_path / "small").mkdir()
+    found = checked.write(tmp_path / "small", quantization, 5)
     np.testing.assert_array_equal(pre.vectors[0], before)
     assert found.equal > 0.7 * len(LINES)
     exact = (exported(pre, tmp_path / "exact") / "model.bin").stat().st_size
@@ -163,7 +164,7 @@ def test_quantized_exports_are_smaller(pre, tmp_path, quantization):
     assert share < {"float16": 0.6, "bfloat16": 0.6, "int16": 0.7}.get(quantization, 0.55)
 
 
-def test_a_quantized_export_that_costs_too_much_is_refused(pre, tmp_path, monkeypatch):
+def test_a_quantized_export_that_costs_too_much_is_refused(checked, tmp_path, monkeypatch):
     def write_badly(*arguments):
         if arguments[-1] == "int8":
             _later_positions(monkeypatch)
@@ -173,7 +174,7 @@ def test_a_quantized_export_that_costs_too_much_is_refused(pre, tmp_path, monkey
     with pytest.raises(
         DifferentError, match=r"--quantization=int8 costs more BLEU than --largest_bleu_loss=0.5: .*"
     ) as error:
-        check(pre, tmp_path / "exported", "int8")
+        checked.write(tmp_path, "int8", 0.5)
     assert "Sentence" in str(error.value)
 
 

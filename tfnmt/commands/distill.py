@@ -124,8 +124,11 @@ def _names(settings: DistillSettings) -> list[str]:
     if _is_exported(settings.teacher[0]):
         fingerprint = durable_files.fingerprint(Path(settings.teacher[0], MODEL))
         return [f"{settings.teacher[0]}, SHA-256 {fingerprint.sha256}"]
-    runtime.prepare(_threads(settings), in_streams=True)
-    return load(TrainedSettings(settings.teacher, settings.checkpoint)).names
+    runtime.prepare(settings.threads or None, in_streams=True)
+    try:
+        return load(TrainedSettings(settings.teacher, settings.checkpoint)).names
+    except UserError as error:
+        raise UserError(*(fault.replace("--run_directory", "--teacher") for fault in error.faults)) from error
 
 
 def _is_exported(teacher: str) -> bool:
@@ -134,8 +137,9 @@ def _is_exported(teacher: str) -> bool:
 
 def _threads(settings: DistillSettings) -> int | None:
     """Cores of each process; None for all."""
-    cores = settings.threads or runtime.usable_cores()
-    return max(1, cores // settings.processes) if settings.threads or settings.processes > 1 else None
+    if settings.processes == 1:
+        return settings.threads or None
+    return max(1, (settings.threads or runtime.usable_cores()) // settings.processes)
 
 
 def _translate(

@@ -116,8 +116,8 @@ def _main(trained_settings: TrainedSettings, settings: ExportSettings, search: E
     text = _text(settings, run)
 
     def export(directory: Path) -> None:
-        checked = CheckedExport(trained, search, text, trained_settings.threads or None, directory)
-        check = checked.write(settings.quantization, settings.largest_bleu_loss)
+        checked = CheckedExport(trained, search, text, trained_settings.threads or None)
+        check = checked.write(directory, settings.quantization, settings.largest_bleu_loss)
         model_card.write(directory, run, trained, check, settings.quantization)
         logging.info("In %s %s.", settings.quantization, check)
 

@@ -81,9 +81,9 @@ def refuse_what_cannot_be_exported(trained: Trained) -> None:
 
 
 class CheckedExport:
-    """Writes a Transformer into a directory, and translates with what it has written."""
+    """Writes a Transformer into directories, and translates with what it has written."""
 
-    def __init__(self, trained: Trained, search: SearchSettings, text: CheckText, threads: int | None, directory: Path):
+    def __init__(self, trained: Trained, search: SearchSettings, text: CheckText, threads: int | None):
         """Translates the text with the model itself.
 
         Args:
@@ -91,32 +91,33 @@ class CheckedExport:
           search: the lengths of sentences that the export will have to translate.
           text: what both ways translate.
           threads: cores to compute on; None for all.
-          directory: an empty directory; what is in it behind an error is of no use.
         """
         lengths = {name: getattr(search, name) for name in _LENGTHS}
         self._greedy = DecodingSettings(beam_size=1, **lengths)
-        self._trained, self._text, self._directory, self._threads = _in_float32(trained), text, directory, threads
+        self._trained, self._text, self._threads = _in_float32(trained), text, threads
         translator = self._trained.translator(self._greedy)
         self._expected = self._translate(
             lambda lines, report: translator.translate(self._trained.vectors, lines, report=report)
         )
         self._scores = self._evaluate(self._expected)
 
-    def write(self, quantization: str, largest_bleu_loss: float) -> Check:
+    def write(self, directory: Path, quantization: str, largest_bleu_loss: float) -> Check:
         """Writes it in a quantization of `ctranslate2_format.QUANTIZATIONS` that costs at most so much BLEU.
+
+        The directory is empty; what is in it behind an error is of no use.
 
         Raises:
           DifferentError: it translates otherwise.
         """
-        check, found = self._write(FLOAT32)
+        check, found = self._write(directory, FLOAT32)
         if len(found) - check.equal > LARGEST_DIFFERENT_SHARE * len(found):
             raise DifferentError(f"{self._first_difference(found)} Nothing was exported: {check}.")
         if quantization == FLOAT32:
             return check
         logging.info("In float32 %s.", check)
-        for path in self._directory.iterdir():
+        for path in directory.iterdir():
             path.unlink()
-        check, found = self._write(quantization)
+        check, found = self._write(directory, quantization)
         if check.scores.bleu - check.exported_scores.bleu > largest_bleu_loss:
             raise DifferentError(
                 f"--quantization={quantization} costs more BLEU than --largest_bleu_loss={largest_bleu_loss:g}: "
@@ -125,18 +126,18 @@ class CheckedExport:
             )
         return check
 
-    def _write(self, quantization: str) -> tuple[Check, list[str]]:
+    def _write(self, directory: Path, quantization: str) -> tuple[Check, list[str]]:
         """The export's check and translations."""
         trained = self._trained
         write(
-            self._directory,
+            directory,
             cast(TransformerSettings, trained.models[0].settings),
             trained.layouts[0].unpack_array(trained.vectors[0]),
             (trained.source_vocabulary, trained.target_vocabulary),
             positions_of(self._greedy),
             quantization,
         )
-        exported = CTranslate2Translator(self._directory, self._greedy, self._threads)
+        exported = CTranslate2Translator(directory, self._greedy, self._threads)
         found = self._translate(exported.translate)
         equal = sum(map(str.__eq__, self._expected, found))
         return Check(self._text, equal, self._scores, self._evaluate(found), exported.arithmetic), found
