@@ -13,7 +13,6 @@ import itertools
 import os
 import pathlib
 import random
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Literal, cast
@@ -206,8 +205,8 @@ def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool, adv
         if report.lines == 0 and block.startswith(_GZIP_MAGIC):
             report.faults.append(f"{report.path}: this is a gzip file; its name must end in .gz.")
             return
-        for kind, (place, text) in _first_faults(block, tab_separated).items():
-            faults.setdefault(kind, f"line {report.lines + block.count(LINE_END, 0, place) + 1}: {text}")
+        for kind, (row, text) in _first_faults(block, tab_separated).items():
+            faults.setdefault(kind, f"line {report.lines + row + 1}: {text}")
         lines = line_count(block)
         report.lines += lines
         advance(lines)
@@ -216,27 +215,29 @@ def _inspect_lines(file: IO[bytes], report: FileReport, tab_separated: bool, adv
         report.faults.append(f"{report.path}: the file is empty.")
 
 
-_ROW_WITHOUT_TAB = re.compile(rb"^[^\t\n]*$(?!\Z)|^[^\t\n]+\Z", re.MULTILINE)
-
-
 def line_count(block: bytes) -> int:
     """The lines of a text that is not empty, of which the last may lack its end."""
     return block.count(LINE_END) + (not block.endswith(LINE_END))
 
 
 def _first_faults(block: bytes, tab_separated: bool) -> dict[str, tuple[int, str]]:
-    """Kind -> place and description of its first fault in whole lines."""
+    """Kind -> row, from 0, and description of its first fault in whole lines."""
     faults = {}
     if not block.isascii():
         try:
             block.decode("utf-8")
         except UnicodeDecodeError as error:
-            faults["bytes"] = error.start, f"byte 0x{block[error.start]:02x} is not UTF-8; convert the file to UTF-8."
+            text = f"byte 0x{block[error.start]:02x} is not UTF-8; convert the file to UTF-8."
+            faults["bytes"] = block.count(LINE_END, 0, error.start), text
     if (place := block.find(b"\0")) >= 0:
-        faults["NUL"] = place, "a NUL character; this is not a text file, or is UTF-16."
-    if tab_separated and (row := _ROW_WITHOUT_TAB.search(block)):
+        text = "a NUL character; this is not a text file, or is UTF-16."
+        faults["NUL"] = block.count(LINE_END, 0, place), text
+    if tab_separated:
+        lines = block.removesuffix(LINE_END).split(LINE_END)
         remedy = "every row needs a source and a target column; for two files give both flags"
-        faults["tab"] = row.start(), f"there is no tab; {remedy}."
+        row = next((row for row, line in enumerate(lines) if b"\t" not in line), None)
+        if row is not None:
+            faults["tab"] = row, f"there is no tab; {remedy}."
     return faults
 
 
