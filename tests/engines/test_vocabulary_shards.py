@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from graphs.forward_backward import forward_backward
 from tests import toy
+from tests.graphs.threads import Threads
+from tests.models.contract import VOCABULARY_SIZE, make_batch
+from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.vocabulary_shards import VocabularyShard
 from tfnmt.layout import Layout, Parameter
+from tfnmt.models.recurrent import Recurrent, RecurrentSettings
+from tfnmt.models.transformer import Transformer, TransformerSettings
 
 
 def zeros(shape, seed):
@@ -77,3 +83,44 @@ def test_elements_of_what_all_hold_have_names():
         names = [part.layout.name_at(part.place_of(element)) for element in range(common.size)]
         assert names == [common.name_at(element) for element in range(common.size)]
         assert part.place_of(-1) == -1
+
+
+LAYERS = {"encoder_layers": 1, "decoder_layers": 1}
+MODELS = {
+    **{
+        f"transformer_{tied}": (
+            Transformer,
+            TransformerSettings(width=8, heads=2, feed_forward_width=12, tied_embeddings=tied, **LAYERS),
+        )
+        for tied in ("all", "target", "none")
+    },
+    "recurrent": (Recurrent, RecurrentSettings(width=6, embedding_width=4, attention_width=5, **LAYERS)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_s_loss_and_all_its_gradients_are_those_of_whole_tables(name):
+    """I42, on three ranks with batches of unequal size and a vocabulary that three does not divide."""
+    make, settings = MODELS[name]
+    model = make(settings, VOCABULARY_SIZE, VOCABULARY_SIZE)
+    layout = Layout(model.parameters)
+    parts, whole = shards(3, layout), {"vector": layout.initialize(1, tf.float64).numpy()}
+    batches = [make_batch(target_lengths=lengths, seed=lengths[0]) for lengths in ((5, 3, 7), (2, 9, 4), (8, 6, 1))]
+
+    def gradients(loss, layout, vectors, batch):
+        gradient, sums = forward_backward(loss, layout, tf.constant(vectors["vector"]), batch, None)
+        return layout.unpack_array(gradient.numpy()), [float(each) for each in sums]
+
+    def work(transport, rank):
+        recipe = parts[rank].recipe(Recipe(model, layout, (), None, None, None), transport)
+        return gradients(recipe.model.loss, recipe.layout, parts[rank].cut(whole), batches[rank])
+
+    found = Threads(3).run(work)
+    expected = [gradients(model.loss, layout, whole, batch) for batch in batches]
+    np.testing.assert_allclose([sums for _, sums in found], [sums for _, sums in expected], rtol=1e-12)
+    assert len(parts[0].tables) == {"transformer_none": 3, "transformer_target": 2, "recurrent": 1}.get(name, 1)
+    for parameter in layout.parameters:
+        own = [views[parameter.name] for views, _ in found]
+        one = np.concatenate(own) if parameter.name in parts[0].tables else sum(own)
+        other = sum(views[parameter.name] for views, _ in expected)
+        assert np.abs(one - other).max() < 1e-12 * max(1, np.abs(other).max()), parameter.name
