@@ -5,7 +5,6 @@ The graph knows no strategy. An `Exchange` says what a pull, a step and a push d
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from graphs.broadcast import pull
 from graphs.encodings import Encoding
+from graphs.error_feedback import RESIDUAL, send
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
@@ -167,7 +167,8 @@ class BlockGraph:
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    done = self._push(replica, outbox, self.exchange.weight(sums))
+                    nonfinite_at, done = self._push(replica, outbox, self.exchange.weight(sums))
+                    work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
                 else:
                     version, clock, done = self._pull(action, replica, began)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
@@ -208,16 +209,25 @@ class BlockGraph:
             replica.updates.assign(self.server.local_updates)
         return done
 
-    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> list[tf.Operation]:
+    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Operation]]:
+        """Pushes; the first element of the payload that is known not to be finite, or -1, and the last operations."""
         payload, changed = self.exchange.push(replica.vectors)
-        averaged = self.local.averaged if self.local else ()
-        vectors = [tf.convert_to_tensor(payload), *(replica.slots[name].read_value() for name in averaged)]
-        shards = len(self.server.shards)
-        parts = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
-        pairs = zip(outbox, parts)
-        done = [variable.assign(self.encoding.encode(part, weight), read_value=False) for variable, part in pairs]
+        payload, place = tf.convert_to_tensor(payload), tf.constant(-1, tf.int64)
+        if self.encoding.keeps_rest:
+            sent = send(self.encoding, self._split, payload, replica.vectors[RESIDUAL].read_value(), weight)
+            parts, place, changed = sent.parts, sent.nonfinite_at, {**changed, RESIDUAL: sent.residual}
+        else:
+            averaged = self.local.averaged if self.local else ()
+            vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
+            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(vector)]
+        done = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         replica.assign(changed)
-        return done
+        return place, done
+
+    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """The parts of a vector [size] for the servers."""
+        shards = len(self.server.shards)
+        return tf.split(vector, shards) if shards > 1 else [vector]
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
         """`steps.count` steps or, with a limit of time, at least one and as many as begin within it."""

@@ -291,7 +291,7 @@ def _decoded(server: ServerVariables, payload: Sequence[tf.Variable], weight, en
     dtype, decoded = server.shards[0].parameters.dtype, []
     for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
         with tf.device(shard.device):
-            decoded.append(encoding.decode(piece, weight, dtype))
+            decoded.append(encoding.decode(piece, weight, shard.parameters.shape[0], dtype))
     return decoded
 
 

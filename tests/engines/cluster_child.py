@@ -1,6 +1,6 @@
 """Runs scenarios on an embedded cluster, in a process of its own, and prints what came out as JSON.
 
-python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW...
+python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW[+ENCODING]...
 """
 
 import contextlib
@@ -78,10 +78,11 @@ def compare(team: Team, row: str) -> dict:
     }
 
 
-def encode(team: Team, row: str) -> dict:
-    """Payloads in 16 bits, and the simulation's."""
-    engine = team.engine(row, encoding="float16")
-    virtual = simulated(ROWS[row], BATCHES, encoding="float16", **team.options)
+def encode(team: Team, row: str, encoding: str) -> dict:
+    """Encoded payloads, and the simulation's."""
+    options = {"encoding": encoding, "topk_fraction": 0.25}
+    engine = team.engine(row, **options)
+    virtual = simulated(ROWS[row], BATCHES, **options, **team.options)
     reports, expected = run(engine, team.updates), run(virtual, team.updates)
     found = _difference(engine.state(), virtual.state())
     engine.stop()
@@ -185,9 +186,9 @@ def waits(team: Team, row: str) -> dict:
     return {"waits": [[push.wait_seconds, push.seconds] for push in report.pushes]}
 
 
-def wire(team: Team, row: str) -> dict:
+def wire(team: Team, row: str, encoding: str = "none") -> dict:
     """What two blocks of all workers bring through the connections between the tasks, and what the reports say."""
-    engine = team.engine(row, model=toy.WideModel())
+    engine = team.engine(row, model=toy.WideModel(), encoding=encoding)
     reports, received = [], []
     for report in engine.blocks():
         reports.append(report)
@@ -219,9 +220,9 @@ def main(workers: int, servers: int, updates: int, scenarios: list[str]) -> None
     with tasks_of(cluster):
         team = Team(cluster, updates)
         for each in scenarios:
-            scenario, _, row = each.rpartition(":")
+            *scenario, row = each.split("+")[0].split(":")
             with contextlib.redirect_stdout(sys.stderr):
-                found = globals()[scenario or "compare"](team, row)
+                found = globals()[scenario[0] if scenario else "compare"](team, row, *each.split("+")[1:])
             print(json.dumps({"row": each, **found}), flush=True)
         ports = [int(address.rpartition(":")[2]) for _, _, address in cluster.tasks()]
         print(json.dumps({"row": "interfaces", "of_tasks": [interfaces()[port] for port in ports]}), flush=True)

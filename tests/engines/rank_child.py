@@ -113,9 +113,11 @@ def accumulate(team, row):
 
 def resume(team, row):
     """N + N updates, and 2 N."""
-    _, whole = team.train(row, 2 * UPDATES)
-    _, half = team.train(row)
-    _, parts = team.train(row, start=half)
+    row, *encoding = row.split("+")
+    options = {"encoding": encoding[0], "topk_fraction": 0.25} if encoding else {}
+    _, whole = team.train(row, 2 * UPDATES, **options)
+    _, half = team.train(row, **options)
+    _, parts = team.train(row, start=half, **options)
     return {} if whole is None else _difference(whole, parts)
 
 
@@ -199,6 +201,20 @@ def half(team, row):
     }
 
 
+def encode(team, row):
+    """Payloads that are gathered, and the simulation's."""
+    row, options = row.split("+")[0], {"encoding": row.split("+")[1], "topk_fraction": 0.25}
+    reports, state = team.train(row, **options)
+    if state is None:
+        return {}
+    _, virtual = team.simulate(row, **options)
+    return {
+        **_difference(state, virtual),
+        "bytes_pushed": sorted({push.bytes_pushed for report in reports for push in report.pushes}),
+        "size": virtual.vectors["parameters"].size,
+    }
+
+
 def pieces(team, row):
     """Sums on their way before the gradient is whole; one gradient is not a number once, and then nobody moves."""
     settings = RankSettings(reduction_pieces=2)
@@ -264,7 +280,7 @@ def wire(team, row):
     The least of several updates: Horovod asks all ranks a thousand times a second whether they are ready.
     """
     found = {}
-    for name, encoding in (("whole", "none"), ("half", "float16")):
+    for name, encoding in (("whole", "none"), ("half", "float16"), ("gathered", "int8")):
         engine = team.engine(row, model=toy.WideModel(), encoding=encoding)
         if team.ranks.rank:
             engine.follow()

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 300  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier"]
+ENCODED = [("sync", encoding) for encoding in ENCODINGS if encoding != "none"] + [("model_average", "topk")]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
 """Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 
@@ -36,8 +38,9 @@ def _two_workers():
         "plateau:model_average",
         "pause:sync",
         "waits:sync",
-        "encode:sync",
+        *(f"encode:{row}+{encoding}" for row, encoding in ENCODED),
         *(f"wire:{row}" for row in WIRED),
+        "wire:sync+int4",
     ]
     return train(2, 2, 4, *ON_SERVERS, "async", "bounded", *others)
 
@@ -120,6 +123,13 @@ def test_bytes_that_are_reported_go_through_the_connections(two_workers, row):
     assert 1 <= found["received"] / found["reported"] < 1.02
 
 
+def test_encoded_bytes_go_through_the_connections(two_workers):
+    """Four pulls as they are and four pushes of 4-bit integers, and a scale for each 256."""
+    found, numbers = two_workers["wire:sync+int4"], two_workers["wire:sync+int4"]["model_bytes"] // 8
+    assert found["reported"] == pytest.approx(4 * numbers * (8 + 1 / 2 + 4 / 256), rel=1e-3)
+    assert 1 <= found["received"] / found["reported"] < 1.02
+
+
 def test_bytes_fall_with_the_steps_of_a_block(two_workers):
     """I16: those of a step, as the kernel counts them, are half where a block has two."""
     sync, averaged = (two_workers[f"wire:{row}"] for row in ("sync", "model_average"))
@@ -132,8 +142,11 @@ def test_nobody_from_elsewhere_can_come_in(two_workers):
     assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 4
 
 
-def test_payloads_in_16_bits_equal_the_simulation(two_workers):
-    found = two_workers["encode:sync"]
+@pytest.mark.parametrize("row, encoding", ENCODED)
+def test_encoded_payloads_equal_the_simulation(two_workers, row, encoding):
+    """What was not sent included."""
+    found = two_workers[f"encode:{row}+{encoding}"]
+    assert found["names"]
     assert found["distance"] < 1e-12
     assert found["bytes_pushed"][0] == found["bytes_pushed"][1] and len(found["bytes_pushed"][0]) == 1
 

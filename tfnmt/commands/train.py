@@ -203,7 +203,7 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     payloads = session.payloads(row) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
-    of_worker = 1 + len(row.exchange.keeps) + (len(row.local_update.slots) if row.local_update else 0)
+    of_worker = 1 + len(row.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or session.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // session.workers

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from graphs.encodings import DENSE
 from tfnmt.cluster.rank_launch import rank_tasks
 from tfnmt.cluster.ranks import Ranks, RankSettings, RegroupError
 from tfnmt.cluster.supervisor import Task
@@ -47,11 +46,12 @@ class RankSession(Session):
             faults.append(f"{row}: has no barrier, and ranks wait for all; use --engine={CLUSTER}.")
         if pieces > 1 and not strategy.pushes_gradients_at_once:
             faults.append(f"--reduction_pieces={pieces}: {row} does not push at every step; leave it out.")
-        if pieces > 1 and strategy.encoding is not DENSE:
-            faults.append(
-                f"--encoding={shared.encoding}: needs the mean, which --reduction_pieces={pieces} does not know "
-                "beforehand; leave out either."
-            )
+        faults += [
+            f"--{name}={encoding}: encodes a whole payload, which --reduction_pieces={pieces} takes apart; leave out "
+            "either."
+            for name, encoding in vars(shared).items()
+            if pieces > 1 and name.endswith("encoding") and encoding not in ("none", "same")
+        ]
         if pieces > 1 and shared.global_batch_tokens:
             faults.append(
                 f"--reduction_pieces={pieces}: --global_batch_tokens adds up several gradients for a push; leave out "

@@ -211,6 +211,10 @@ class Schedule:
                 self._absorb(push, came_at)
                 yield Event(self._clock.now, number, ABSORBED)
 
+    def _pushed(self) -> float:
+        """How many vectors are as large as a payload on its way."""
+        return self._servers.strategy.pushed_vectors(self._costs.shard_size(self._dtype), self._dtype)
+
     def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
         """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
         return Event(self._clock.now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
@@ -232,15 +236,15 @@ class Schedule:
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
             row = self._servers.strategy
-            seconds = self._costs.update_seconds(row.payload_vectors, row.pushed_vectors(self._dtype))
+            seconds = self._costs.update_seconds(row.payload_vectors, self._pushed(), row.encoding.adds_up)
             self._served_at = max(self._served_at, self._clock.now) + seconds
         if self._served_at > self._clock.now:
             yield Event(self._served_at, worker, SERVED)
 
     def _count_service(self, worker: int, seconds: float) -> None:
         """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""
-        sent = self._servers.strategy.pushed_vectors(self._dtype)
-        transfer = min(seconds, self._costs.reduction_seconds(sent)) if self._costs.is_ring else 0.0
+        reduction = self._costs.reduction_seconds(self._pushed(), self._servers.strategy.encoding.adds_up)
+        transfer = min(seconds, reduction) if self._costs.is_ring else 0.0
         self._spent[worker].push += transfer
         self._spent[worker].servers += seconds - transfer
 
@@ -257,7 +261,7 @@ class Schedule:
         """The report of an update under this clock and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
-            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.pushed_vectors(self._dtype)))
+            ring_bytes = round(self._costs.ring_bytes(self._pushed(), self._servers.strategy.encoding.adds_up))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, is_virtual=True)
 
@@ -269,7 +273,7 @@ class Schedule:
             self._standing.add(worker)
         elif isinstance(coming, Transfer):
             strategy, is_push = self._servers.strategy, coming.direction == links.PUSH
-            vectors = strategy.pushed_vectors(self._dtype) if is_push else strategy.payload_vectors
+            vectors = self._pushed() if is_push else strategy.payload_vectors
             self._timeline.begin(self._clock.now, coming, self._costs.parts(vectors))
         else:
             self._timeline.add(coming)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from graphs.block import Outbox
 from graphs.broadcast import pull
+from graphs.encodings import DENSE, Encoding
 from graphs.forward_backward import Pack
 from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
@@ -109,13 +110,14 @@ class UpdateSequence:
         worker.restore(self._given)
         return worker
 
-    def new_outbox(self) -> list[tf.Variable]:
-        """Variables for one worker's payloads, a part of each vector on each server."""
-        outbox = []
+    def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
+        """Variables for one worker's payloads, a part of each vector on each server; None for the row's encoding."""
+        encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
         for shard in self.server.shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
-                dtype = self.strategy.encoding.dtype(self._recipe.dtype)
-                outbox.append(tf.Variable(tf.zeros(shard.parameters.shape, dtype), trainable=False, name="payload"))
+                length = encoding.length(shard.parameters.shape[0], parameters)
+                empty = tf.zeros([length], encoding.dtype(parameters))
+                outbox.append(tf.Variable(empty, trainable=False, name="payload"))
         return outbox
 
     def trace(self) -> None:
@@ -144,7 +146,7 @@ class UpdateSequence:
         weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
         if quorum == 1 and not ledger.arrived:
             scalars = self._scalars(push.work.sums)
-            update = Update(*_numbers(self._update_from(push.payload, weight, *scalars)))
+            update = Update(*_numbers(self._update_from(self.strategy.encoding, push.payload, weight, *scalars)))
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
             taken, nonfinite_at, norm = _numbers(self._receive(push.payload, weight))
@@ -160,14 +162,14 @@ class UpdateSequence:
 
         Args:
           arrivals: everybody's push.
-          payload: the sum, of which every worker has a copy.
+          payload: the sum, of which every worker has a copy that is not encoded.
           ring_bytes: that each worker has sent.
         """
         for arrival in arrivals:
             taken, push = arrival.nonfinite_at < 0, self._measured(arrival.push, arrival.square)
             self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
-        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums))))
+        update = Update(*_numbers(self._update_from(DENSE, payload, weight, *self._scalars(self._ledger.sums))))
         return self._report(update, arrivals[-1].push)
 
     def state(self) -> EngineState:
@@ -229,10 +231,9 @@ class UpdateSequence:
             autograph=False,
         )
 
-        def update(payload, weight, tokens, batches, plateau, *numbers):
+        def update(encoding, payload, weight, tokens, batches, plateau, *numbers):
             rate = rate_at(tokens, batches, plateau)
-            done = update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=strategy.encoding)
-            return pack_scalars(done)
+            return pack_scalars(update_from(self.server, payload, weight, rate, clip_norm, *numbers, encoding=encoding))
 
         self._update_from = tf.function(update, autograph=False)
         self._update_from_received = tf.function(
@@ -302,8 +303,9 @@ class UpdateSequence:
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
-        numbers = self._recipe.layout.size * self.strategy.payload_vectors
-        return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
+        strategy, layout, dtype = self.strategy, self._recipe.layout, self._recipe.dtype
+        pulled = push.pulls * strategy.payload_vectors * layout.size * dtype.size
+        return pulled, layout.shards * strategy.pushed_bytes(layout.size // layout.shards, dtype)
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import tensorflow as tf
 
 from tfnmt.engines.links import Links
 from tfnmt.settings import setting
@@ -98,11 +99,15 @@ class Costs:
             latency_seconds=self.settings.network_latency_seconds,
         )
 
+    def shard_size(self, dtype: tf.DType) -> int:
+        """How many numbers of a vector are on each server."""
+        return self._vector_bytes // self._servers // dtype.size
+
     def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""
         return [vectors * self._vector_bytes / self._servers] * self._servers
 
-    def update_seconds(self, vectors: int, sent: float) -> float:
+    def update_seconds(self, vectors: int, sent: float, adds_up: bool = True) -> float:
         """How long an update of whole vectors takes once all that it is made of is there.
 
         Servers move their parts side by side. The workers of a ring reduce first, and each moves whole vectors.
@@ -110,22 +115,29 @@ class Costs:
         Args:
           vectors: that are moved.
           sent: the same as they are encoded on their way, which counts for a ring.
+          adds_up: whether the workers of a ring can add up what they send; otherwise each gets what all have sent.
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self.reduction_seconds(sent) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        return (
+            self.reduction_seconds(sent, adds_up) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+        )
 
-    def reduction_seconds(self, vectors: float) -> float:
-        """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once."""
+    def reduction_seconds(self, vectors: float, adds_up: bool = True) -> float:
+        """The messages of a ring, one behind the other, by all at once.
+
+        Reduce-scatter and all-gather are 2 (N - 1) messages of the N-th part; an all-gather alone is N - 1 of all.
+        """
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:
             rate = min(rate, settings.switch_bytes_per_second / self._workers)
-        messages = 2 * (self._workers - 1)
-        return messages * settings.network_latency_seconds + self.ring_bytes(vectors) / rate
+        messages = (2 if adds_up else 1) * (self._workers - 1)
+        return messages * settings.network_latency_seconds + self.ring_bytes(vectors, adds_up) / rate
 
-    def ring_bytes(self, vectors: float) -> float:
+    def ring_bytes(self, vectors: float, adds_up: bool = True) -> float:
         """Bytes that each worker of a ring sends, and receives, to reduce whole vectors."""
-        return 2 * vectors * self._vector_bytes * (self._workers - 1) / self._workers
+        to_all_others = vectors * self._vector_bytes * (self._workers - 1)
+        return 2 * to_all_others / self._workers if adds_up else to_all_others
 
 
 class _SlowPart:

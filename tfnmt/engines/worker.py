@@ -71,7 +71,7 @@ class WorkerGraph:
         def filled(value: float, name: str) -> tf.Variable:
             return tf.Variable(tf.fill([size], tf.constant(value, dtype)), trainable=False, name=name)
 
-        vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.exchange.keeps)}
+        vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.keeps)}
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
         return Replica(vectors, slots, tf.Variable(0, dtype=tf.float64, trainable=False, name="updates"))
 
@@ -109,7 +109,7 @@ class WorkerGraph:
 
     def kept(self, replica: Replica) -> dict[str, tf.Variable]:
         """What a worker holds that outlives a block: vectors, slots and, where there are such, the age of these."""
-        vectors = {name: replica.vectors[name] for name in self.strategy.exchange.saved}
+        vectors = {name: replica.vectors[name] for name in self.strategy.saved}
         slots = replica.slots if self.strategy.local_slots == KEEP else {}
         return {**vectors, **slots, **({"updates": replica.updates} if slots else {})}
 

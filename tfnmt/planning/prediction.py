@@ -113,8 +113,9 @@ class _CountingServers:
         return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
-        pulled, pushed = self.strategy.payload_vectors, self.strategy.pushed_vectors(DTYPE)
-        moved = push.pulls * int(sum(self._costs.parts(pulled))), int(sum(self._costs.parts(pushed)))
+        pushed = self.strategy.pushed_vectors(self._costs.shard_size(DTYPE), DTYPE)
+        pulled, pushed = (round(sum(self._costs.parts(each))) for each in (self.strategy.payload_vectors, pushed))
+        moved = push.pulls * pulled, pushed
         self._ledger.count(push, waits, None, moved)
         if self._ledger.arrived < self.strategy.quorum:
             return None

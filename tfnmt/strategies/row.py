@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from graphs.block import BEGIN, PULL, PUSH, Action, Block, Exchange, Steps
 from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import RESIDUAL
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import Optimizer
 from tfnmt.strategies.exchanges import GradientSum
@@ -111,9 +112,27 @@ class Strategy:
         """Vectors [size] that travel with a push, and with a pull."""
         return 1 + len(self.averaged_slots)
 
-    def pushed_vectors(self, parameters: tf.DType) -> float:
-        """How many vectors [size] of the parameters' type are as large as a payload on its way."""
-        return self.payload_vectors * self.encoding.dtype(parameters).size / parameters.size
+    def pushed_vectors(self, size: int, parameters: tf.DType) -> float:
+        """How many vectors of the parameters' type are as large as a payload, a part of `size` numbers for a server."""
+        return self.pushed_bytes(size, parameters) / (size * parameters.size)
+
+    def pushed_bytes(self, size: int, parameters: tf.DType) -> int:
+        """Bytes on their way of a payload whose vectors have `size` numbers, or of its part for one server."""
+        return self.payload_vectors * self.encoding.bytes(size, parameters)
+
+    @property
+    def keeps(self) -> Sequence[str]:
+        """Names of the vectors that a worker holds beside its replica."""
+        return [*self.exchange.keeps, *self._residuals]
+
+    @property
+    def saved(self) -> Sequence[str]:
+        """Names of those that checkpoints must hold."""
+        return [*self.exchange.saved, *self._residuals]
+
+    @property
+    def _residuals(self) -> Sequence[str]:
+        return [RESIDUAL] if self.encoding.keeps_rest else []
 
     @property
     def has_barrier(self) -> bool:
@@ -122,8 +141,11 @@ class Strategy:
 
     @property
     def sums_gradients(self) -> bool:
-        """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale."""
-        return self.exchange.clips_at_servers
+        """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale.
+
+        What arrives with error feedback is as long as the encoding makes it.
+        """
+        return self.exchange.clips_at_servers and not self.encoding.keeps_rest
 
     @property
     def pushes_gradients_at_once(self) -> bool:
