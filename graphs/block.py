@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from graphs.broadcast import pull
-from graphs.encodings import Encoding
-from graphs.error_feedback import RESIDUAL, send
+from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
@@ -75,7 +75,7 @@ class Exchange(Protocol):
         """The target tokens and batches over which payloads with these sums average a gradient, for the laws."""
 
 
-BEGIN, PULL, PUSH = "begin", "pull", "push"
+BEGIN, WHOLE, PULL, PUSH = "begin", "whole", "pull", "push"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,10 @@ class Steps:
 
 
 Action = str | Steps
-"""BEGIN, PULL, PUSH or steps. BEGIN copies the servers' parameters into the replica, which a pull need not do."""
+"""BEGIN, WHOLE, PULL, PUSH or steps.
+
+BEGIN copies the servers' parameters into the replica, which a pull need not do. WHOLE is a pull that is not encoded.
+"""
 
 Block = tuple[Action, ...]
 """The actions of one call of the graph, in order."""
@@ -119,6 +122,7 @@ class BlockGraph:
     Attributes:
       server: from whose variables workers pull.
       encoding: how payloads travel to the servers.
+      pull_encoding: how changes of the parameters travel to the workers.
       exchange: what pulls, steps and pushes do.
       local: how workers move their replicas; None where they do not.
       clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
@@ -127,6 +131,7 @@ class BlockGraph:
 
     server: ServerVariables
     encoding: Encoding
+    pull_encoding: Encoding
     exchange: Exchange
     local: LocalTraining | None
     clip_norm: float
@@ -186,16 +191,25 @@ class BlockGraph:
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         with tf.control_dependencies([version, steps]):
-            servers = pull([shard.parameters for shard in self.server.shards])
+            servers = self._server_parameters(action, replica)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
         changed = {REPLICA: servers} if action == BEGIN else self.exchange.pull(replica.vectors, servers)
-        done = replica.assign(changed)
+        done = replica.assign(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers})
         if self.local is not None:
             done += self._pull_slots(self.local, replica)
         # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
+
+    def _server_parameters(self, action: str, replica: Replica) -> tf.Tensor:
+        """The server parameters [size] or, where changes of them are encoded, what the worker knows of them now."""
+        shards = self.server.shards
+        if self.pull_encoding is DENSE:
+            return pull([shard.parameters for shard in shards])
+        if action != PULL:
+            return pull_whole(shards, replica.copies)
+        return pull_change(self.pull_encoding, shards, replica.copies, replica.vectors[KNOWN].read_value())
 
     def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
         if local.resets:

@@ -1,6 +1,6 @@
 """Runs scenarios on an embedded cluster, in a process of its own, and prints what came out as JSON.
 
-python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW[+ENCODING]...
+python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW[+ENCODING[+PULL_ENCODING]]...
 """
 
 import contextlib
@@ -49,9 +49,11 @@ class Team:
         options = {**self.options, **options}
         return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": self.cluster}, **options)
 
-    def train(self, row: str, updates: int, start: EngineState | None = None) -> tuple[list[BlockReport], EngineState]:
+    def train(
+        self, row: str, updates: int, start: EngineState | None = None, **options
+    ) -> tuple[list[BlockReport], EngineState]:
         """The reports of a run and its last state."""
-        engine = self.engine(row)
+        engine = self.engine(row, **options)
         if start:
             engine.restore(start)
         reports = run(engine, updates)
@@ -78,23 +80,27 @@ def compare(team: Team, row: str) -> dict:
     }
 
 
-def encode(team: Team, row: str, encoding: str) -> dict:
-    """Encoded payloads, and the simulation's."""
-    options = {"encoding": encoding, "topk_fraction": 0.25}
+def encode(team: Team, row: str, encoding: str, pull_encoding: str = "none") -> dict:
+    """Encoded payloads and pulls, and the simulation's."""
+    options = {"encoding": encoding, "pull_encoding": pull_encoding, "topk_fraction": 0.25}
     engine = team.engine(row, **options)
     virtual = simulated(ROWS[row], BATCHES, **options, **team.options)
     reports, expected = run(engine, team.updates), run(virtual, team.updates)
     found = _difference(engine.state(), virtual.state())
     engine.stop()
-    sent = [sorted({push.bytes_pushed for report in each for push in report.pushes}) for each in (reports, expected)]
-    return {**found, "bytes_pushed": sent}
+    moved = [
+        sorted({(push.bytes_pulled, push.bytes_pushed) for report in each for push in report.pushes})
+        for each in (reports, expected)
+    ]
+    return {**found, "moved_bytes": moved}
 
 
-def resume(team: Team, row: str) -> dict:
+def resume(team: Team, row: str, *encodings: str) -> dict:
     """N + N updates, and 2 N."""
-    _, whole = team.train(row, 2 * team.updates)
-    _, half = team.train(row, team.updates)
-    _, parts = team.train(row, team.updates, start=half)
+    options = dict(zip(("encoding", "pull_encoding"), encodings))
+    _, whole = team.train(row, 2 * team.updates, **options)
+    _, half = team.train(row, team.updates, **options)
+    _, parts = team.train(row, team.updates, start=half, **options)
     moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
     return {**_difference(whole, parts), "moved": moved}
 
@@ -186,9 +192,9 @@ def waits(team: Team, row: str) -> dict:
     return {"waits": [[push.wait_seconds, push.seconds] for push in report.pushes]}
 
 
-def wire(team: Team, row: str, encoding: str = "none") -> dict:
+def wire(team: Team, row: str, encoding: str = "none", pull_encoding: str = "none") -> dict:
     """What two blocks of all workers bring through the connections between the tasks, and what the reports say."""
-    engine = team.engine(row, model=toy.WideModel(), encoding=encoding)
+    engine = team.engine(row, model=toy.WideModel(), encoding=encoding, pull_encoding=pull_encoding)
     reports, received = [], []
     for report in engine.blocks():
         reports.append(report)

@@ -10,7 +10,7 @@ from graphs.encodings import ENCODINGS, find_encoding
 from tests import toy
 from tests.engines.building import CONSTANT, DIFFERENT, EXACT, SCHEDULE, distance, parameters, run, simulated
 from tests.engines.rows import ROWS, columns
-from tfnmt.engines.schedule import PUSHED, STEPPED
+from tfnmt.engines.schedule import PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -169,3 +169,87 @@ def test_the_noise_scale_is_not_told_of_payloads_that_are_not_gradients():
     for engine in engines:
         run(engine, 3)
     assert [engine.state().counters["noise"]["updates"] for engine in engines] == [3, 3, 0]
+
+
+def two_way(row, name, workers=2, **options):
+    """An engine whose parameters travel to the workers as encoded changes."""
+    return simulated(row, BATCHES, workers=workers, pull_encoding=name, topk_fraction=FRACTION, **options)
+
+
+PULLED_ROWS = [name for name in CAN_BE_ENCODED if not columns(name).ring]
+PULLS = [*zip(PULLED_ROWS, itertools.cycle(LOSSY)), *(("sync", name) for name in ENCODED)]
+
+
+@pytest.mark.parametrize("row, name", sorted(set(PULLS)))
+def test_pulls_resume_with_what_each_worker_knows(row, name):
+    """Bit for bit behind a barrier; also where pushes are encoded."""
+    options = {"encoding": "int8", "optimizer": "adam", "dtype": tf.float32}
+    through, first, second = (two_way(ROWS[row], name, **options) for _ in range(3))
+    run(through, 5), run(first, 3)
+    state = first.state()
+    second.restore(state)
+    assert sum(vector.endswith("_known") for vector in state.vectors) == 2
+    assert run(second, 2)[-1].update == 5
+    for vector, value in through.state().vectors.items() if columns(row).has_barrier else ():
+        np.testing.assert_array_equal(second.state().vectors[vector], value, err_msg=vector)
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_pulls_add_up_to_the_parameters(name):
+    """What a worker trains on is what the servers believe it to know; once they stand still, it comes to know all."""
+    still = ScheduleSettings(learning_rate=0.0, schedule="constant", warmup_updates=0)
+    moving, standing = (two_way(Sync(), name, servers=2, schedule=each) for each in (CONSTANT, still))
+    run(moving, 4)
+    theta, known = parameters(moving), moving.state().vectors["worker_1_known"]
+    np.testing.assert_array_equal(moving.crew[1].replica.parameters, known)
+    copies = moving._servers.server.copies[1]
+    np.testing.assert_array_equal(np.concatenate([copy.numpy() for copy in copies]), known)
+    away = np.abs(known - theta).max()
+    assert away > DIFFERENT
+    standing.restore(moving.state())
+    run(standing, 12)
+    np.testing.assert_array_equal(parameters(standing), theta)
+    assert np.abs(standing.state().vectors["worker_1_known"] - theta).max() < away / 1000
+
+
+@pytest.mark.parametrize("fraction, same", [(1.0, True), (FRACTION, False)])
+@pytest.mark.parametrize("row", ["sync", "bmuf", "elastic", "delayed_async"])
+def test_all_largest_changes_are_all_changes(row, fraction, same):
+    options = {"workers": 2, "servers": 2, "optimizer": "adam"}
+    sparse = simulated(ROWS[row], BATCHES, pull_encoding="topk", topk_fraction=fraction, **options)
+    dense = simulated(ROWS[row], BATCHES, **options)
+    run(sparse, 4), run(dense, 4)
+    assert bool(distance(sparse, dense) < EXACT) is same
+
+
+def test_pulls_cost_what_travels():
+    """The first one is whole, and so is that of a worker who comes back; the others are encoded."""
+    costs = CostSettings(jitter=0.0, network_latency_seconds=0.0, network_bytes_per_second=1.0)
+    faults = [Fault(worker=0, block=3, kind=PULLED, seconds=0.1)]
+    engine = two_way(Sync(), "int4", workers=1, servers=3, costs=costs, faults=faults)
+    pulled = [report.pushes[0].bytes_pulled for report in run(engine, 4)]
+    size = Layout(toy.ToyModel.parameters, 3).size
+    change = 3 * encoding_of("int4").bytes(size // 3, tf.float64)
+    assert pulled == [8 * size, change, 8 * size, change]
+    (_, second, third, fourth, _), pushed = ([e.seconds for e in engine.trace if e.kind == k] for k in (PULLED, PUSHED))
+    assert [second - pushed[0], fourth - third] == pytest.approx([change, 8 * size + 0.1])
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_worker_that_comes_back_knows_what_the_servers_believe(name):
+    faults = [Fault(worker=1, block=block, kind=kind, seconds=0.1) for block, kind in ((2, PULLED), (3, PUSHED))]
+    engine = two_way(Sync(), name, servers=2, faults=faults)
+    run(engine, 6)
+    assert [event.kind for event in engine.trace].count("restarted") == 2
+    copies = engine._servers.server.copies
+    for worker, parts in zip(engine.crew, copies):
+        np.testing.assert_array_equal(worker.replica.vectors["known"], np.concatenate([part.numpy() for part in parts]))
+
+
+def test_a_change_that_does_not_fit_is_sent_later():
+    """An infinite change would stay in what a worker knows for ever."""
+    huge = ScheduleSettings(learning_rate=1e5, schedule="constant", warmup_updates=0)
+    engine = two_way(Sync(), "float16", schedule=huge)
+    run(engine, 2)
+    assert np.abs(parameters(engine)).max() > 256
+    assert np.isfinite(engine.state().vectors["worker_0_known"]).all()

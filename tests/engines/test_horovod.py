@@ -132,7 +132,7 @@ def test_bytes_that_are_reported_go_through_the_connections(two, kind):
     """I16: as much comes in as goes out; the rest is what ranks tell each other beside the payload."""
     found = two["wire:ring_allreduce"][kind]
     (reported,) = found["reported"]
-    assert 1 <= found["received"] / reported < 1.01
+    assert 0 <= found["received"] - reported < 21_000
 
 
 @pytest.mark.parametrize("row", ["ring_allreduce", "model_average"])

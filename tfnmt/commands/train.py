@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 from absl.logging import ERROR, INFO
 
+from graphs.encodings import DENSE
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application, logs
 from tfnmt.commands.train_settings import REQUESTS, Settings, unseen_faults
@@ -202,7 +203,8 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     row = phase.strategy
     payloads = session.payloads(row) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
-    of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
+    copies = session.workers * (row.pull_encoding is not DENSE)  # of what each worker knows
+    of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors + copies
     of_worker = 1 + len(row.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = layout.size * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or session.workers * round(found.target_tokens_per_batch)

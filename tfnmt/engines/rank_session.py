@@ -59,6 +59,9 @@ class RankSession(Session):
             )
         return faults
 
+    def _pulls_nothing(self, strategy: Strategy) -> bool:
+        return True
+
     def payloads(self, strategy: Strategy) -> int:
         """Every rank has a copy of the server parameters, and its own payload."""
         return 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from graphs.block import Steps
+from graphs.block import PULL, Steps
 from tfnmt.engines import links
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.report import BlockReport, Waits
@@ -200,10 +200,10 @@ class Schedule:
                 _, push = worker.run((action,), self._servers.plateau_scale)
                 since = self._clock.now
                 if push is None:
-                    yield self._transfer(number, PULLED, links.PULL)
+                    yield self._transfer(number, PULLED, links.PULL, self._pulled_parts(action))
                     self._spent[number].pull += self._clock.now - since
                     continue
-                yield self._transfer(number, PUSHED, links.PUSH)
+                yield self._transfer(number, PUSHED, links.PUSH, self._pushed_parts())
                 self._spent[number].push += self._clock.now - since
                 came_at = self._clock.now
                 yield from self._serve(number)
@@ -213,11 +213,22 @@ class Schedule:
 
     def _pushed(self) -> float:
         """How many vectors are as large as a payload on its way."""
-        return self._servers.strategy.pushed_vectors(self._costs.shard_size(self._dtype), self._dtype)
+        return sum(self._pushed_parts()) / self._costs.vector_bytes
 
-    def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
+    def _pushed_parts(self) -> Sequence[float]:
+        return self._costs.encoded_parts(self._servers.strategy.pushed_bytes, self._dtype)
+
+    def _pulled_parts(self, action: str) -> Sequence[float]:
+        strategy = self._servers.strategy
+        if action == PULL:
+            return self._costs.encoded_parts(strategy.pulled_bytes, self._dtype)
+        return self._costs.parts(strategy.payload_vectors)
+
+    def _transfer(self, worker: int, kind: str, direction: int, parts: Sequence[float]) -> Event | Transfer:
         """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
-        return Event(self._clock.now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
+        if self._costs.is_ring:
+            return Event(self._clock.now, worker, kind)
+        return Transfer(worker, kind, direction, parts)
 
     def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
         began, limit = self._clock.now, self._servers.strategy.meetings.most_seconds
@@ -272,9 +283,7 @@ class Schedule:
         if coming is None:
             self._standing.add(worker)
         elif isinstance(coming, Transfer):
-            strategy, is_push = self._servers.strategy, coming.direction == links.PUSH
-            vectors = self._pushed() if is_push else strategy.payload_vectors
-            self._timeline.begin(self._clock.now, coming, self._costs.parts(vectors))
+            self._timeline.begin(self._clock.now, coming)
         else:
             self._timeline.add(coming)
 

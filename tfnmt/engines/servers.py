@@ -15,6 +15,7 @@ import tensorflow as tf
 from graphs.block import Outbox
 from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
@@ -106,8 +107,10 @@ class UpdateSequence:
         """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches, self._ledger.steps)
+        worker = Worker(graph, number, progress, graph.new_replica(number), outbox, batches, self._ledger.steps)
         worker.restore(self._given)
+        # Its first pull changes what the servers believe it to know: whoever takes its place begins with a whole one.
+        self._given.pop(worker_vector(number, KNOWN), None)
         return worker
 
     def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
@@ -199,6 +202,10 @@ class UpdateSequence:
                 continue  # saved where every push was an update
             for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
                 shard.assign(piece)
+        for worker, copies in enumerate(server.copies):
+            known = vectors.get(worker_vector(worker, KNOWN))
+            for copy, piece in zip(copies, [] if known is None else np.split(known, len(copies))):
+                copy.assign(piece)
         server.version.assign(version)
         server.steps.assign(self._ledger.steps)
         server.weight.assign(counters["weight"])
@@ -216,7 +223,8 @@ class UpdateSequence:
         self._ledger.begin_phase()
         strategy = self.strategy
         slots = self._slots_for_workers()
-        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots)
+        copies = 0 if strategy.pull_encoding is DENSE else self._workers
+        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots, copies)
         self._hand_over(slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
         clip_norm = self._settings.clip_norm if strategy.exchange.clips_at_servers else 0.0
@@ -297,15 +305,16 @@ class UpdateSequence:
         return push._replace(work=push.work._replace(sums=sums))
 
     def _count(self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]) -> None:
-        for name in [name for name in self._given if name.startswith(worker_vector(push.worker, ""))]:
+        for name in [name for name in list(self._given) if name.startswith(worker_vector(push.worker, ""))]:
             del self._given[name]
         self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes)
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
         strategy, layout, dtype = self.strategy, self._recipe.layout, self._recipe.dtype
-        pulled = push.pulls * strategy.payload_vectors * layout.size * dtype.size
-        return pulled, layout.shards * strategy.pushed_bytes(layout.size // layout.shards, dtype)
+        shard_size, whole = layout.size // layout.shards, strategy.payload_vectors * layout.size * dtype.size
+        pulled = push.whole_pulls * whole + push.pulls * layout.shards * strategy.pulled_bytes(shard_size, dtype)
+        return pulled, layout.shards * strategy.pushed_bytes(shard_size, dtype)
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -65,14 +66,20 @@ class CostSettings:
 
 
 class Costs:
-    """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`."""
+    """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`.
+
+    Attributes:
+      settings: the machines and the network.
+      is_ring: whether there are no servers.
+      vector_bytes: of a vector of all parameters.
+    """
 
     def __init__(
         self, settings: CostSettings, seed: int, workers: int, servers: int, vector_bytes: int, *, is_ring: bool
     ):
         """Takes the size of a vector of all parameters, of which each server has an equal part."""
         self.settings, self.is_ring = settings, is_ring
-        self._seed, self._workers, self._servers, self._vector_bytes = seed, workers, servers, vector_bytes
+        self._seed, self._workers, self._servers, self.vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
         self._slow_parts = [_SlowPart(seed, worker) for worker in range(workers)]
 
@@ -99,13 +106,13 @@ class Costs:
             latency_seconds=self.settings.network_latency_seconds,
         )
 
-    def shard_size(self, dtype: tf.DType) -> int:
-        """How many numbers of a vector are on each server."""
-        return self._vector_bytes // self._servers // dtype.size
+    def encoded_parts(self, encoded_bytes: Callable[[int, tf.DType], int], dtype: tf.DType) -> list[float]:
+        """[servers], the bytes on their way of what each server has; `encoded_bytes` says them of so many numbers."""
+        return [encoded_bytes(-(-self.vector_bytes // (self._servers * dtype.size)), dtype)] * self._servers
 
     def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""
-        return [vectors * self._vector_bytes / self._servers] * self._servers
+        return [vectors * self.vector_bytes / self._servers] * self._servers
 
     def update_seconds(self, vectors: int, sent: float, adds_up: bool = True) -> float:
         """How long an update of whole vectors takes once all that it is made of is there.
@@ -120,7 +127,7 @@ class Costs:
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
         return (
-            self.reduction_seconds(sent, adds_up) + vectors * self._vector_bytes * self.settings.server_seconds_per_byte
+            self.reduction_seconds(sent, adds_up) + vectors * self.vector_bytes * self.settings.server_seconds_per_byte
         )
 
     def reduction_seconds(self, vectors: float, adds_up: bool = True) -> float:
@@ -136,7 +143,7 @@ class Costs:
 
     def ring_bytes(self, vectors: float, adds_up: bool = True) -> float:
         """Bytes that each worker of a ring sends, and receives, to reduce whole vectors."""
-        to_all_others = vectors * self._vector_bytes * (self._workers - 1)
+        to_all_others = vectors * self.vector_bytes * (self._workers - 1)
         return 2 * to_all_others / self._workers if adds_up else to_all_others
 
 

@@ -92,12 +92,18 @@ class StrategySettings:
         choices=tuple(ENCODINGS),
         formerly="compression",
     )
+    pull_encoding: str = setting(
+        "none",
+        "How parameters travel to workers: as they are, or the change since a worker's last pull as --encoding has it; "
+        "then servers hold a copy of what each worker knows, and send later what they have not sent.",
+        choices=tuple(ENCODINGS),
+    )
     topk_fraction: float = setting(
         TopK().fraction,
         "Share of the elements that topk sends, the largest of each 4,096.",
         above=0,
         maximum=1,
-        only_with={"encoding": ("topk",), "warm_start_encoding": ("topk",)},
+        only_with=dict.fromkeys(("encoding", "pull_encoding", "warm_start_encoding"), ("topk",)),
     )
     warm_start_encoding: str = setting(
         "same",
@@ -133,8 +139,8 @@ def phases(
     """The phases of a run in order: a synchronous warm start if one is wanted, then the row."""
 
     def made(row: RowSettings, encoding: str) -> Strategy:
-        found = find_encoding(encoding, settings.topk_fraction)
-        return dataclasses.replace(row.row(workers, optimizer), encoding=found)
+        push, pull = (find_encoding(name, settings.topk_fraction) for name in (encoding, settings.pull_encoding))
+        return dataclasses.replace(row.row(workers, optimizer), encoding=push, pull_encoding=pull)
 
     def or_same(of_warm_start: str, later: str) -> str:
         return later if of_warm_start == "same" else of_warm_start
