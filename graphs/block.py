@@ -5,14 +5,14 @@ The graph knows no strategy. An `Exchange` says what a pull, a step and a push d
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from graphs.broadcast import pull
-from graphs.encodings import Encoding
+from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
@@ -75,7 +75,7 @@ class Exchange(Protocol):
         """The target tokens and batches over which payloads with these sums average a gradient, for the laws."""
 
 
-BEGIN, PULL, PUSH = "begin", "pull", "push"
+BEGIN, WHOLE, PULL, PUSH = "begin", "whole", "pull", "push"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,10 @@ class Steps:
 
 
 Action = str | Steps
-"""BEGIN, PULL, PUSH or steps. BEGIN copies the servers' parameters into the replica, which a pull need not do."""
+"""BEGIN, WHOLE, PULL, PUSH or steps.
+
+BEGIN copies the servers' parameters into the replica, which a pull need not do. WHOLE is a pull that is not encoded.
+"""
 
 Block = tuple[Action, ...]
 """The actions of one call of the graph, in order."""
@@ -119,6 +122,7 @@ class BlockGraph:
     Attributes:
       server: from whose variables workers pull.
       encoding: how payloads travel to the servers.
+      pull_encoding: how changes of the parameters travel to the workers.
       exchange: what pulls, steps and pushes do.
       local: how workers move their replicas; None where they do not.
       clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
@@ -127,6 +131,7 @@ class BlockGraph:
 
     server: ServerVariables
     encoding: Encoding
+    pull_encoding: Encoding
     exchange: Exchange
     local: LocalTraining | None
     clip_norm: float
@@ -167,7 +172,8 @@ class BlockGraph:
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    done = self._push(replica, outbox, self.exchange.weight(sums))
+                    nonfinite_at, done = self._push(replica, outbox, self.exchange.weight(sums))
+                    work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
                 else:
                     version, clock, done = self._pull(action, replica, began)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
@@ -185,16 +191,25 @@ class BlockGraph:
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         with tf.control_dependencies([version, steps]):
-            servers = pull([shard.parameters for shard in self.server.shards])
+            servers = self._server_parameters(action, replica)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
         changed = {REPLICA: servers} if action == BEGIN else self.exchange.pull(replica.vectors, servers)
-        done = replica.assign(changed)
+        done = replica.assign(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers})
         if self.local is not None:
             done += self._pull_slots(self.local, replica)
         # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
+
+    def _server_parameters(self, action: str, replica: Replica) -> tf.Tensor:
+        """The server parameters [size] or, where changes of them are encoded, what the worker knows of them now."""
+        shards = self.server.shards
+        if self.pull_encoding is DENSE:
+            return pull([shard.parameters for shard in shards])
+        if action != PULL:
+            return pull_whole(shards, replica.copies)
+        return pull_change(self.pull_encoding, shards, replica.copies, replica.vectors[KNOWN].read_value())
 
     def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
         if local.resets:
@@ -208,16 +223,25 @@ class BlockGraph:
             replica.updates.assign(self.server.local_updates)
         return done
 
-    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> list[tf.Operation]:
+    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Operation]]:
+        """Pushes; the first element of the payload that is known not to be finite, or -1, and the last operations."""
         payload, changed = self.exchange.push(replica.vectors)
-        averaged = self.local.averaged if self.local else ()
-        vectors = [tf.convert_to_tensor(payload), *(replica.slots[name].read_value() for name in averaged)]
-        shards = len(self.server.shards)
-        parts = itertools.chain(*(tf.split(vector, shards) if shards > 1 else [vector] for vector in vectors))
-        pairs = zip(outbox, parts)
-        done = [variable.assign(self.encoding.encode(part, weight), read_value=False) for variable, part in pairs]
+        payload, place = tf.convert_to_tensor(payload), tf.constant(-1, tf.int64)
+        if self.encoding.keeps_rest:
+            sent = send(self.encoding, self._split, payload, replica.vectors[RESIDUAL].read_value(), weight)
+            parts, place, changed = sent.parts, sent.nonfinite_at, {**changed, RESIDUAL: sent.residual}
+        else:
+            averaged = self.local.averaged if self.local else ()
+            vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
+            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(vector)]
+        done = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         replica.assign(changed)
-        return done
+        return place, done
+
+    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """The parts of a vector [size] for the servers."""
+        shards = len(self.server.shards)
+        return tf.split(vector, shards) if shards > 1 else [vector]
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
         """`steps.count` steps or, with a limit of time, at least one and as many as begin within it."""

@@ -1,6 +1,6 @@
 """One local update: a worker moves its own replica by the mean gradient of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -19,11 +19,13 @@ class Replica(NamedTuple):
         exchange keeps.
       slots: variables [size] by name: the slots of the local optimizer.
       updates: local updates since these slots began, a float64 scalar.
+      copies: on each server, its part of what the worker knows of the parameters, where pulls are encoded.
     """
 
     vectors: Mapping[str, tf.Variable]
     slots: Mapping[str, tf.Variable]
     updates: tf.Variable
+    copies: Sequence[tf.Variable] = ()
 
     @property
     def parameters(self) -> tf.Variable:

@@ -47,6 +47,10 @@ class ServerShard:
         average = {} if self.average is None else {"average": self.average}
         return {"parameters": self.parameters, **self.slots, **local_slots, **average, **self.received}
 
+    def copy(self) -> tf.Variable:
+        """A variable with the parameters, beside them."""
+        return self._new({"copy": None})["copy"]
+
     def _new(self, vectors: Mapping[str, float | None]) -> dict[str, tf.Variable]:
         with tf.device(self.device):
             start = self.parameters.read_value()
@@ -69,6 +73,7 @@ class ServerVariables:
       weight: of the payloads received since the last update, float64, on the first server.
       local_updates: local updates since the workers' own slots began, the mean, where slots are averaged, float64, on
         the first server.
+      copies: of each worker, what it knows of the parameters, a variable on each server; empty where nobody asks.
     """
 
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool):
@@ -76,6 +81,7 @@ class ServerVariables:
         pieces = tf.split(initial, len(devices))
         self.shards = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
+        self.copies: list[list[tf.Variable]] = []
         with tf.device(devices[0]):
             self.version = tf.Variable(0, dtype=tf.int64, trainable=False, name="version")
             self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
@@ -83,7 +89,13 @@ class ServerVariables:
             self.weight = tf.Variable(0, dtype=tf.float64, trainable=False, name="weight")
             self.local_updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="local_updates")
 
-    def begin(self, update: Optimizer, summed: bool, local_slots: Mapping[str, float | None] | None = None) -> None:
+    def begin(
+        self,
+        update: Optimizer,
+        summed: bool,
+        local_slots: Mapping[str, float | None] | None = None,
+        copies: int = 0,
+    ) -> None:
         """From now on the parameters move by `update`.
 
         Slots and their count stay where `update` continues the optimizer before (`goes_on`): behind a warm start, fresh
@@ -93,11 +105,13 @@ class ServerVariables:
           update: the optimizer.
           summed: whether payloads may be received for a later update.
           local_slots: names and first values of the workers' own slots that follow the first vector of a payload.
+          copies: workers of which the servers remember what they know.
         """
         kept = [shard.slots for shard in self.shards] if goes_on(self.update, update) else None
         self.update = update
         self.weight.assign(0)
         self.local_updates.assign(0)
+        self.copies = [[shard.copy() for shard in self.shards] for _ in range(copies)]
         for shard in self.shards:
             shard.begin({} if kept else update.slots, local_slots or {}, summed)
         if kept is None:
@@ -295,7 +309,7 @@ def _decoded(server: ServerVariables, payload: Sequence[tf.Variable], weight, en
     dtype, decoded = server.shards[0].parameters.dtype, []
     for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
         with tf.device(shard.device):
-            decoded.append(encoding.decode(piece, weight, dtype))
+            decoded.append(encoding.decode(piece, weight, shard.parameters.shape[0], dtype))
     return decoded
 
 

@@ -1,4 +1,4 @@
-"""The ring-allreduce subgraph: it replaces every rank's payload by the sum of all ranks' payloads.
+"""The ring-allreduce subgraph: every rank gets the sum of all ranks' payloads.
 
 The transport leaves the same bits on all ranks: Gloo, MPI and NCCL add up each part of the vector on one of them and
 hand the result round. Servers would refuse a payload that is not finite; here it travels as zeros of weight 0.
@@ -44,9 +44,51 @@ def ring_allreduce(
     kept = tf.cond(counts, lambda: own, lambda: tf.zeros_like(own))
     table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), seen, numbers)
     total = tf.reduce_sum(table[:, 0])
-    summed = encoding.decode(transport.allreduce(encoding.encode(kept, total), "payload"), total, own.dtype)
+    sums = transport.allreduce(encoding.encode(kept, total), "payload")
+    summed = encoding.decode(sums, total, own.shape[0], own.dtype)
     for variable, vector in zip(payload, tf.split(summed, len(payload)) if len(payload) > 1 else [summed]):
         variable.assign(vector)
+    return table
+
+
+def ring_allgather(
+    transport: Transport,
+    payload: Sequence[tf.Variable],
+    weight: tf.Tensor,
+    numbers: tf.Tensor,
+    summed: Sequence[tf.Variable],
+    encoding: Encoding,
+) -> tf.Tensor:
+    """Sums all ranks' payloads where these are encoded such that they cannot be added up on the way.
+
+    Each rank gets all payloads as they were sent, decodes one behind the other, and adds them up in the order of the
+    ranks: the sums have the same bits on all of them.
+
+    Args:
+      transport: the calls by which ranks exchange.
+      payload: one variable, encoded, which stays as it is.
+      weight: what the payload adds to the divisor of the sum, a float64 scalar.
+      numbers: float64 [k], which all ranks get unchanged.
+      summed: one variable [size], which is set to the sum.
+      encoding: how payloads travel.
+
+    Returns:
+      The table of `ring_allreduce`.
+    """
+    (own,), (total,) = payload, summed
+    size, dtype = total.shape[0], total.dtype
+    seen = _look_at([encoding.decode(own.read_value(), weight, size, dtype)])
+    counts = (seen[0] < 0) & (weight > 0)
+    table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), seen, numbers)
+    gathered, weights = transport.allgather(own.read_value()[tf.newaxis], "payload"), table[:, 0]
+
+    def add(rank: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        more = encoding.decode(tf.ensure_shape(gathered[rank], own.shape), weights[rank], size, dtype)
+        return rank + 1, so_far + tf.where(weights[rank] > 0, more, tf.zeros_like(more))
+
+    # One at a time: all at once would be as many vectors as there are ranks.
+    start = tf.constant(0), tf.zeros([size], dtype)
+    total.assign(tf.while_loop(lambda rank, _: rank < tf.shape(table)[0], add, start, parallel_iterations=1)[1])
     return table
 
 

@@ -33,7 +33,7 @@ class Work(NamedTuple):
     """The counters of some local steps, and where the worker is behind them."""
 
     sums: Sums
-    nonfinite_at: tf.Tensor | int  # first bad element of a refused local update, -1 for none
+    nonfinite_at: tf.Tensor | int  # first bad element of a refused local update or a pushed vector, -1 for none known
     version: tf.Tensor | int  # of the servers at the last pull, -1 without one
     clock: tf.Tensor | float  # time of the schedule of local updates, behind these steps
     position: tf.Tensor | tuple[int, ...]  # int64 [3], of the last batch that was read

@@ -1,6 +1,6 @@
 """Runs scenarios on an embedded cluster, in a process of its own, and prints what came out as JSON.
 
-python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW...
+python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW[+ENCODING[+PULL_ENCODING]]...
 """
 
 import contextlib
@@ -60,11 +60,11 @@ class Team:
         return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
 
     def train(
-        self, row: str, updates: int, start: EngineState | None = None, servers: int | None = None
+        self, row: str, updates: int, start: EngineState | None = None, servers: int | None = None, **options
     ) -> tuple[list[BlockReport], EngineState]:
         """The reports of a run and its last state, on all servers or as many as asked for."""
         cluster = self.cluster if servers is None else _Part(self.cluster, servers)
-        engine = self.engine(row, servers=len(cluster.servers), cluster=cluster, **CONTRACT)
+        engine = self.engine(row, servers=len(cluster.servers), cluster=cluster, **CONTRACT, **options)
         if start:
             engine.restore(start)
         reports = run(engine, updates)
@@ -91,22 +91,27 @@ def compare(team: Team, row: str) -> dict:
     }
 
 
-def encode(team: Team, row: str) -> dict:
-    """Payloads in 16 bits, and the simulation's."""
-    engine = team.engine(row, encoding="float16")
-    virtual = simulated(ROWS[row], BATCHES, encoding="float16", **team.options)
+def encode(team: Team, row: str, encoding: str, pull_encoding: str = "none") -> dict:
+    """Encoded payloads and pulls, and the simulation's."""
+    options = {"encoding": encoding, "pull_encoding": pull_encoding, "topk_fraction": 0.25}
+    engine = team.engine(row, **options)
+    virtual = simulated(ROWS[row], BATCHES, **options, **team.options)
     reports, expected = run(engine, team.updates), run(virtual, team.updates)
     found = _difference(engine.state(), virtual.state())
     engine.stop()
-    sent = [sorted({push.bytes_pushed for report in each for push in report.pushes}) for each in (reports, expected)]
-    return {**found, "bytes_pushed": sent}
+    moved = [
+        sorted({(push.bytes_pulled, push.bytes_pushed) for report in each for push in report.pushes})
+        for each in (reports, expected)
+    ]
+    return {**found, "moved_bytes": moved}
 
 
-def resume(team: Team, row: str) -> dict:
+def resume(team: Team, row: str, *encodings: str) -> dict:
     """N + N updates, and 2 N."""
-    _, whole = team.train(row, 2 * team.updates)
-    _, half = team.train(row, team.updates)
-    _, parts = team.train(row, team.updates, start=half)
+    options = dict(zip(("encoding", "pull_encoding"), encodings))
+    _, whole = team.train(row, 2 * team.updates, **options)
+    _, half = team.train(row, team.updates, **options)
+    _, parts = team.train(row, team.updates, start=half, **options)
     moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
     return {**_difference(whole, parts), "moved": moved}
 
@@ -217,9 +222,9 @@ def waits(team: Team, row: str) -> dict:
     return {"waits": [[push.wait_seconds, push.seconds] for push in report.pushes]}
 
 
-def wire(team: Team, row: str) -> dict:
+def wire(team: Team, row: str, encoding: str = "none", pull_encoding: str = "none") -> dict:
     """What two blocks of all workers bring through the connections between the tasks, and what the reports say."""
-    engine = team.engine(row, model=toy.WideModel())
+    engine = team.engine(row, model=toy.WideModel(), encoding=encoding, pull_encoding=pull_encoding)
     reports, received = [], []
     for report in engine.blocks():
         reports.append(report)
@@ -251,9 +256,9 @@ def main(workers: int, servers: int, updates: int, scenarios: list[str]) -> None
     with tasks_of(cluster):
         team = Team(cluster, updates)
         for each in scenarios:
-            scenario, _, row = each.rpartition(":")
+            *scenario, row = each.split("+")[0].split(":")
             with contextlib.redirect_stdout(sys.stderr):
-                found = globals()[scenario or "compare"](team, row)
+                found = globals()[scenario[0] if scenario else "compare"](team, row, *each.split("+")[1:])
             print(json.dumps({"row": each, **found}), flush=True)
         ports = [int(address.rpartition(":")[2]) for _, _, address in cluster.tasks()]
         print(json.dumps({"row": "interfaces", "of_tasks": [interfaces()[port] for port in ports]}), flush=True)

@@ -109,9 +109,11 @@ def plain(team, row):
 
 def resume(team, row):
     """N + N updates, and 2 N."""
-    _, whole = team.train(row, 2 * UPDATES, **CONTRACT)
-    _, half = team.train(row, **CONTRACT)
-    _, parts = team.train(row, start=half, **CONTRACT)
+    row, *encoding = row.split("+")
+    options = CONTRACT | ({"encoding": encoding[0], "topk_fraction": 0.25} if encoding else {})
+    _, whole = team.train(row, 2 * UPDATES, **options)
+    _, half = team.train(row, **options)
+    _, parts = team.train(row, start=half, **options)
     return {} if whole is None else _difference(whole, parts)
 
 
@@ -192,6 +194,20 @@ def half(team, row):
         "bytes_pushed": pushed,
         "off": off.max(),
         "excess": (off - most).max(),
+    }
+
+
+def encode(team, row):
+    """Payloads that are gathered, and the simulation's."""
+    row, options = row.split("+")[0], {"encoding": row.split("+")[1], "topk_fraction": 0.25}
+    reports, state = team.train(row, **options)
+    if state is None:
+        return {}
+    _, virtual = team.simulate(row, **options)
+    return {
+        **_difference(state, virtual),
+        "bytes_pushed": sorted({push.bytes_pushed for report in reports for push in report.pushes}),
+        "size": virtual.vectors["parameters"].size,
     }
 
 
@@ -329,7 +345,7 @@ def wire(team, row):
     The least of several updates: Horovod asks all ranks a thousand times a second whether they are ready.
     """
     found = {}
-    for name, encoding in (("whole", "none"), ("half", "float16")):
+    for name, encoding in (("whole", "none"), ("half", "float16"), ("gathered", "int8")):
         engine = team.engine(row, model=toy.WideModel(), encoding=encoding)
         if team.ranks.rank:
             engine.follow()

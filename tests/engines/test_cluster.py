@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 300  # a hang must not hold up the suite
-RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier"]
+RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "bmuf+int8+int4"]
 MOVED = ["sync", "averaged_slots"]
+ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
 """Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 
@@ -42,8 +44,9 @@ def _two_workers():
         "plateau:model_average",
         "pause:sync",
         "waits:sync",
-        "encode:sync",
+        *(f"encode:{row}" for row in ENCODED),
         *(f"wire:{row}" for row in WIRED),
+        "wire:sync+int8+int8",
     ]
     return train(2, 3, 4, *ON_SERVERS, "async", "bounded", *others)
 
@@ -135,6 +138,13 @@ def test_bytes_that_are_reported_go_through_the_connections(two_workers, row):
     assert 1 <= found["received"] / found["reported"] < 1.02
 
 
+def test_encoded_bytes_go_through_the_connections(two_workers):
+    """Four pulls and four pushes of 8-bit integers, with a scale for each 256 of them."""
+    found = two_workers["wire:sync+int8+int8"]
+    assert found["reported"] == pytest.approx(8 * found["model_bytes"] // 8 * (1 + 4 / 256), rel=1e-3)
+    assert 1 <= found["received"] / found["reported"] < 1.02
+
+
 def test_bytes_fall_with_the_steps_of_a_block(two_workers):
     """I16: those of a step, as the kernel counts them, are half where a block has two."""
     sync, averaged = (two_workers[f"wire:{row}"] for row in ("sync", "model_average"))
@@ -147,10 +157,14 @@ def test_nobody_from_elsewhere_can_come_in(two_workers):
     assert two_workers["interfaces"]["of_tasks"] == ["lo"] * 5
 
 
-def test_payloads_in_16_bits_equal_the_simulation(two_workers):
-    found = two_workers["encode:sync"]
+@pytest.mark.parametrize("row", ENCODED)
+def test_encoded_payloads_and_pulls_equal_the_simulation(two_workers, row):
+    """What was not sent, and what each worker knows, included."""
+    found = two_workers[f"encode:{row}"]
+    assert found["names"]
     assert found["distance"] < 1e-12
-    assert found["bytes_pushed"][0] == found["bytes_pushed"][1] and len(found["bytes_pushed"][0]) == 1
+    moved, expected = found["moved_bytes"]
+    assert moved == expected and len(moved) == row.count("+")  # a first pull is whole
 
 
 def test_rows_do_not_equal_each_other(two_workers):

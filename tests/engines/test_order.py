@@ -17,7 +17,7 @@ def traced(row, block):
     """The graph of a block, and the handles of the servers' parameters in it."""
     servers = build(UpdateSequence, row, BATCHES, options={"workers": 1})
     graph, outbox = servers.worker_graph(), servers.new_outbox()
-    replica, batches = graph.new_replica(), iter(toy.dataset(BATCHES)(None))
+    replica, batches = graph.new_replica(0), iter(toy.dataset(BATCHES)(None))
     whole, number = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
     arguments = (replica, outbox, batches, whole, whole, number, number, tf.zeros([10], tf.float64))
     function = graph.function(block).get_concrete_function(*arguments)

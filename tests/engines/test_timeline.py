@@ -7,7 +7,7 @@ from tfnmt.engines.timeline import Event, Timeline, Transfer
 def timeline():
     """Worker 0 pulls 1 byte at 1 byte per second; two events of worker 1 are known, the later one first."""
     found = Timeline(Links(3, 1, 1.0))
-    found.begin(0.0, Transfer(0, "pulled", PULL), [1.0])
+    found.begin(0.0, Transfer(0, "pulled", PULL, [1.0]))
     found.add(Event(3.0, 1, "late"))
     found.add(Event(0.5, 1, "early"))
     return found
@@ -22,7 +22,7 @@ def test_events_come_in_the_order_of_time_and_transfers_among_them():
 def test_transfer_that_begins_moves_the_end_of_another():
     found = timeline()
     assert found.next() == (0.5, 1, "early")
-    found.begin(0.5, Transfer(2, "pulled", PULL), [1.0])
+    found.begin(0.5, Transfer(2, "pulled", PULL, [1.0]))
     assert [*iter(found.next, None)] == [(1.5, 0, "pulled"), (2.0, 2, "pulled"), (3.0, 1, "late")]
 
 

@@ -62,6 +62,12 @@ class PlanSettings:
     local_steps: tuple[str, ...] = setting(
         ("8", "30", "100"), "Steps between meetings to choose from, where a row has such."
     )
+    encodings: tuple[str, ...] = setting(
+        ("none", "float16", "bfloat16"),
+        "Values of --encoding to choose from. What the others lose may cost more tokens than is predicted; so they are "
+        "tried only where they are named.",
+        choices=tuple(ENCODINGS),
+    )
     network_bytes_per_second: float = setting(
         1.25e8, "Speed of each machine's link, in each direction, where there are no --hosts.", minimum=1
     )
@@ -253,7 +259,7 @@ def _ranked(
     plan: PlanSettings, probe: Probe, network: CostSettings, optimizer: OptimizerSettings, goal: Goal
 ) -> list[Ranked]:
     workers, local_steps = (sorted(set(map(int, texts))) for texts in (plan.workers, plan.local_steps))
-    found = list(ranking.candidates(workers, plan.parameter_servers, local_steps, tuple(ENCODINGS)))
+    found = list(ranking.candidates(workers, plan.parameter_servers, local_steps, plan.encodings))
     found = [candidate for candidate in found if probe.table_rows or not candidate.vocabulary_parallel]
     with Progress("Predicting", len(found), "candidates") as progress:
         advanced = _advancing(found, progress)

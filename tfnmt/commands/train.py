@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 from absl.logging import ERROR, INFO
 
+from graphs.encodings import DENSE
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application, logs
 from tfnmt.commands.presets import completed
@@ -199,8 +200,9 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     row = phase.strategy
     payloads = session.payloads(row) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
-    of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors
-    of_worker = 1 + len(row.exchange.keeps) + (len(row.local_update.slots) if row.local_update else 0)
+    copies = session.workers * (row.pull_encoding is not DENSE)  # of what each worker knows
+    of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors + copies
+    of_worker = 1 + len(row.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = session.elements(layout) * 4 / 1e6
     step_tokens = strategy.global_batch_tokens or session.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // session.workers

@@ -17,7 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.encodings import DENSE
-from graphs.ring_allreduce import exchange_numbers, exchange_squares, pack_sums, parameter_sums, ring_allreduce
+from graphs.ring_allreduce import (
+    exchange_numbers,
+    exchange_squares,
+    pack_sums,
+    parameter_sums,
+    ring_allgather,
+    ring_allreduce,
+)
 from graphs.vocabulary_parallel import counting
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings, RegroupError
@@ -28,6 +35,7 @@ from tfnmt.engines.servers import Arrival, UpdateSequence
 from tfnmt.engines.vocabulary_shards import VocabularyShard
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
+from tfnmt.strategies import Phase
 
 _OWN = "own_"
 _SHARE, _BLOCK, _STATE, _REGROUP = range(END + 1, END + 5)
@@ -53,7 +61,7 @@ class HorovodEngine(Engine):
         recipe = self._shard.recipe(recipe, counting(ranks.transport, ranks.rank, self._moved))
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._encodings = [phase.strategy.encoding for phase in recipe.phases]
-        self._servers = UpdateSequence(_without_encodings(recipe), ranks.size)
+        self._servers = UpdateSequence(_encoded_by_workers(recipe), ranks.size)
         self._begin_phase()
         self._shared = False
         self._restored: EngineState | None = None  # a whole state, until this rank has given it to the others
@@ -148,10 +156,10 @@ class HorovodEngine(Engine):
         """Prepares the row that trains now."""
         servers, settings, transport, pack = self._servers, self._settings, self._ranks.transport, None
         self._phase, self._building = servers.phase, True
-        encoding = self._encodings[servers.phase]
-        number_bytes = encoding.dtype(self._recipe.dtype).size
-        payload_bytes = self._shard.common_size * servers.strategy.payload_vectors * number_bytes
-        self._ring_bytes = 2 * payload_bytes * (self._ranks.size - 1) // self._ranks.size
+        encoding, size, dtype = self._encodings[servers.phase], self._shard.common_size, self._recipe.dtype
+        payload_bytes, others = servers.strategy.payload_vectors * encoding.bytes(size, dtype), self._ranks.size - 1
+        self._ring_bytes = 2 * payload_bytes * others // self._ranks.size
+        self._summed = None
         in_pieces = settings.reduction_pieces > 1 or bool(self._shard.tables)
         self._overlaps = in_pieces and servers.strategy.pushes_gradients_at_once
         if self._overlaps:
@@ -161,6 +169,9 @@ class HorovodEngine(Engine):
             reduction: Callable = functools.partial(exchange_numbers, transport, seen=seen)
             if tables:
                 reduction = functools.partial(exchange_squares, transport, seen=seen, layout=layout, complete=tables)
+        elif not encoding.adds_up:
+            self._ring_bytes, self._summed = payload_bytes * others, servers.new_outbox(DENSE)
+            reduction = functools.partial(ring_allgather, transport, summed=self._summed, encoding=encoding)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
         self._reduction = tf.function(reduction, autograph=False)
@@ -218,7 +229,8 @@ class HorovodEngine(Engine):
         arrivals = self._reduce(push)
         began = time.monotonic()
         with self._ranks.computing():
-            report = self._servers.absorb_reduced(arrivals, push.payload, self._ring_bytes, self._square)
+            summed = self._summed or push.payload
+            report = self._servers.absorb_reduced(arrivals, summed, self._ring_bytes, self._square)
         self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
@@ -295,10 +307,17 @@ _WORK = {
 """Command -> what the other ranks do."""
 
 
-def _without_encodings(recipe: Recipe) -> Recipe:
-    """The recipe for one rank: payloads are encoded where ranks add them up, and are whole before and behind that."""
-    phases = [phase._replace(strategy=dataclasses.replace(phase.strategy, encoding=DENSE)) for phase in recipe.phases]
-    return dataclasses.replace(recipe, phases=phases)
+def _encoded_by_workers(recipe: Recipe) -> Recipe:
+    """The recipe for one rank.
+
+    Payloads whose encodings add up are encoded on the way, by the weight of all, and whole before and behind that.
+    """
+
+    def of_workers(phase: Phase) -> Phase:
+        whole = phase._replace(strategy=dataclasses.replace(phase.strategy, encoding=DENSE))
+        return whole if phase.strategy.encoding.adds_up else phase
+
+    return dataclasses.replace(recipe, phases=[of_workers(phase) for phase in recipe.phases])
 
 
 def _row(push: Push, other_bytes: float, reduction_seconds: float, update_seconds: float) -> list[float]:

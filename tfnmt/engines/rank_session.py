@@ -53,11 +53,12 @@ class RankSession(Session):
             faults.append(f"{row}: has no barrier, and ranks wait for all; use --engine={CLUSTER}.")
         if pieces > 1 and not strategy.pushes_gradients_at_once:
             faults.append(f"--reduction_pieces={pieces}: {row} does not push at every step; leave it out.")
-        if pieces > 1 and strategy.encoding is not DENSE:
-            faults.append(
-                f"--encoding={shared.encoding}: needs the mean, which --reduction_pieces={pieces} does not know "
-                "beforehand; leave out either."
-            )
+        faults += [
+            f"--{name}={encoding}: encodes a whole payload, which --reduction_pieces={pieces} takes apart; leave out "
+            "either."
+            for name, encoding in vars(shared).items()
+            if pieces > 1 and name.endswith("encoding") and encoding not in ("none", "same")
+        ]
         if pieces > 1 and shared.global_batch_tokens:
             faults.append(
                 f"--reduction_pieces={pieces}: --global_batch_tokens adds up several gradients for a push; leave out "
@@ -92,6 +93,9 @@ class RankSession(Session):
     def elements(self, layout: Layout) -> int:
         """A rank's own part, where tables are sharded."""
         return VocabularyShard(layout, 0, self.workers, self._settings.vocabulary_parallel).layout.size
+
+    def _pulls_nothing(self, strategy: Strategy) -> bool:
+        return True
 
     def payloads(self, strategy: Strategy) -> int:
         """Every rank has a copy of the server parameters, and its own payload."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from graphs.block import Steps
+from graphs.block import PULL, Steps
 from tfnmt.engines import links
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.report import BlockReport, Waits
@@ -201,10 +201,10 @@ class Schedule:
                 _, push = worker.run((action,), self._servers.plateau_scale)
                 since = self._clock.now
                 if push is None:
-                    yield self._transfer(number, PULLED, links.PULL)
+                    yield self._transfer(number, PULLED, links.PULL, self._pulled_parts(action))
                     self._spent[number].pull += self._clock.now - since
                     continue
-                yield self._transfer(number, PUSHED, links.PUSH)
+                yield self._transfer(number, PUSHED, links.PUSH, self._pushed_parts())
                 self._spent[number].push += self._clock.now - since
                 came_at = self._clock.now
                 yield from self._serve(number)
@@ -212,9 +212,24 @@ class Schedule:
                 self._absorb(push, came_at)
                 yield Event(self._clock.now, number, ABSORBED)
 
-    def _transfer(self, worker: int, kind: str, direction: int) -> Event | Transfer:
+    def _pushed(self) -> float:
+        """How many vectors are as large as a payload on its way."""
+        return sum(self._pushed_parts()) / self._costs.vector_bytes
+
+    def _pushed_parts(self) -> Sequence[float]:
+        return self._costs.encoded_parts(self._servers.strategy.pushed_bytes, self._dtype)
+
+    def _pulled_parts(self, action: str) -> Sequence[float]:
+        strategy = self._servers.strategy
+        if action == PULL:
+            return self._costs.encoded_parts(strategy.pulled_bytes, self._dtype)
+        return self._costs.parts(strategy.payload_vectors)
+
+    def _transfer(self, worker: int, kind: str, direction: int, parts: Sequence[float]) -> Event | Transfer:
         """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
-        return Event(self._clock.now, worker, kind) if self._costs.is_ring else Transfer(worker, kind, direction)
+        if self._costs.is_ring:
+            return Event(self._clock.now, worker, kind)
+        return Transfer(worker, kind, direction, parts)
 
     def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
         row = self._servers.strategy
@@ -234,7 +249,7 @@ class Schedule:
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
             row = self._servers.strategy
-            seconds = self._costs.update_seconds(row.payload_vectors, row.pushed_vectors(self._dtype))
+            seconds = self._costs.update_seconds(row.payload_vectors, self._pushed(), row.encoding.adds_up)
             self._served_at = max(self._served_at, self._clock.now) + seconds
         before, self._served[worker] = self._served[worker], self._served_at
         # Who has two payloads computes while the last one waits; the parameters move at once here, not only then.
@@ -244,8 +259,8 @@ class Schedule:
 
     def _count_service(self, worker: int, seconds: float) -> None:
         """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""
-        sent = self._servers.strategy.pushed_vectors(self._dtype)
-        transfer = min(seconds, self._costs.reduction_seconds(sent)) if self._costs.is_ring else 0.0
+        reduction = self._costs.reduction_seconds(self._pushed(), self._servers.strategy.encoding.adds_up)
+        transfer = min(seconds, reduction) if self._costs.is_ring else 0.0
         self._spent[worker].push += transfer
         self._spent[worker].servers += seconds - transfer
 
@@ -262,7 +277,7 @@ class Schedule:
         """The report of an update under this clock and on this network."""
         pushes = report.pushes
         if self._costs.is_ring:
-            ring_bytes = int(self._costs.ring_bytes(self._servers.strategy.pushed_vectors(self._dtype)))
+            ring_bytes = round(self._costs.ring_bytes(self._pushed(), self._servers.strategy.encoding.adds_up))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, is_virtual=True)
 
@@ -273,9 +288,7 @@ class Schedule:
         if coming is None:
             self._standing.add(worker)
         elif isinstance(coming, Transfer):
-            strategy, is_push = self._servers.strategy, coming.direction == links.PUSH
-            vectors = strategy.pushed_vectors(self._dtype) if is_push else strategy.payload_vectors
-            self._timeline.begin(self._clock.now, coming, self._costs.parts(vectors))
+            self._timeline.begin(self._clock.now, coming)
         else:
             self._timeline.add(coming)
 

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from graphs.block import Outbox
 from graphs.broadcast import pull
+from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
@@ -106,17 +108,20 @@ class UpdateSequence:
         """
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
-        worker = Worker(graph, number, progress, graph.new_replica(), outbox, batches, self._ledger.steps)
+        worker = Worker(graph, number, progress, graph.new_replica(number), outbox, batches, self._ledger.steps)
         worker.restore(self._given)
+        # Its first pull changes what the servers believe it to know: whoever takes its place begins with a whole one.
+        self._given.pop(worker_vector(number, KNOWN), None)
         return worker
 
-    def new_outbox(self) -> list[tf.Variable]:
-        """Variables for one worker's payloads, a part of each vector on each server."""
-        outbox = []
+    def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
+        """Variables for one worker's payloads, a part of each vector on each server; None for the row's encoding."""
+        encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
         for shard in self.server.shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
-                dtype = self.strategy.encoding.dtype(self._recipe.dtype)
-                outbox.append(tf.Variable(tf.zeros(shard.parameters.shape, dtype), trainable=False, name="payload"))
+                length = encoding.length(shard.parameters.shape[0], parameters)
+                empty = tf.zeros([length], encoding.dtype(parameters))
+                outbox.append(tf.Variable(empty, trainable=False, name="payload"))
         return outbox
 
     def trace(self) -> None:
@@ -145,7 +150,7 @@ class UpdateSequence:
         weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
         if quorum == 1 and not ledger.arrived:
             scalars = self._scalars(push.work.sums)
-            update = Update(*_numbers(self._update_from(push.payload, weight, *scalars)))
+            update = Update(*_numbers(self._update_from(self.strategy.encoding, push.payload, weight, *scalars)))
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
             taken, nonfinite_at, norm = _numbers(self._receive(push.payload, weight))
@@ -163,7 +168,7 @@ class UpdateSequence:
 
         Args:
           arrivals: everybody's push.
-          payload: the sum, of which every worker has a copy.
+          payload: the sum, of which every worker has a copy that is not encoded.
           ring_bytes: that each worker has sent for it.
           square: squared norm of the sum where every worker has a part of it for itself, and nobody knows the norm of
             one push; None where all have all.
@@ -174,7 +179,8 @@ class UpdateSequence:
             self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes + arrival.other_bytes))
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
         whole = None if square is None else tf.constant(square, tf.float64)
-        update = Update(*_numbers(self._update_from(payload, weight, *self._scalars(self._ledger.sums), square=whole)))
+        scalars = self._scalars(self._ledger.sums)
+        update = Update(*_numbers(self._update_from(DENSE, payload, weight, *scalars, square=whole)))
         report = self._report(update, arrivals[-1].push)
         # Of a momentum, too, each worker has a part, and nobody asks for the norms of the others'.
         return report if square is None else report._replace(momentum_norm=None)
@@ -206,6 +212,10 @@ class UpdateSequence:
                 continue  # saved where every push was an update
             for shard, piece in zip(shards, np.split(vectors[name], len(shards))):
                 shard.assign(piece)
+        for worker, copies in enumerate(server.copies):
+            known = vectors.get(worker_vector(worker, KNOWN))
+            for copy, piece in zip(copies, [] if known is None else np.split(known, len(copies))):
+                copy.assign(piece)
         server.version.assign(version)
         server.steps.assign(self._ledger.steps)
         server.weight.assign(counters["weight"])
@@ -223,7 +233,8 @@ class UpdateSequence:
         self._ledger.begin_phase()
         strategy = self.strategy
         slots = self._slots_for_workers()
-        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots)
+        copies = 0 if strategy.pull_encoding is DENSE else self._workers
+        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots, copies)
         self._hand_over(slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
         clip_norm = self._settings.clip_norm if strategy.exchange.clips_at_servers else 0.0
@@ -238,8 +249,8 @@ class UpdateSequence:
             autograph=False,
         )
 
-        def update(payload, weight, tokens, batches, plateau, *numbers, square=None):
-            rate, encoding = rate_at(tokens, batches, plateau), strategy.encoding
+        def update(encoding, payload, weight, tokens, batches, plateau, *numbers, square=None):
+            rate = rate_at(tokens, batches, plateau)
             done = update_from(
                 self.server, payload, weight, rate, clip_norm, *numbers, encoding=encoding, square=square
             )
@@ -307,14 +318,16 @@ class UpdateSequence:
         return push._replace(work=push.work._replace(sums=sums))
 
     def _count(self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]) -> None:
-        for name in [name for name in self._given if name.startswith(worker_vector(push.worker, ""))]:
+        for name in [name for name in list(self._given) if name.startswith(worker_vector(push.worker, ""))]:
             del self._given[name]
         self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes)
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
-        numbers = self._recipe.layout.size * self.strategy.payload_vectors
-        return push.pulls * numbers * self._recipe.dtype.size, numbers * push.payload[0].dtype.size
+        strategy, layout, dtype = self.strategy, self._recipe.layout, self._recipe.dtype
+        shard_size, whole = layout.size // layout.shards, strategy.payload_vectors * layout.size * dtype.size
+        pulled = push.whole_pulls * whole + push.pulls * layout.shards * strategy.pulled_bytes(shard_size, dtype)
+        return pulled, layout.shards * strategy.pushed_bytes(shard_size, dtype)
 
     def _reason(self, push: Push, element: int) -> str:
         element = max(element, push.work.nonfinite_at)

@@ -100,12 +100,22 @@ class Session(abc.ABC):
         found = []
         if strategy.most_workers is not None and self.workers > strategy.most_workers:
             found.append(f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy.")
-        if strategy.encoding is not DENSE and strategy.averaged_slots:
+        ways = {"encoding": strategy.encoding, "pull_encoding": strategy.pull_encoding}
+        found += [
+            f"--{name}={getattr(shared, name)}: squares of gradients would vanish; choose another --local_slots than "
+            f"{AVERAGE}."
+            for name, encoding in ways.items()
+            if encoding is not DENSE and strategy.averaged_slots
+        ]
+        if strategy.pull_encoding is not DENSE and self._pulls_nothing(strategy):
             found.append(
-                f"--encoding={shared.encoding}: squares of gradients would vanish; choose another --local_slots than "
-                f"{AVERAGE}."
+                f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."
             )
         return found
+
+    def _pulls_nothing(self, strategy: Strategy) -> bool:
+        """Whether workers have what they would pull: each makes every server update itself."""
+        return strategy.ring
 
     @abc.abstractmethod
     def run(self, job: Job) -> int:

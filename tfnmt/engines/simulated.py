@@ -118,6 +118,9 @@ class SimulatedSession(Session):
         fault = f"--network={RING}: --strategy={shared.strategy} has no barrier; use --network={STAR}."
         return super().faults(shared, strategy) + [fault] * (self._costs.network == RING and not strategy.has_barrier)
 
+    def _pulls_nothing(self, strategy: Strategy) -> bool:
+        return strategy.ring or self._costs.network == RING
+
     def run(self, job: Job) -> int:
         """Trains in this process; the exit code."""
         workers, costs = self.workers, self._costs

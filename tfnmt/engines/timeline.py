@@ -23,6 +23,7 @@ class Transfer(NamedTuple):
     worker: int
     kind: str
     direction: int  # PULL or PUSH of `links`
+    parts: Sequence[float]  # bytes from or to each server
 
 
 AT_ONCE = -1
@@ -46,9 +47,9 @@ class Timeline:
         number = next(self._numbers) if event.seconds > self._now else AT_ONCE
         heapq.heappush(self._coming, (event.seconds, number, event))
 
-    def begin(self, now: float, transfer: Transfer, parts: Sequence[float]) -> None:
-        """Begins a transfer of so many bytes from or to each server."""
-        worker, kind, direction = transfer
+    def begin(self, now: float, transfer: Transfer) -> None:
+        """Begins a transfer."""
+        worker, kind, direction, parts = transfer
         self._links.begin(now, (worker, kind), worker, direction, parts)
 
     def next(self) -> Event | None:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from tfnmt.engines.links import Links
 from tfnmt.models.output import CHUNK_ROWS
@@ -118,7 +120,13 @@ class SharedTables(NamedTuple):
 
 
 class Costs:
-    """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`."""
+    """The durations of one run's events but for the transfers of a star, which depend on each other: see `links`.
+
+    Attributes:
+      settings: the machines and the network.
+      is_ring: whether there are no servers.
+      vector_bytes: of a vector of all parameters.
+    """
 
     def __init__(
         self,
@@ -137,7 +145,7 @@ class Costs:
         """
         self._tables = tables
         self.settings, self.is_ring = settings, is_ring
-        self._seed, self._workers, self._servers, self._vector_bytes = seed, workers, servers, vector_bytes
+        self._seed, self._workers, self._servers, self.vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
         self._slow_parts = [_SlowPart(seed, worker) for worker in range(workers)]
 
@@ -151,7 +159,7 @@ class Costs:
           moves: whether it moves its replica by an optimizer of its own.
         """
         seconds = self.settings.step_seconds + target_tokens * self.settings.seconds_per_token
-        seconds += moves * self._vector_bytes * self.settings.server_seconds_per_byte
+        seconds += moves * self.vector_bytes * self.settings.server_seconds_per_byte
         return seconds * self._factors.get(worker, 1.0) * self._noise(worker, step)
 
     def _noise(self, worker: int, step: int) -> float:
@@ -172,11 +180,15 @@ class Costs:
             latency_seconds=self.settings.network_latency_seconds,
         )
 
+    def encoded_parts(self, encoded_bytes: Callable[[int, tf.DType], int], dtype: tf.DType) -> list[float]:
+        """[servers], the bytes on their way of what each server has; `encoded_bytes` says them of so many numbers."""
+        return [encoded_bytes(-(-self.vector_bytes // (self._servers * dtype.size)), dtype)] * self._servers
+
     def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""
-        return [vectors * self._vector_bytes / self._servers] * self._servers
+        return [vectors * self.vector_bytes / self._servers] * self._servers
 
-    def update_seconds(self, vectors: int, sent: float) -> float:
+    def update_seconds(self, vectors: int, sent: float, adds_up: bool = True) -> float:
         """How long an update of whole vectors takes once all that it is made of is there.
 
         Servers move their parts side by side. The workers of a ring reduce first, and each moves whole vectors.
@@ -184,36 +196,38 @@ class Costs:
         Args:
           vectors: that are moved.
           sent: the same as they are encoded on their way, which counts for a ring.
+          adds_up: whether the workers of a ring can add up what they send; otherwise each gets what all have sent.
         """
         if not self.is_ring:
             return max(self.parts(vectors)) * self.settings.server_seconds_per_byte
-        return self.reduction_seconds(sent) + vectors * self.held_bytes * self.settings.server_seconds_per_byte
+        seconds = vectors * self.held_bytes * self.settings.server_seconds_per_byte
+        return self.reduction_seconds(sent, adds_up) + seconds
 
     @property
     def held_bytes(self) -> float:
         """Bytes of one vector that each worker of a ring has."""
         if self._tables is None:
-            return self._vector_bytes
-        return self._vector_bytes - self._tables.table_bytes * (self._workers - 1) / self._workers
+            return self.vector_bytes
+        return self.vector_bytes - self._tables.table_bytes * (self._workers - 1) / self._workers
 
-    def reduction_seconds(self, vectors: float) -> float:
-        """Reduce-scatter and all-gather: 2 (N - 1) messages of the N-th part, one behind the other, by all at once.
+    def reduction_seconds(self, vectors: float, adds_up: bool = True) -> float:
+        """The messages of a ring, one behind the other, by all at once.
 
-        Each exchange for shared tables is N - 1 messages more.
+        Reduce-scatter and all-gather are 2 (N - 1) messages of the N-th part; an all-gather alone is N - 1 of all, and
+        so is each exchange for shared tables.
         """
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:
             rate = min(rate, settings.switch_bytes_per_second / self._workers)
-        messages = (2 + (self._tables.exchanges() if self._tables else 0)) * (self._workers - 1)
-        return messages * settings.network_latency_seconds + self.ring_bytes(vectors) / rate
+        messages = ((2 if adds_up else 1) + (self._tables.exchanges() if self._tables else 0)) * (self._workers - 1)
+        return messages * settings.network_latency_seconds + self.ring_bytes(vectors, adds_up) / rate
 
-    def ring_bytes(self, vectors: float) -> float:
+    def ring_bytes(self, vectors: float, adds_up: bool = True) -> float:
         """Bytes that each worker of a ring sends, and receives, to reduce whole vectors, shared tables excepted."""
-        share = (self._workers - 1) / self._workers
-        if self._tables is None:
-            return 2 * vectors * self._vector_bytes * share
-        summed = self._vector_bytes - self._tables.table_bytes
-        return 2 * vectors * summed * share + self._tables.moved_bytes(self._workers)
+        tables, others = self._tables, self._workers - 1
+        to_all_others = vectors * (self.vector_bytes - (tables.table_bytes if tables else 0)) * others
+        moved = tables.moved_bytes(self._workers) if tables else 0.0
+        return (2 * to_all_others / self._workers if adds_up else to_all_others) + moved
 
 
 class _SlowPart:

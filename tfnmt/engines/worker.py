@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, Block, BlockGraph, LocalTraining, Outbox
+from graphs.block import BEGIN, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Outbox
+from graphs.encodings import DENSE
+from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward
 from graphs.local_steps import REPLICA, Replica
 from graphs.reduce_average import ServerVariables
@@ -46,12 +48,13 @@ class WorkerGraph:
           first_step: steps that each worker had done when the row began.
           pack: see `forward_backward`.
         """
-        self.strategy = strategy
+        self.strategy, self._copies = strategy, server.copies
         self._recipe, self._settings = recipe, recipe.settings
         self._loss, self._pack = in_streams(recipe.model.loss, recipe.streams), pack
         self._block = BlockGraph(
             server,
             strategy.encoding,
+            strategy.pull_encoding,
             strategy.exchange,
             _local_training(strategy, rates, first_step),
             recipe.settings.clip_norm,
@@ -64,16 +67,17 @@ class WorkerGraph:
         adds_up = self._step_tokens > 0 or strategy.meetings.steps_per_push > 1
         self._measures = adds_up and strategy.sums_gradients
 
-    def new_replica(self) -> Replica:
+    def new_replica(self, number: int) -> Replica:
         """Fresh vectors and slots on the device of the caller; the first block of the worker fills them."""
         local, size, dtype = self.strategy.local_update, self._recipe.layout.size, self._recipe.dtype
 
         def filled(value: float, name: str) -> tf.Variable:
             return tf.Variable(tf.fill([size], tf.constant(value, dtype)), trainable=False, name=name)
 
-        vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.exchange.keeps)}
+        vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.keeps)}
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
-        return Replica(vectors, slots, tf.Variable(0, dtype=tf.float64, trainable=False, name="updates"))
+        updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="updates")
+        return Replica(vectors, slots, updates, self._copies[number] if self._copies else ())
 
     def function(self, block: Block) -> Any:
         """The graph function of one block; `unpack_work` reads what it returns.
@@ -99,7 +103,7 @@ class WorkerGraph:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
         whole, clock = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float64)
         scalar, sums = tf.TensorSpec([], self._recipe.dtype), tf.TensorSpec([len(Sums._fields)], tf.float64)
-        replica = self.new_replica()
+        replica = self.new_replica(0)
         numbers = (whole, whole, clock, scalar, sums)
         first, *others = self.strategy.program()
         for block in {first, self.strategy.beginning(first), *others}:
@@ -109,7 +113,7 @@ class WorkerGraph:
 
     def kept(self, replica: Replica) -> dict[str, tf.Variable]:
         """What a worker holds that outlives a block: vectors, slots and, where there are such, the age of these."""
-        vectors = {name: replica.vectors[name] for name in self.strategy.exchange.saved}
+        vectors = {name: replica.vectors[name] for name in self.strategy.saved}
         slots = replica.slots if self.strategy.local_slots == KEEP else {}
         return {**vectors, **slots, **({"updates": replica.updates} if slots else {})}
 
@@ -168,6 +172,7 @@ class Push(NamedTuple):
     pulls: int  # since the last push
     payload: Outbox
     work: Work  # numbers, summed since the last push
+    whole_pulls: int = 0  # the same of those that are not encoded though the row's are
 
 
 class Progress(NamedTuple):
@@ -205,7 +210,7 @@ class Worker:
         self._program = itertools.cycle(graph.strategy.program())
         self._holds_nothing = True
         self._work: Work | None = None
-        self._version = self._pulls = 0
+        self._version = self._pulls = self._whole_pulls = 0
         self._clock = clock  # of the local updates
 
     def next_block(self) -> Block:
@@ -235,13 +240,16 @@ class Worker:
             self._version = work.version
             if self._work and self._graph.strategy.exchange.trains_replicas:  # steps of the block's earlier parts
                 self._clock += self._work.sums.steps
-        self._pulls += sum(action in (BEGIN, PULL) for action in block)
+        self._pulls += block.count(PULL)
+        self._whole_pulls += block.count(BEGIN) + block.count(WHOLE)
         self._work = work if self._work is None else gathered_work(self._work, work)
         if PUSH not in block:
             return work, None
         self._block += 1
-        gathered, self._work, pulls, self._pulls = self._work, None, self._pulls, 0
-        return work, Push(self.number, self._block, self.step, self._version, pulls, self.outbox, gathered)
+        gathered, self._work = self._work, None
+        pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
+        numbers = (self.number, self._block, self.step, self._version, pulls)
+        return work, Push(*numbers, self.outbox, gathered, whole_pulls)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""
@@ -260,7 +268,8 @@ class Worker:
             self.replica.updates.assign(self.step)
         for name, value in found.items():
             saved[name].assign(value)
-        if worker_vector(self.number, REPLICA) in found:
+        holds = REPLICA if self._graph.strategy.pull_encoding is DENSE else KNOWN
+        if worker_vector(self.number, holds) in found:
             self._holds_nothing = False
 
 

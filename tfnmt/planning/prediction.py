@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, Block, Steps
+from graphs.block import BEGIN, PULL, PUSH, WHOLE, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger
@@ -113,8 +113,10 @@ class _CountingServers:
         return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
-        pulled, pushed = self.strategy.payload_vectors, self.strategy.pushed_vectors(DTYPE)
-        moved = push.pulls * int(sum(self._costs.parts(pulled))), int(sum(self._costs.parts(pushed)))
+        encoded = (self.strategy.pulled_bytes, self.strategy.pushed_bytes)
+        pulled, pushed = (round(sum(self._costs.encoded_parts(each, DTYPE))) for each in encoded)
+        whole = round(sum(self._costs.parts(self.strategy.payload_vectors)))
+        moved = push.pulls * pulled + push.whole_pulls * whole, pushed
         self._ledger.count(push, waits, None, moved)
         if self._ledger.arrived < self.strategy.quorum:
             return None
@@ -132,7 +134,7 @@ class _IdleWorker:
         self._ledger, self._step_tokens = ledger, step_tokens
         first, *others = strategy.program()
         self._program = itertools.chain([strategy.beginning(first), *others], itertools.cycle(strategy.program()))
-        self._block = self._pulls = self._version = 0
+        self._block = self._pulls = self._whole_pulls = self._version = 0
         self._sums = NO_SUMS
 
     def next_block(self) -> Block:
@@ -145,13 +147,14 @@ class _IdleWorker:
         self.step += steps
         sums = NO_SUMS._replace(target_tokens=float(tokens), steps=float(steps), batches=float(steps))
         self._sums = Sums(*(before + more for before, more in zip(self._sums, sums)))
-        if action in (BEGIN, PULL):
-            self._pulls += 1
+        if action in (BEGIN, WHOLE, PULL):
+            self._pulls, self._whole_pulls = self._pulls + (action == PULL), self._whole_pulls + (action != PULL)
             self._version = self._ledger.version
         work = Work(sums, -1, self._version, float(self.step), START)
         if action != PUSH:
             return work, None
         self._block += 1
-        push = Push(self.number, self._block, self.step, self._version, self._pulls, [], work._replace(sums=self._sums))
-        self._sums, self._pulls = NO_SUMS, 0
+        numbers = (self.number, self._block, self.step, self._version, self._pulls)
+        push = Push(*numbers, [], work._replace(sums=self._sums), self._whole_pulls)
+        self._sums, self._pulls, self._whole_pulls = NO_SUMS, 0, 0
         return work, push

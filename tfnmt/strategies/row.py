@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, Action, Block, Exchange, Steps
+from graphs.block import BEGIN, PULL, PUSH, WHOLE, Action, Block, Exchange, Steps
 from graphs.encodings import DENSE, Encoding
+from graphs.error_feedback import KNOWN, RESIDUAL
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import Optimizer
 from tfnmt.strategies.exchanges import GradientSum
@@ -72,6 +73,8 @@ class Strategy:
       exchange: what a pull, a step and a push do to the vectors that a worker holds.
       meetings: when a worker pulls and pushes.
       encoding: the numbers in which payloads travel.
+      pull_encoding: the same of what a worker pulls, the change since it has pulled last; DENSE for the parameters as
+        they are.
       local_update: the optimizer by which a worker moves its own replica at each step; None where replicas stay as they
         were pulled.
       local_update_steps: steps of a worker in this row after which its replica moves no more; None for never.
@@ -91,6 +94,7 @@ class Strategy:
     exchange: Exchange = GradientSum()  # noqa: RUF009 (it has no state)
     meetings: Meetings = Meetings.every(1, 1)  # noqa: RUF009
     encoding: Encoding = DENSE
+    pull_encoding: Encoding = DENSE
     local_update: Optimizer | None = None
     local_update_steps: int | None = None
     local_rate: float = 1.0
@@ -111,9 +115,28 @@ class Strategy:
         """Vectors [size] that travel with a push, and with a pull."""
         return 1 + len(self.averaged_slots)
 
-    def pushed_vectors(self, parameters: tf.DType) -> float:
-        """How many vectors [size] of the parameters' type are as large as a payload on its way."""
-        return self.payload_vectors * self.encoding.dtype(parameters).size / parameters.size
+    def pushed_bytes(self, size: int, parameters: tf.DType) -> int:
+        """Bytes on their way of a payload whose vectors have `size` numbers, or of its part for one server."""
+        return self.payload_vectors * self.encoding.bytes(size, parameters)
+
+    def pulled_bytes(self, size: int, parameters: tf.DType) -> int:
+        """The same of a pull."""
+        return self.payload_vectors * self.pull_encoding.bytes(size, parameters)
+
+    @property
+    def keeps(self) -> Sequence[str]:
+        """Names of the vectors that a worker holds beside its replica."""
+        return [*self.exchange.keeps, *self._residuals]
+
+    @property
+    def saved(self) -> Sequence[str]:
+        """Names of those that checkpoints must hold."""
+        return [*self.exchange.saved, *self._residuals]
+
+    @property
+    def _residuals(self) -> Sequence[str]:
+        known = [] if self.pull_encoding is DENSE else [KNOWN]
+        return [*known, *([RESIDUAL] if self.encoding.keeps_rest else [])]
 
     @property
     def has_barrier(self) -> bool:
@@ -122,8 +145,11 @@ class Strategy:
 
     @property
     def sums_gradients(self) -> bool:
-        """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale."""
-        return self.exchange.clips_at_servers
+        """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale.
+
+        What arrives with error feedback is as long as the encoding makes it.
+        """
+        return self.exchange.clips_at_servers and not self.encoding.keeps_rest
 
     @property
     def pushes_gradients_at_once(self) -> bool:
@@ -160,5 +186,7 @@ class Strategy:
         return self.meetings.blocks()
 
     def beginning(self, block: Block) -> Block:
-        """The block for a worker that holds no parameters: one without a pull first takes those of the servers."""
-        return block if block[0] == PULL else (BEGIN, *block)
+        """The block for a worker that holds no parameters: it first takes all those of the servers."""
+        if block[0] != PULL:
+            return (BEGIN, *block)
+        return block if self.pull_encoding is DENSE else (WHOLE, *block[1:])

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple, Protocol
 
-from graphs.encodings import ENCODINGS
+from graphs.encodings import ENCODINGS, TopK, find_encoding
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.settings import setting
 from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedAsync
@@ -86,9 +86,30 @@ class StrategySettings:
     )
     encoding: str = setting(
         "none",
-        "How payloads travel: as they are, or in numbers of 16 bits.",
+        "How payloads travel: as they are; in floats of 16 bits; in integers of 8 or 4 bits, with a scale for each "
+        "256; or the largest elements alone. With the last three, each worker keeps what was not sent and adds it to "
+        "its next payload.",
         choices=tuple(ENCODINGS),
         formerly="compression",
+    )
+    pull_encoding: str = setting(
+        "none",
+        "How parameters travel to workers: as they are, or the change since a worker's last pull as --encoding has it; "
+        "then servers hold a copy of what each worker knows, and send later what they have not sent.",
+        choices=tuple(ENCODINGS),
+    )
+    topk_fraction: float = setting(
+        TopK().fraction,
+        "Share of the elements that topk sends, the largest of each 4,096.",
+        above=0,
+        maximum=1,
+        only_with=dict.fromkeys(("encoding", "pull_encoding", "warm_start_encoding"), ("topk",)),
+    )
+    warm_start_encoding: str = setting(
+        "same",
+        "How payloads travel in the warm start: as --encoding says, or by one of its values.",
+        choices=("same", *ENCODINGS),
+        only_with={"warm_start_updates": None},
     )
     seed: int = setting(
         1,
@@ -117,11 +138,15 @@ def phases(
 ) -> tuple[Phase, ...]:
     """The phases of a run in order: a synchronous warm start if one is wanted, then the row."""
 
-    def made(row: RowSettings) -> Strategy:
-        return dataclasses.replace(row.row(workers, optimizer), encoding=ENCODINGS[settings.encoding])
+    def made(row: RowSettings, encoding: str) -> Strategy:
+        push, pull = (find_encoding(name, settings.topk_fraction) for name in (encoding, settings.pull_encoding))
+        return dataclasses.replace(row.row(workers, optimizer), encoding=push, pull_encoding=pull)
 
-    law, warm_start = settings.learning_rate_law, []
+    def or_same(of_warm_start: str, later: str) -> str:
+        return later if of_warm_start == "same" else of_warm_start
+
+    law, encoding, warm_start = settings.learning_rate_law, settings.encoding, []
     if settings.warm_start_updates:
-        warm_law = law if settings.warm_start_law == "same" else settings.warm_start_law
-        warm_start = [Phase(0, made(Sync()), warm_law)]
-    return (*warm_start, Phase(settings.warm_start_updates, made(row), law))
+        warm_row = made(Sync(), or_same(settings.warm_start_encoding, encoding))
+        warm_start = [Phase(0, warm_row, or_same(settings.warm_start_law, law))]
+    return (*warm_start, Phase(settings.warm_start_updates, made(row, encoding), law))
