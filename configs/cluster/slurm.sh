@@ -10,7 +10,8 @@
 set -euo pipefail
 
 readonly PARAMETER_SERVERS=2
-readonly PORT=23450
+# Jobs that share a node must not share ports: each has 64 of its own, below those that Linux gives away by itself.
+readonly PORT=$((10000 + SLURM_JOB_ID * 64 % 20000))
 
 # The address of each task: its node and a port of its own there.
 mapfile -t nodes < <(srun --ntasks="$SLURM_NTASKS" bash -c 'echo "$SLURM_PROCID $(hostname)"' | sort -n | cut -d' ' -f2)
@@ -24,8 +25,8 @@ chief=${addresses[0]}
 servers=$(join "${addresses[@]:1:PARAMETER_SERVERS}")
 workers=$(join "${addresses[@]:1+PARAMETER_SERVERS}")
 
-# A task that ends badly ends the job. Submitted again, it goes on from the newest checkpoint.
-srun --kill-on-bad-exit=1 bash -c '
+# A task that ends badly ends the job. Submitted again, it goes on from the newest checkpoint. Lines begin with the task.
+srun --label --kill-on-bad-exit=1 bash -c '
   if ((SLURM_PROCID == 0)); then job=chief index=0
   elif ((SLURM_PROCID <= '"$PARAMETER_SERVERS"')); then job=ps index=$((SLURM_PROCID - 1))
   else job=worker index=$((SLURM_PROCID - 1 - '"$PARAMETER_SERVERS"')); fi

@@ -73,16 +73,20 @@ def test_slurm_script_gives_every_task_its_place(tmp_path):
     (tmp_path / "tfnmt-train").write_text('#!/bin/bash\necho "$@"\n')
     for program in tmp_path.iterdir():
         program.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NTASKS": "7"}
-    ended = subprocess.run(
-        [EXAMPLES / "slurm.sh", "--strategy=bmuf"], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
+
+    def lines_of(job):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NTASKS": "7", "SLURM_JOB_ID": str(job)}
+        words = [EXAMPLES / "slurm.sh", "--strategy=bmuf"]
+        ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()
+
+    lines = lines_of(job=3)
     places = [re.search(r"--job_name=(\w+) --task_index=(\d+) --strategy=bmuf$", line).groups() for line in lines]
     assert places == [("chief", "0"), ("ps", "0"), ("ps", "1"), *(("worker", str(n)) for n in range(4))]
-    assert all("--chief_hosts=node0:23450 --ps_hosts=node1:23451,node2:23452 " in line for line in lines)
-    assert all("--worker_hosts=node3:23453,node4:23454,node5:23455,node6:23456 " in line for line in lines)
+    assert all("--chief_hosts=node0:10192 --ps_hosts=node1:10193,node2:10194 " in line for line in lines)
+    assert all("--worker_hosts=node3:10195,node4:10196,node5:10197,node6:10198 " in line for line in lines)
+    assert "--chief_hosts=node0:10256 " in lines_of(job=4)[0]  # so that two jobs may share nodes
 
 
 def faults(shape, value, place="job"):
