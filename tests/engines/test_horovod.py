@@ -56,9 +56,15 @@ def _two(tmp_path_factory):
     scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
     scenarios += ["replicas:ring_allreduce", "replicas:model_average", "wire:ring_allreduce"]
     scenarios += ["plateau:ring_allreduce", "plateau:model_average", "pause:ring_allreduce"]
-    scenarios += ["tables:ring_allreduce", "tables:sync", "share:ring_allreduce", "interchange:ring_allreduce"]
-    scenarios += ["spoil:ring_allreduce", "carry:ring_allreduce"]
     scenarios += ["plain:ring_allreduce", "plain:model_average", "refuse:0", "refuse:1", "drift:1"]
+    return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
+
+
+@pytest.fixture(name="sharing", scope="module")
+def _sharing(tmp_path_factory):
+    """Two ranks with a part of the tables each."""
+    scenarios = ["tables:ring_allreduce", "tables:sync", "share:ring_allreduce", "interchange:ring_allreduce"]
+    scenarios += ["spoil:ring_allreduce", "carry:ring_allreduce"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
@@ -210,9 +216,9 @@ def test_sums_in_pieces(two):
 
 
 @pytest.mark.parametrize("row", ["ring_allreduce", "sync"])
-def test_sharded_tables_equal_whole_ones(two, row):
+def test_sharded_tables_equal_whole_ones(sharing, row):
     """I44: parameters, slots and averages, under a norm of all shards; the last line shows that it clips."""
-    found = two[f"tables:{row}"]
+    found = sharing[f"tables:{row}"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT and found["from_pieces"] < EXACT
     assert found["losses"] < 1e-9 and found["norms"] < EXACT
@@ -226,29 +232,29 @@ def test_tables_of_11_rows_on_four_ranks(four):
     assert found["losses"] < 1e-9
 
 
-def test_a_rank_holds_its_share_of_every_vector(two):
+def test_a_rank_holds_its_share_of_every_vector(sharing):
     """Rows of 3 numbers, 5 and 6 of 11, in whole lines of 16, beside 9 and 11 numbers that all have."""
-    sizes = two["share:ring_allreduce"]["sizes"]
+    sizes = sharing["share:ring_allreduce"]["sizes"]
     assert [set(each) for each in sizes] == [{16 + 16 + 16}, {32 + 16 + 16}]
 
 
-def test_checkpoints_of_sharded_tables_are_whole(two):
+def test_checkpoints_of_sharded_tables_are_whole(sharing):
     """2 ranks, one process, 2 ranks; and 2 + 2 rounds equal 4 bit for bit."""
-    found = two["interchange:ring_allreduce"]
+    found = sharing["interchange:ring_allreduce"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
     assert found["resumed"] == 0
 
 
-def test_with_sharded_tables_one_bad_gradient_stops_everybody(two):
-    found = two["spoil:ring_allreduce"]
+def test_with_sharded_tables_one_bad_gradient_stops_everybody(sharing):
+    found = sharing["spoil:ring_allreduce"]
     assert found["finite"]
     assert found["skipped"] == [None, "the gradient of bias was not finite at step 2 of worker 1", None, None]
 
 
-def test_bytes_of_sharded_tables_go_through_the_connections(two):
+def test_bytes_of_sharded_tables_go_through_the_connections(sharing):
     """I46."""
-    assert 1 <= two["carry:ring_allreduce"]["least"] < 1.01
+    assert 1 <= sharing["carry:ring_allreduce"]["least"] < 1.01
 
 
 def test_rank_that_drifts_is_named(two, four):
