@@ -187,12 +187,31 @@ def test_shared_tables_need_ranks_that_stay(two_ranks, monkeypatch):
 
 @pytest.mark.parametrize(
     "encoding, slots, fault",
-    [("float16", "average", "--encoding=float16: squares"), ("float16", "keep", None), ("none", "average", None)],
+    [
+        ("float16", "average", "--encoding=float16: squares"),
+        ("topk", "average", "--encoding=topk: squares"),
+        ("float16", "keep", None),
+        ("none", "average", None),
+    ],
 )
 @pytest.mark.parametrize("engine, settings", [("horovod", RankSettings()), ("simulated", SimulationSettings())])
-def test_averaged_slots_do_not_fit_in_16_bits(two_ranks, engine, settings, encoding, slots, fault):
+def test_averaged_slots_are_not_encoded(two_ranks, engine, settings, encoding, slots, fault):
     found = faults(session_of(engine, settings), Bmuf(local_slots=slots), encoding=encoding)
     assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
+
+
+@pytest.mark.parametrize(
+    "engine, settings, row, is_fault",
+    [
+        ("horovod", RankSettings(), Sync(), True),
+        ("simulated", SimulationSettings(), RingAllreduce(), True),
+        ("simulated", SimulationSettings(network="ring"), Sync(), True),
+        ("simulated", SimulationSettings(), Sync(), False),
+    ],
+)
+def test_pulls_are_encoded_where_there_are_some(two_ranks, engine, settings, row, is_fault):
+    found = faults(session_of(engine, settings), row, pull_encoding="int8")
+    assert found == ["--pull_encoding=int8: nothing is pulled without parameter servers; leave it out."] * is_fault
 
 
 def test_ranks_need_somebody_who_starts_them():
