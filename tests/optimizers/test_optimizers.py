@@ -69,6 +69,16 @@ def apply(name, theta, gradients):
     return variable.numpy()
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_elements_without_a_gradient_stay_where_slots_are_zero(dtype):
+    """As the vector's padding has them behind a resume; what is not finite there would make the vector's norm so."""
+    optimizer, theta = build_optimizer(OptimizerSettings(optimizer="adagrad")), tf.Variable(tf.ones([2], dtype))
+    slot = tf.Variable(tf.zeros([2], dtype))
+    gradient, rate = tf.constant([0, 2], dtype), tf.constant(RATE, dtype)
+    optimizer.apply(theta.handle, {"sum_of_squares": slot.handle}, gradient, rate, tf.constant(0, tf.int64))
+    assert theta.numpy().tolist() == pytest.approx([1, 1 - RATE])
+
+
 @pytest.mark.parametrize("dtype,tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
 @pytest.mark.parametrize("name", ORACLES)
 def test_follows_its_equations(name, dtype, tolerance):

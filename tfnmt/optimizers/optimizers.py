@@ -182,7 +182,8 @@ class Adagrad(Optimizer):
             var=parameters,
             accum=slots["sum_of_squares"],
             lr=learning_rate,
-            epsilon=tf.constant(0, gradient.dtype),
+            # Where no gradient has been, as in a vector's padding behind a resume, 0 / 0 would spoil the vector's norm.
+            epsilon=tf.constant(1e-30, gradient.dtype),
             grad=gradient,
         )
 
