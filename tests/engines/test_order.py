@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from graphs.block import PULL, Steps
+from graphs.encodings import DENSE
 from tests import toy
 from tests.engines.building import build
 from tfnmt.engines.servers import UpdateSequence
@@ -68,7 +69,7 @@ def test_the_version_counts_behind_the_update():
     """Nothing else would hold it back: it is another variable."""
     servers = build(UpdateSequence, Single(), BATCHES, options={"workers": 1})
     numbers = [tf.constant(1.0, tf.float64)] * 7
-    graph = servers._update_from.get_concrete_function(servers.new_outbox(), *numbers).graph
+    graph = servers._update_from.get_concrete_function(DENSE, servers.new_outbox(), *numbers).graph
     (choice,) = [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
     branch = graph._get_function(choice.get_attr("then_branch").name).graph
     counts = [operation for operation in branch.get_operations() if operation.type == "AssignAddVariableOp"]
