@@ -131,6 +131,42 @@ def test_tf_config_alone_makes_a_cluster(corpus, tmp_path):
     assert CheckpointStore(tmp_path / "run" / "checkpoints").newest == 4
 
 
+def test_placement_of_the_subgraphs(corpus, tmp_path):
+    """The arithmetic of an update is on the servers, that of a step on the worker."""
+    import tensorflow as tf
+
+    run("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=2")
+    show = [
+        sys.executable,
+        "tools/show_graph",
+        f"--run_directory={tmp_path / 'run'}",
+        f"--output={tmp_path / 'graphs'}",
+    ]
+    subprocess.run(show, check=True, capture_output=True, timeout=SECONDS)
+    devices = {}
+    for name in ("broadcast", "forward_backward", "reduce_average"):
+        (path,) = (tmp_path / "graphs" / name).glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                metadata = tf.compat.v1.RunMetadata.FromString(value.tensor.string_val[0])
+                nodes = [
+                    node
+                    for graphs in metadata.function_graphs
+                    for graph in graphs.partition_graphs
+                    for node in graph.node
+                ]
+                for node in nodes:
+                    devices.setdefault((name, node.op), set()).add(node.device.rpartition("/")[2])
+    servers = {"device:CPU:1", "device:CPU:2"}
+    assert devices["reduce_average", "ResourceApplyAdam"] == servers
+    assert devices["reduce_average", "L2Loss"] == servers
+    assert devices["broadcast", "ReadVariableOp"] == servers
+    assert devices["broadcast", "AssignVariableOp"] == {"device:CPU:0"}
+    products = [found for (name, op), found in devices.items() if name == "forward_backward" and "MatMul" in op]
+    assert products
+    assert all(found == {"device:CPU:0"} for found in products)
+
+
 def test_unreachable_tasks_are_named_with_their_commands(corpus, tmp_path):
     hosts = ("--chief_hosts=127.0.0.1:1", "--worker_hosts=127.0.0.1:2", "--ps_hosts=127.0.0.1:3")
     common = (*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync")

@@ -1,13 +1,11 @@
 """The tools that measure, on next to nothing: what they run and print, not the figures."""
 
-import itertools
 import json
 import re
 import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 
 from tests.decoding import trained_transformer
 from tests.programs import SECONDS
@@ -102,33 +100,8 @@ def test_a_comparison_s_run_can_be_shown(corpus, tmp_path):
     found = tool("compare_strategies", f"--data={corpus}", TINY, "--rows=", "--tokens=2000", f"--output={tmp_path}")
     assert re.search(r"^single +[\d.]+ BLEU", found)
     tool("show_graph", f"--run_directory={tmp_path / 'single'}", f"--output={tmp_path / 'graphs'}")
-    shown = {path.parent.name: path for path in (tmp_path / "graphs").glob("*/events.*")}
-    assert shown.keys() == {"forward_backward", "reduce_average", "broadcast"}
-    _assert_placed({(name, op): where for name, path in shown.items() for op, where in _devices(path).items()})
-
-
-def _devices(path):
-    """Operation -> the devices of its nodes, in the partitioned graphs of an event file."""
-    devices = {}
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
-        for value in event.summary.value:
-            metadata = tf.compat.v1.RunMetadata.FromString(value.tensor.string_val[0])
-            for graph in itertools.chain.from_iterable(each.partition_graphs for each in metadata.function_graphs):
-                for node in graph.node:
-                    devices.setdefault(node.op, set()).add(node.device.rpartition("/")[2])
-    return devices
-
-
-def _assert_placed(devices):
-    """The arithmetic of an update is on the servers, that of a step on the worker."""
-    servers = {"device:CPU:1", "device:CPU:2"}
-    assert devices["reduce_average", "ResourceApplyAdam"] == servers
-    assert devices["reduce_average", "L2Loss"] == servers
-    assert devices["broadcast", "ReadVariableOp"] == servers
-    assert devices["broadcast", "AssignVariableOp"] == {"device:CPU:0"}
-    products = [found for (name, op), found in devices.items() if name == "forward_backward" and "MatMul" in op]
-    assert products
-    assert all(found == {"device:CPU:0"} for found in products)
+    shown = {path.parent.name for path in (tmp_path / "graphs").glob("*/events.*")}
+    assert shown == {"forward_backward", "reduce_average", "broadcast"}
 
 
 def test_a_study_tells_what_there_is(corpus, tmp_path):
