@@ -38,6 +38,8 @@ def test_an_exported_folder_translates_without_the_run(run, call, tmp_path, capl
         assert sum(map(str.__eq__, expected, found)) >= 9  # 8 bits may change a word
     _, error = call(translate, f"--exported={tmp_path}", f"--run_directory={run.path}", expect=2)
     assert "give one of them" in error
+    _, error = call(translate, f"--exported={tmp_path}", "--checkpoint=newest", expect=2)
+    assert "--checkpoint does nothing with --exported" in error
 
 
 def test_the_model_card(run, call, tmp_path):

@@ -62,6 +62,8 @@ def _main(trained_settings: TrainedSettings, settings: TranslateSettings, decodi
     total = count_lines(settings.input)
     if settings.exported and trained_settings.run_directory:
         raise UserError("--exported and --run_directory: each is a model to translate with; give one of them.")
+    if settings.exported and application.given("checkpoint"):
+        raise UserError("--checkpoint does nothing with --exported, which holds one model; leave it out.")
     runtime.prepare(trained_settings.threads or None, in_streams=True)
     _, translate = load_engine(trained_settings, settings.exported, decoding)
     by_hand = settings.input == STANDARD and sys.stdin.isatty()
