@@ -83,21 +83,21 @@ Cell = tuple[str, int]
 BASELINE: Cell = ("single", 1)
 CELLS: tuple[Cell, ...] = (
     BASELINE,
-    ("model_average", 16),
     ("sync", 16),
-    ("model_average_slots", 16),
     ("model_average", 4),
-    ("model_average", 8),
-    ("bmuf", 16),
-    ("sync", 4),
-    ("bmuf", 4),
-    ("sync", 8),
-    ("bmuf", 8),
+    ("model_average_slots", 4),
     ("summed_async", 4),
     ("async", 4),
     ("delayed_async", 4),
-    ("model_average_slots", 4),
+    ("sync", 4),
+    ("bmuf", 4),
+    ("model_average", 8),
     ("model_average_slots", 8),
+    ("sync", 8),
+    ("bmuf", 8),
+    ("model_average_slots", 16),
+    ("model_average", 16),
+    ("bmuf", 16),
 )
 """In the order in which they are trained, the most telling first."""
 
