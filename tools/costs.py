@@ -196,8 +196,8 @@ class Report(NamedTuple):
             "regrets": self.regrets(),
             "cells": [
                 {
-                    **each.cell._asdict(),
-                    **each.measured._asdict(),
+                    "cell": each.cell._asdict(),
+                    "measured": each.measured._asdict(),
                     "predicted": each.predicted._asdict(),
                     "error": each.error,
                 }
