@@ -79,7 +79,7 @@ def test_who_asks_something_else_gets_no_answer(address, question):
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), 5) as connection:
         connection.sendall(question)
-        with contextlib.suppress(ConnectionResetError):  # what was not read makes it a reset
+        with contextlib.suppress(OSError):  # what was not read makes it a reset, maybe before the shutdown
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
     assert link_speed.measure(address, itertools.count().__next__).latency_seconds > 0  # others go on

@@ -12,9 +12,8 @@ from tfnmt.errors import UserError
 
 def _job(*words, workers=2):
     """The job of these flags, and its session of so many workers."""
-    session = SimpleNamespace(
-        workers=workers, servers=1, faults=lambda *_: [], payloads=lambda _: 1, describe=lambda: "ranks"
-    )
+    session = SimpleNamespace(workers=workers, servers=1, describe=lambda: "ranks")
+    session.faults, session.payloads, session.elements = lambda *_: [], lambda _: 1, lambda layout: layout.size
     return _Job(Settings(*CommandLine(REQUESTS).parse(["--run_directory=runs/a", *words])), session), session
 
 
