@@ -12,7 +12,6 @@ from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning import ranking
 from tfnmt.planning.prediction import Speed, predict
 from tfnmt.planning.probe import Probe
-from tfnmt.strategies import STRATEGIES
 
 LOCAL_STEPS = 8
 GIGABIT, FAST, SLOW = 125e6, 12.5e6, 3.75e6
@@ -42,11 +41,8 @@ class Cell(NamedTuple):
 
     def candidate(self) -> ranking.Candidate:
         """The row with its flags; a server for two workers."""
-        make = STRATEGIES[self.strategy]
-        has_steps = any(field.name == ranking.LOCAL_STEPS for field in dataclasses.fields(make))
-        row = make(**({ranking.LOCAL_STEPS: LOCAL_STEPS} if has_steps else {}))
-        is_ring = row.row(self.workers, OptimizerSettings()).ring
-        return ranking.Candidate(self.strategy, row, "none", self.workers, 0 if is_ring else self.workers // 2)
+        found = ranking.candidates([self.workers], self.workers // 2, [LOCAL_STEPS], ["none"])
+        return next(each for each in found if each.strategy == self.strategy)
 
 
 CALIBRATION = Cell("sync", 2, GIGABIT)

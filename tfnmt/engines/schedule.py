@@ -259,8 +259,10 @@ class Schedule:
 
     def _count_service(self, worker: int, seconds: float) -> None:
         """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""
-        reduction = self._costs.reduction_seconds(self._pushed(), self._servers.strategy.encoding.adds_up)
-        transfer = min(seconds, reduction) if self._costs.is_ring else 0.0
+        transfer = 0.0
+        if self._costs.is_ring:
+            adds_up = self._servers.strategy.encoding.adds_up
+            transfer = min(seconds, self._costs.reduction_seconds(self._pushed(), adds_up))
         self._spent[worker].push += transfer
         self._spent[worker].servers += seconds - transfer
 
