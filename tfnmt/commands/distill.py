@@ -35,7 +35,6 @@ from tfnmt.settings import setting
 
 CHUNK_PAIRS = 1024  # what is lost when the command is killed, by each process
 STUDENT = "configs/student_6_2.flags"
-_HELD_OUT = (("validation", "val", "valid", "dev"), ("test",))
 _POLL_SECONDS = 1.0
 
 
@@ -226,9 +225,9 @@ def _work(
 def _copies(settings: DistillSettings, corpus: Corpus) -> list[Path]:
     """The files that the new corpus has as they are: sources, held-out text and the teacher's vocabulary."""
     languages = (str(corpus.source_language), str(corpus.target_language))
-    directory = Path(settings.data)
-    held_out = [find_file(directory, names, language) for names in _HELD_OUT for language in languages]
-    files = [corpus.train[0].source, *(path for path in held_out if path)]
+    validation = [path for pair in corpus.validation for path in pair.paths]
+    test = [find_file(Path(settings.data), ("test",), language) for language in languages]
+    files = [corpus.train[0].source, *validation, *filter(None, test)]
     return [*map(Path, files), *vocabulary_files(Path(settings.teacher[0]))]
 
 
