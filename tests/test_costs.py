@@ -9,7 +9,7 @@ from tfnmt.planning.prediction import predict
 from tfnmt.planning.probe import Probe
 from tools.costs import CALIBRATION, CELLS, STRAGGLING, Measured, Report
 
-TRUTH = Probe("", 250_000, 1000, 0.0, 0.0003, 1e-8, 0.02)
+TRUTH = Probe("", 250_000, 1000, 0.0, 0.0003, 1e-8, 0.02, table_rows=0, table_width=0)
 
 
 def measured(cell):

@@ -214,6 +214,8 @@ def _calibrated(measured: Measured) -> Probe:
         seconds_per_token=step * measured.computing_share / batch_tokens,
         server_seconds_per_byte=step * measured.server_share / measured.vector_bytes,
         meeting_seconds=0.0,
+        table_rows=0,  # no cell shares tables
+        table_width=0,
     )
     without = _predict(CALIBRATION, probe, measured, measured.jitter)
     return dataclasses.replace(probe, meeting_seconds=max(step - without.step_seconds, 0.0))

@@ -129,8 +129,7 @@ def _main(
     probe = _read_probe(plan.probe) if plan.probe else _measured_probe(plan, data, choice, model, optimizer)
     print(probe.describe())
     print(_describe(network, goal))
-    if probe.table_rows:
-        print(ranking.describe_tables(probe, sorted(set(map(int, plan.workers)))))
+    print(ranking.describe_tables(probe, sorted(set(map(int, plan.workers)))))
     ranked = _ranked(plan, probe, network, optimizer, goal)
     best = ranking.best_of_each(ranked)
     text = ranking.table(best)
@@ -260,7 +259,6 @@ def _ranked(
 ) -> list[Ranked]:
     workers, local_steps = (sorted(set(map(int, texts))) for texts in (plan.workers, plan.local_steps))
     found = list(ranking.candidates(workers, plan.parameter_servers, local_steps, plan.encodings))
-    found = [candidate for candidate in found if probe.table_rows or not candidate.vocabulary_parallel]
     with Progress("Predicting", len(found), "candidates") as progress:
         advanced = _advancing(found, progress)
         return ranking.rank(advanced, probe, network, optimizer, goal, plan.price_per_hour)

@@ -39,7 +39,7 @@ class Probe:
       machine: its processor and cores.
       parameters: numbers in a vector of all parameters.
       batch_tokens: target tokens of a batch of training, the mean.
-      table_rows: rows of all embedding tables and of the output layer; 0 where an earlier version did not look.
+      table_rows: rows of all embedding tables and of the output layer.
       table_width: numbers of such a row.
     """
 
@@ -50,8 +50,8 @@ class Probe:
     seconds_per_token: float
     server_seconds_per_byte: float
     meeting_seconds: float
-    table_rows: int = 0
-    table_width: int = 0
+    table_rows: int
+    table_width: int
 
     def describe(self) -> str:
         """The numbers in words."""
