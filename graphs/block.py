@@ -5,6 +5,7 @@ The graph knows no strategy. An `Exchange` says what a pull, a step and a push d
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
+from graphs.fragments import Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
@@ -23,6 +25,9 @@ Vectors = Mapping[str, Any]
 
 Outbox = Sequence[tf.Variable]
 """Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server."""
+
+Reduce = Callable[[Outbox, int, tf.Tensor], Any]
+"""(outbox, fragment and weight of the payload in it) -> what is there once all workers' payloads are summed."""
 
 
 class Gradient(NamedTuple):
@@ -40,8 +45,9 @@ class Gradient(NamedTuple):
 class Exchange(Protocol):
     """What a worker exchanges with the servers: pure functions on the vectors that the worker holds.
 
-    `held` has the worker's replica under the name `REPLICA`, and the vectors that `keeps` names. A function returns new
-    values, by name, of the vectors that it changes; the others stay as they are.
+    `held` has the worker's replica under the name `REPLICA`, and the vectors that `keeps` names; of each, a pull and a
+    push see the fragment that travels. A function returns new values, by name, of the vectors that it changes; the
+    others stay as they are.
 
     Attributes:
       name: what a payload is, in words.
@@ -75,7 +81,20 @@ class Exchange(Protocol):
         """The target tokens and batches over which payloads with these sums average a gradient, for the laws."""
 
 
-BEGIN, WHOLE, PULL, PUSH = "begin", "whole", "pull", "push"
+WHOLE, PULL, FETCH, MERGE, PUSH = "whole", "pull", "fetch", "merge", "push"
+"""Kinds of meetings.
+
+WHOLE is the pull of a worker that holds nothing: all fragments, not encoded, and the replica is what the servers have.
+FETCH and MERGE are the halves of a PULL: what is fetched while steps go on, is merged behind them.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """A worker meets the servers, for one fragment of the vectors; all of these where rows have no fragments."""
+
+    kind: str
+    fragment: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +105,13 @@ class Steps:
     first: bool
 
 
-Action = str | Steps
-"""BEGIN, WHOLE, PULL, PUSH or steps.
-
-BEGIN copies the servers' parameters into the replica, which a pull need not do. WHOLE is a pull that is not encoded.
-"""
+Action = Meeting | Steps
 
 Block = tuple[Action, ...]
-"""The actions of one call of the graph, in order."""
+"""The actions of one call of the graph, in order. Steps behind a push go on while it travels, until the block ends."""
+
+FETCHED = "fetched"
+"""The name of the vector in which a worker has what it has fetched and not yet merged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +144,9 @@ class BlockGraph:
       exchange: what pulls, steps and pushes do.
       local: how workers move their replicas; None where they do not.
       clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
+      fragments: parts of the vectors that meetings tell apart.
+      reduce: how the workers sum their payloads among themselves within the block, beside the steps behind the push;
+        None where payloads are fetched from the outbox.
       most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
     """
 
@@ -135,6 +156,8 @@ class BlockGraph:
     exchange: Exchange
     local: LocalTraining | None
     clip_norm: float
+    fragments: int = 1
+    reduce: Reduce | None = None
     most_seconds: float = 0.0
 
     def run(
@@ -162,6 +185,7 @@ class BlockGraph:
           earlier: sums of the block's parts before this one.
         """
         work, began = no_work(clock), tf.timestamp()
+        travelling: list[Any] = []  # while steps go on
         for number, action in enumerate(block):
             # The variables that actions change put them in order, but would not hold a pull back behind steps. The
             # first action waits for nothing: servers would wait for a word from the worker before they are read.
@@ -170,46 +194,76 @@ class BlockGraph:
                     before = tf.cast(work.sums.steps, tf.int64)
                     more = self._steps(action, replica, step_gradient, step + before, work.clock, plateau_scale)
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
-                elif action == PUSH:
+                elif action.kind == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    nonfinite_at, done = self._push(replica, outbox, self.exchange.weight(sums))
+                    nonfinite_at, sent, done = self._push(action, replica, outbox, self.exchange.weight(sums))
                     work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
+                    travelling, done = (sent, done) if number < len(block) - 1 else ([], [*done, *sent])
+                elif action.kind == MERGE:
+                    travelling, done = [], self._merge(action, replica, travelling)
                 else:
                     version, clock, done = self._pull(action, replica, began)
-                    own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
-                    work = work._replace(version=version, clock=clock + own)
+                    work = work._replace(version=version, clock=self._clock(clock, work.sums))
+                    travelling, done = (done, [began]) if action.kind == FETCH else ([], done)
             with tf.control_dependencies(done):
                 ended = tf.timestamp()
             work, began = _timed(work, action, ended - began), ended
+        if travelling:
+            with tf.control_dependencies([began, *travelling]):
+                work = _timed(work, Meeting(PUSH), tf.timestamp() - began)
         return work
 
-    def _pull(self, action: str, replica: Replica, began: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
+    def _clock(self, servers: tf.Tensor, sums: Sums) -> tf.Tensor:
+        """The clock of the servers, and the steps of this block, which they do not know yet."""
+        return servers + (sums.steps if self.exchange.trains_replicas else 0.0)
+
+    def _pull(
+        self, meeting: Meeting, replica: Replica, began: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
         """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
         Both are read before the parameters. So while others push, the version is that of the parameters or an older
         one, and staleness is never too small.
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
+        fragment = self._fragment(meeting)
+        held = Held(replica.vectors, fragment)
         with tf.control_dependencies([version, steps]):
-            servers = self._server_parameters(action, replica)
+            servers = self._server_parameters(meeting.kind, fragment, replica)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
-        changed = {REPLICA: servers} if action == BEGIN else self.exchange.pull(replica.vectors, servers)
-        done = replica.assign(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers})
+        if meeting.kind == FETCH:
+            changed: Vectors = {FETCHED: servers}
+        elif meeting.kind == WHOLE:
+            changed = {REPLICA: servers, **self.exchange.pull({**replica.vectors, REPLICA: servers}, servers)}
+        else:
+            changed = self.exchange.pull(held, servers)
+        done = replica.assign(held.whole(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers}))
         if self.local is not None:
             done += self._pull_slots(self.local, replica)
         # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
 
-    def _server_parameters(self, action: str, replica: Replica) -> tf.Tensor:
-        """The server parameters [size] or, where changes of them are encoded, what the worker knows of them now."""
-        shards = self.server.shards
+    def _fragment(self, meeting: Meeting) -> Fragment:
+        """What travels: for a worker that holds nothing, everything."""
+        number, of = (0, 1) if meeting.kind == WHOLE else (meeting.fragment, self.fragments)
+        return Fragment(number, of, len(self.server.shards))
+
+    def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica) -> tf.Tensor:
+        """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now."""
+        shards, copies = (each[fragment.number :: fragment.of] for each in (self.server.shards, replica.copies))
         if self.pull_encoding is DENSE:
             return pull([shard.parameters for shard in shards])
-        if action != PULL:
-            return pull_whole(shards, replica.copies)
-        return pull_change(self.pull_encoding, shards, replica.copies, replica.vectors[KNOWN].read_value())
+        if kind == WHOLE:
+            return pull_whole(shards, copies)
+        return pull_change(self.pull_encoding, shards, copies, fragment.take(replica.vectors[KNOWN].read_value()))
+
+    def _merge(self, meeting: Meeting, replica: Replica, fetched: Sequence[Any]) -> list[Any]:
+        """Does with what was fetched what a pull would have done at once; the last operations."""
+        held = Held(replica.vectors, self._fragment(meeting))
+        with tf.control_dependencies(fetched):
+            return replica.assign(held.whole(self.exchange.pull(held, held[FETCHED])))
 
     def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
         if local.resets:
@@ -223,24 +277,37 @@ class BlockGraph:
             replica.updates.assign(self.server.local_updates)
         return done
 
-    def _push(self, replica: Replica, outbox: Outbox, weight: tf.Tensor) -> tuple[tf.Tensor, list[tf.Operation]]:
-        """Pushes; the first element of the payload that is known not to be finite, or -1, and the last operations."""
-        payload, changed = self.exchange.push(replica.vectors)
+    def _push(
+        self, meeting: Meeting, replica: Replica, outbox: Outbox, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, list[Any], list[Any]]:
+        """Pushes; the first element that is known not to be finite, or -1; what sends the payload, and what makes it.
+
+        Steps behind the push may begin once the payload is made: they change what it is made of.
+        """
+        fragment = self._fragment(meeting)
+        held = Held(replica.vectors, fragment)
+        payload, changed = self.exchange.push(held)
         payload, place = tf.convert_to_tensor(payload), tf.constant(-1, tf.int64)
         if self.encoding.keeps_rest:
-            sent = send(self.encoding, self._split, payload, replica.vectors[RESIDUAL].read_value(), weight)
-            parts, place, changed = sent.parts, sent.nonfinite_at, {**changed, RESIDUAL: sent.residual}
+            split = functools.partial(self._split, fragment)
+            found = send(self.encoding, split, payload, tf.convert_to_tensor(held[RESIDUAL]), weight)
+            parts, changed, place = found.parts, {**changed, RESIDUAL: found.residual}, found.nonfinite_at
+            if fragment.of > 1:
+                place = tf.where(place < 0, place, fragment.place(place, replica.parameters.shape[0]))
         else:
             averaged = self.local.averaged if self.local else ()
             vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
-            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(vector)]
-        done = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
-        replica.assign(changed)
-        return place, done
+            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(fragment, vector)]
+        outbox = outbox[fragment.number :: fragment.of]
+        sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
+        if self.reduce is not None:
+            with tf.control_dependencies(sent):
+                sent = [self.reduce(outbox, fragment.number, weight)]
+        return place, sent, [*parts, *replica.assign(held.whole(changed))]
 
-    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
-        """The parts of a vector [size] for the servers."""
-        shards = len(self.server.shards)
+    def _split(self, fragment: Fragment, vector: tf.Tensor) -> list[tf.Tensor]:
+        """The parts of a fragment of a vector for the servers."""
+        shards = fragment.shards // fragment.of
         return tf.split(vector, shards) if shards > 1 else [vector]
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
@@ -290,7 +357,7 @@ def _timed(work: Work, action: Action, seconds: tf.Tensor) -> Work:
     sums = work.sums
     if isinstance(action, Steps):
         return work._replace(sums=sums._replace(step_seconds=sums.step_seconds + seconds))
-    if action == PUSH:
+    if action.kind == PUSH:
         return work._replace(sums=sums._replace(push_seconds=sums.push_seconds + seconds))
     return work._replace(sums=sums._replace(pull_seconds=sums.pull_seconds + seconds))
 

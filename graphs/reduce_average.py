@@ -3,6 +3,7 @@
 The caller runs these functions one at a time: there is one sequence of payloads, and no update runs beside another.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -65,7 +66,7 @@ class ServerVariables:
     """What the servers hold together: the shards, and how many updates they have applied.
 
     Attributes:
-      shards: one on each server.
+      shards: one on each server or, with fragments, one for each of these on each server.
       update: the optimizer by which the parameters move.
       version: updates applied so far, int64, on the first server.
       updates: updates since the slots began, int64, on the first server.
@@ -73,13 +74,14 @@ class ServerVariables:
       weight: of the payloads received since the last update, float64, on the first server.
       local_updates: local updates since the workers' own slots began, the mean, where slots are averaged, float64, on
         the first server.
-      copies: of each worker, what it knows of the parameters, a variable on each server; empty where nobody asks.
+      copies: of each worker, what it knows of the parameters, a variable for each shard; empty where nobody asks.
+      whole: the shards of all fragments, where these are the servers for one.
     """
 
     def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool):
-        """Spreads the vector `initial` [size] over the devices in equal parts."""
+        """Spreads the vector `initial` [size] in equal parts, a shard for each of the devices; some may be the same."""
         pieces = tf.split(initial, len(devices))
-        self.shards = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
+        self.shards = self.whole = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
         self.copies: list[list[tf.Variable]] = []
         with tf.device(devices[0]):
@@ -119,6 +121,12 @@ class ServerVariables:
         else:
             for shard, slots in zip(self.shards, kept):
                 shard.slots = slots
+
+    def fragment(self, number: int, count: int) -> "ServerVariables":
+        """The servers as one of so many fragments sees them: its shards alone, beside what is counted for all."""
+        seen = copy.copy(self)
+        seen.shards = self.shards[number::count]
+        return seen
 
     @property
     def evaluated(self) -> str:
@@ -270,6 +278,8 @@ def _update(
             with tf.device(shard.device):
                 slots = {name: slot.handle for name, slot in shard.slots.items()}
                 server.update.apply(shard.parameters.handle, slots, piece * factor, rate, updates)
+        for shard in server.whole:  # of all fragments: it counts time by updates, whatever these move
+            with tf.device(shard.device):
                 _move_average(shard, server.update.evaluated, average_weight)
         for mean, piece in zip(server.local_slots(), slots_of_workers):
             with tf.device(mean.device):

@@ -138,6 +138,11 @@ def exchange_numbers(
     return _exchange(transport, tf.where(finite, weight, tf.zeros_like(weight)), seen.read_value(), numbers)
 
 
+def add_numbers(transport: Transport, table: tf.Variable, numbers: tf.Tensor) -> tf.Tensor:
+    """The table of `ring_allreduce` [N, 3 + k]: what is kept [N, 3], and the numbers, float64 [k], of all ranks."""
+    return tf.concat([table.read_value(), transport.allgather(numbers[tf.newaxis], "table")], axis=1)
+
+
 def exchange_squares(
     transport: Transport,
     summed: Sequence[tf.Variable],
@@ -162,9 +167,9 @@ def exchange_squares(
     return exchange_numbers(transport, summed, weight, tf.concat([numbers, both], axis=0), seen)
 
 
-def parameter_sums(layout: Layout, parameters: tf.Variable) -> tf.Tensor:
+def parameter_sums(layout: Layout, parameters: tf.Tensor) -> tf.Tensor:
     """The sum of the bits of each parameter, int64 [parameters]: equal on ranks with equal copies of it."""
-    words = tf.bitcast(parameters.read_value(), tf.int32 if parameters.dtype.size == 4 else tf.int64)
+    words = tf.bitcast(parameters, tf.int32 if parameters.dtype.size == 4 else tf.int64)
     views = layout.unpack(tf.cast(words, tf.int64))
     return tf.stack([tf.reduce_sum(views[parameter.name]) for parameter in layout.parameters])
 

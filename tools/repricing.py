@@ -7,7 +7,7 @@ So the tokens of each step, which come with the data, are all that the virtual c
 import itertools
 from collections.abc import Sequence
 
-from graphs.block import PULL, PUSH, Steps
+from graphs.block import PULL, PUSH, Meeting, Steps
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.planning.prediction import idle_reports
 from tfnmt.strategies import Strategy
@@ -29,7 +29,7 @@ def update_seconds(costs: Costs, row: Strategy, step_tokens: Sequence[Sequence[i
       ValueError: the row has another program, or there are too few steps.
     """
     steps = row.meetings.steps_per_push
-    if not row.has_barrier or row.program() != ((PULL, Steps(steps, first=True), PUSH),):
+    if not row.has_barrier or row.program() != ((Meeting(PULL), Steps(steps, first=True), Meeting(PUSH)),):
         raise ValueError(f"This row cannot be priced without its training: {row.describe()}.")
     if any(len(tokens) < updates * steps for tokens in step_tokens):
         raise ValueError(f"{updates} updates take {updates * steps} steps of each worker.")

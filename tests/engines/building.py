@@ -14,7 +14,7 @@ from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Single, StrategySettings, phases
+from tfnmt.strategies import Single, StrategySettings, most_fragments, phases
 
 SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_updates=3)
 CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
@@ -50,8 +50,8 @@ def build(
     strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
     optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(optimizer=optimizer)
     model = model or toy.ToyModel()
-    layout = Layout(model.parameters, shards=servers)
     trained = phases(strategy, row, workers, optimizer)
+    layout = Layout(model.parameters, shards=servers * most_fragments(trained))
     make_batches = batches if callable(batches) else toy.dataset(batches)
     recipe = Recipe(model, layout, trained, schedule, strategy, make_batches, dtype, streams)
     return engine(recipe, **(options or {}))

@@ -4,6 +4,7 @@ import dataclasses
 
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import STRATEGIES, Async, Bmuf
+from tfnmt.strategies.streaming import Streaming
 
 _SHORT = {
     "local_steps": 2,
@@ -26,6 +27,7 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
     "bounded": Async(slack=1),
+    "streaming": Streaming(local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
 }
 

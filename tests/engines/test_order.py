@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from graphs.block import PULL, Steps
+from graphs.block import PULL, Meeting, Steps
 from graphs.encodings import DENSE
 from tests import toy
 from tests.engines.building import build
@@ -44,14 +44,14 @@ def kinds_before(operation):
 def test_a_pull_behind_a_step_waits_for_its_arithmetic(row, gradients):
     """The negative control: a pull before the step does not."""
     steps = Steps(1, True)
-    _, (parameters,) = traced(row, (steps, PULL) if gradients else (PULL, steps))
+    _, (parameters,) = traced(row, (steps, Meeting(PULL)) if gradients else (Meeting(PULL), steps))
     (read,) = [operation for operation in parameters.consumers() if operation.type == "ReadVariableOp"]
     assert ("BatchMatMulV2" in kinds_before(read)) is gradients
 
 
 def test_a_pull_reads_the_version_before_the_parameters():
     """Or a worker that pulls while others push would have a version whose parameters it has not."""
-    _, (parameters,) = traced(Downpour(), (PULL, Steps(1, True)))
+    _, (parameters,) = traced(Downpour(), (Meeting(PULL), Steps(1, True)))
     (read,) = [operation for operation in parameters.consumers() if operation.type == "ReadVariableOp"]
     assert "ReadVariableOp" in kinds_before(read)
 
@@ -69,7 +69,7 @@ def test_the_version_counts_behind_the_update():
     """Nothing else would hold it back: it is another variable."""
     servers = build(UpdateSequence, Single(), BATCHES, options={"workers": 1})
     numbers = [tf.constant(1.0, tf.float64)] * 7
-    graph = servers._update_from.get_concrete_function(DENSE, servers.new_outbox(), *numbers).graph
+    graph = servers._update_from[0].get_concrete_function(DENSE, servers.new_outbox(), *numbers).graph
     (choice,) = [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
     branch = graph._get_function(choice.get_attr("then_branch").name).graph
     counts = [operation for operation in branch.get_operations() if operation.type == "AssignAddVariableOp"]
@@ -79,7 +79,7 @@ def test_the_version_counts_behind_the_update():
 
 def test_a_limit_of_time_counts_the_whole_step():
     """In the loop of a block, the next look at the clock comes behind the replica's update."""
-    graph, _ = traced(ModelAverage(local_steps=3, sync_every_seconds=1.0), (PULL, Steps(3, True)))
+    graph, _ = traced(ModelAverage(local_steps=3, sync_every_seconds=1.0), (Meeting(PULL), Steps(3, True)))
     loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     bodies = [graph._get_function(loop.get_attr("body").name).graph for loop in loops]
     looks = [each for body in bodies for each in body.get_operations() if each.type == "Timestamp"]

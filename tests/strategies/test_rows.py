@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-from graphs.block import BEGIN, PULL, PUSH, Steps
+from graphs.block import PULL, PUSH, WHOLE, Meeting, Steps
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import STRATEGIES, Async, DelayedAsync, Downpour, Meetings, ModelAverage, Strategy, Sync
@@ -16,20 +16,28 @@ from tfnmt.strategies.exchanges import GradientSum, ParameterDelta, StepSum
 @pytest.mark.parametrize(
     "pull, push, blocks",
     [
-        (1, 1, [(PULL, Steps(1, True), PUSH)]),
-        (3, 3, [(PULL, Steps(3, True), PUSH)]),
-        (4, 2, [(PULL, Steps(2, True), PUSH), (Steps(2, True), PUSH)]),
-        (2, 4, [(PULL, Steps(2, True), PULL, Steps(2, False), PUSH)]),
-        (3, 2, [(PULL, Steps(2, True), PUSH), (Steps(1, True), PULL, Steps(1, False), PUSH), (Steps(2, True), PUSH)]),
+        (1, 1, [(Meeting(PULL), Steps(1, True), Meeting(PUSH))]),
+        (3, 3, [(Meeting(PULL), Steps(3, True), Meeting(PUSH))]),
+        (4, 2, [(Meeting(PULL), Steps(2, True), Meeting(PUSH)), (Steps(2, True), Meeting(PUSH))]),
+        (2, 4, [(Meeting(PULL), Steps(2, True), Meeting(PULL), Steps(2, False), Meeting(PUSH))]),
+        (
+            3,
+            2,
+            [
+                (Meeting(PULL), Steps(2, True), Meeting(PUSH)),
+                (Steps(1, True), Meeting(PULL), Steps(1, False), Meeting(PUSH)),
+                (Steps(2, True), Meeting(PUSH)),
+            ],
+        ),
     ],
 )
 def test_a_program_is_cut_behind_every_push(pull, push, blocks):
-    assert Meetings.every(pull, push).blocks() == tuple(blocks)
+    assert Meetings.every(pull, push).blocks == tuple(blocks)
 
 
 def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
     row = STRATEGIES["elastic"](local_steps=2).row(2, OptimizerSettings())
-    assert row.beginning(row.program()[0]) == (BEGIN, Steps(2, True), PULL, PUSH)
+    assert row.beginning(row.program()[0]) == (Meeting(WHOLE), Steps(2, True), Meeting(PULL), Meeting(PUSH))
     plain = Async().row(2, OptimizerSettings())
     assert plain.beginning(plain.program()[0]) == plain.program()[0]
 

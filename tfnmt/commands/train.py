@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import build_model
 from tfnmt.run_directory import RunDirectory
-from tfnmt.strategies import phases
+from tfnmt.strategies import Phase, most_fragments, phases
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.stopping import describe_limits
 from tfnmt.training.trainer import Trainer
@@ -81,17 +81,21 @@ class _Job:
         model = build_model(settings.choice.model, settings.model, *sizes)
         refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
         corpus.inspect()
-        return _Parts(corpus, vocabularies, model, Layout(model.parameters, self._session.servers))
+        shards = self._session.servers * most_fragments(self._phases())
+        return _Parts(corpus, vocabularies, model, Layout(model.parameters, shards))
+
+    def _phases(self) -> Sequence[Phase]:
+        settings = self._settings
+        return phases(settings.strategy, settings.row, self._session.workers, settings.optimizer)
 
     def refuse_unsuitable(self) -> None:
-        settings, workers = self._settings, self._session.workers
-        row = phases(settings.strategy, settings.row, workers, settings.optimizer)[-1].strategy
+        settings, row = self._settings, self._phases()[-1].strategy
         refuse([*self._session.faults(settings.strategy, row), *idle_cooldown_faults(settings, row)])
 
     def recipe(self) -> Recipe:
         self.refuse_unsuitable()
         settings, session, (*_, model, layout) = self._settings, self._session, self._parts
-        trained = phases(settings.strategy, settings.row, session.workers, settings.optimizer)
+        trained = self._phases()
         shared, batches = settings.strategy, self._batches
         return Recipe(model, layout, trained, settings.schedule, shared, batches, streams=session.streams)
 

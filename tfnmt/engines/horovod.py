@@ -16,8 +16,11 @@ from typing import NoReturn
 import numpy as np
 import tensorflow as tf
 
+from graphs.block import Outbox, Reduce
+from graphs.broadcast import pull
 from graphs.encodings import DENSE
 from graphs.ring_allreduce import (
+    add_numbers,
     exchange_numbers,
     exchange_squares,
     pack_sums,
@@ -156,7 +159,8 @@ class HorovodEngine(Engine):
         """Prepares the row that trains now."""
         servers, settings, transport, pack = self._servers, self._settings, self._ranks.transport, None
         self._phase, self._building = servers.phase, True
-        encoding, size, dtype = self._encodings[servers.phase], self._shard.common_size, self._recipe.dtype
+        encoding, dtype = self._encodings[servers.phase], self._recipe.dtype
+        size = self._shard.common_size // servers.strategy.fragments
         payload_bytes, others = servers.strategy.payload_vectors * encoding.bytes(size, dtype), self._ranks.size - 1
         self._ring_bytes = 2 * payload_bytes * others // self._ranks.size
         self._summed = None
@@ -171,14 +175,30 @@ class HorovodEngine(Engine):
                 reduction = functools.partial(exchange_squares, transport, seen=seen, layout=layout, complete=tables)
         elif not encoding.adds_up:
             self._ring_bytes, self._summed = payload_bytes * others, servers.new_outbox(DENSE)
-            reduction = functools.partial(ring_allgather, transport, summed=self._summed, encoding=encoding)
+            reduction = functools.partial(ring_allgather, transport, encoding=encoding)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
+        reduce = None
+        if servers.strategy.overlaps:
+            reduce, reduction = self._within_blocks(reduction)
         self._reduction = tf.function(reduction, autograph=False)
-        self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
+        graph = servers.worker_graph(pack, reduce)
+        self._worker: Worker = servers.new_worker(graph, self._ranks.rank, servers.new_outbox())
         self._sums = tf.function(
-            lambda: parameter_sums(self._recipe.layout, servers.server.shards[0].parameters), autograph=False
+            lambda: parameter_sums(self._recipe.layout, pull([each.parameters for each in servers.server.shards])),
+            autograph=False,
         )
+
+    def _within_blocks(self, reduction: Callable) -> tuple[Reduce, Callable]:
+        """How payloads are summed beside the steps behind a push, and what is left to exchange behind these."""
+        self._overlaps, transport = True, self._ranks.transport
+        table = tf.Variable(tf.zeros([self._ranks.size, 3], tf.float64), trainable=False)
+
+        def reduce(outbox: Outbox, fragment: int, weight: tf.Tensor) -> tf.Operation:
+            summed = reduction(outbox, weight, tf.zeros([0], tf.float64), *self._summed_of(fragment))
+            return table.assign(summed, read_value=False)
+
+        return reduce, lambda payload, weight, numbers, *summed: add_numbers(transport, table, numbers)
 
     def _share_once(self) -> None:
         if not self._shared:
@@ -229,8 +249,8 @@ class HorovodEngine(Engine):
         arrivals = self._reduce(push)
         began = time.monotonic()
         with self._ranks.computing():
-            summed = self._summed or push.payload
-            report = self._servers.absorb_reduced(arrivals, summed, self._ring_bytes, self._square)
+            (payload,) = self._summed_of(push.fragment) or [push.payload]
+            report = self._servers.absorb_reduced(arrivals, payload, self._ring_bytes, self._square)
         self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
@@ -253,12 +273,17 @@ class HorovodEngine(Engine):
         numbers = tf.constant(_row(push, float(self._moved.numpy()), *seconds), tf.float64)
         self._moved.assign(0)
         began = time.monotonic()
-        rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
+        summed = self._summed_of(push.fragment)
+        rows = self._ranks.run(self._reduction, push.payload, weight, numbers, *summed).numpy().tolist()
         self._reduction_seconds = time.monotonic() - began
         if self._shard.tables:
             self._square = rows[0][-2] + sum(row[-1] for row in rows)
             rows = [[weight, self._shard.place_of(int(at)), *rest] for weight, at, *rest, _, _ in rows]
         return _arrivals(push, rows)
+
+    def _summed_of(self, fragment: int) -> list[Outbox]:
+        """Where the sum of all payloads is, if it does not take the place of this rank's."""
+        return [self._summed[fragment :: self._servers.strategy.fragments]] if self._summed else []
 
     def _held_by_ranks(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""

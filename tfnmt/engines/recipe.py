@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Phase, StrategySettings
+from tfnmt.strategies import Phase, StrategySettings, most_fragments
 
 MakeBatches = Callable[[Sequence[int] | None, int, int], tf.data.Dataset]
 """(position, worker, workers) -> an endless dataset of the worker's batches behind the position; None is the start."""
@@ -20,7 +20,7 @@ class Recipe:
 
     Attributes:
       model: the model.
-      layout: of its parameters, in as many shards as there are servers.
+      layout: of its parameters, in as many shards as there are servers or, with fragments, that many for each of them.
       phases: the rows that train, and when.
       schedule: of the learning rate.
       settings: the flags that all rows share.
@@ -37,3 +37,8 @@ class Recipe:
     make_batches: MakeBatches
     dtype: tf.DType = tf.float32
     streams: int = 1
+
+    @property
+    def servers(self) -> int:
+        """Parameter servers, or shards that are updated side by side."""
+        return self.layout.shards // most_fragments(self.phases)

@@ -4,12 +4,13 @@ Who computes is not said here: the simulated engine has real servers and real gr
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import enum
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from graphs.block import PULL, Steps
+from graphs.block import FETCH, MERGE, PUSH, WHOLE, Action, Meeting, Steps
 from tfnmt.engines import links
 from tfnmt.engines.pace import Pace
 from tfnmt.engines.report import BlockReport, Waits
@@ -20,6 +21,16 @@ from tfnmt.strategies import Strategy
 
 MET, PULLED, STEPPED, PUSHED, SERVED, ABSORBED = "met", "pulled", "stepped", "pushed", "served", "absorbed"
 """Kinds of events; MET and SERVED are only where a meeting, or the servers' work, costs time."""
+
+
+class _Wait(enum.Enum):
+    """What a worker waits for, where no time is known."""
+
+    OTHERS = enum.auto()
+    TRANSFER = enum.auto()  # of its own
+
+
+_Coming = Event | Transfer | _Wait
 
 
 class Fault(NamedTuple):
@@ -151,7 +162,8 @@ class Schedule:
                 self._kill(fault)
                 continue
             phase = self._servers.phase
-            self._go_on(event.worker)
+            if self._lets_go_on(event):
+                self._go_on(event.worker)
             reports, self._reports = self._reports, []
             yield from reports
             if phase != self._servers.phase:
@@ -169,10 +181,12 @@ class Schedule:
         self._graph = servers.worker_graph()
         self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
         self.crew = [self._new_worker(number) for number in range(self._workers)]
-        self._lives = [self._life(worker) for worker in self.crew]
+        self._lives: list[Iterator[_Coming]] = [self._life(worker) for worker in self.crew]
         self._timeline = Timeline(self._costs.new_links(), now)
         self._standing = set(range(self._workers))  # who waits for others
         self._spent = [_Spent() for _ in range(self._workers)]
+        self._under_way: list[str | None] = [None] * self._workers  # what each worker pulls or pushes
+        self._awaited: set[int] = set()  # the workers that do nothing meanwhile
         self._arrived = arrived
         self._released_at = now  # when the push came that has let others go on
         self._served_at = now  # when the servers have done all work that has come to them
@@ -181,67 +195,91 @@ class Schedule:
     def _new_worker(self, number: int) -> Any:
         return self._servers.new_worker(self._graph, number, self._outboxes[number])
 
-    def _life(self, worker: Any) -> Iterator[Event | Transfer | None]:
-        """What a worker does: what is going to happen is yielded before it has, None where it waits for others."""
+    def _life(self, worker: Any) -> Iterator[_Coming]:
+        """What a worker does: what is going to happen is yielded before it has; a transfer, when it begins."""
         number = worker.number
         while True:
             block = worker.next_block()
             if not (self._pace.may_begin(number) and not self._stopping):
                 since = self._clock.now
-                yield None
+                yield _Wait.OTHERS
                 released_at = max(since, self._released_at)
                 self._spent[number].waiting += released_at - since
                 self._count_service(number, self._clock.now - released_at)
             if self._costs.settings.meeting_seconds:
                 yield Event(self._clock.now + self._costs.settings.meeting_seconds, number, MET)
-            for action in block:
-                if isinstance(action, Steps):
-                    yield from self._steps(worker, action)
-                    continue
-                _, push = worker.run((action,), self._servers.plateau_scale)
-                since = self._clock.now
-                if push is None:
-                    yield self._transfer(number, PULLED, links.PULL, self._pulled_parts(action))
-                    self._spent[number].pull += self._clock.now - since
-                    continue
-                yield self._transfer(number, PUSHED, links.PUSH, self._pushed_parts())
-                self._spent[number].push += self._clock.now - since
+            push = yield from self._block(worker, block)
+            if push is not None:
                 came_at = self._clock.now
                 yield from self._serve(number)
                 self._count_service(number, self._clock.now - came_at)
                 self._absorb(push, came_at)
                 yield Event(self._clock.now, number, ABSORBED)
 
+    def _block(self, worker: Any, block: Sequence[Action]) -> Generator[_Coming, None, Push | None]:
+        """The actions of a block, and the push that it comes to."""
+        number, push = worker.number, None
+        for place, action in enumerate(block):
+            ends = place == len(block) - 1
+            if isinstance(action, Steps):
+                push = yield from self._steps(worker, action, ends)
+                continue
+            if action.kind == MERGE:
+                yield from self._wait(number)
+            _, push = worker.run((action,), self._servers.plateau_scale, ends=ends)
+            if action.kind == MERGE:
+                continue
+            yield self._transfer(number, action)
+            if action.kind != FETCH and (action.kind != PUSH or ends):
+                yield from self._wait(number)
+        yield from self._wait(number)  # for a push beside which steps went on
+        return push
+
+    def _wait(self, number: int) -> Iterator[_Coming]:
+        """The time until what a worker has under way is there."""
+        since, kind = self._clock.now, self._under_way[number]
+        if kind:
+            yield _Wait.TRANSFER
+        seconds, spent = self._clock.now - since, self._spent[number]
+        spent.push, spent.pull = spent.push + seconds * (kind == PUSHED), spent.pull + seconds * (kind == PULLED)
+
     def _pushed(self) -> float:
         """How many vectors are as large as a payload on its way."""
         return sum(self._pushed_parts()) / self._costs.vector_bytes
 
     def _pushed_parts(self) -> Sequence[float]:
-        return self._costs.encoded_parts(self._servers.strategy.pushed_bytes, self._dtype)
-
-    def _pulled_parts(self, action: str) -> Sequence[float]:
         strategy = self._servers.strategy
-        if action == PULL:
-            return self._costs.encoded_parts(strategy.pulled_bytes, self._dtype)
-        return self._costs.parts(strategy.payload_vectors)
+        return self._costs.encoded_parts(strategy.pushed_bytes, self._dtype, strategy.fragments)
 
-    def _transfer(self, worker: int, kind: str, direction: int, parts: Sequence[float]) -> Event | Transfer:
+    def _pulled_parts(self, kind: str) -> Sequence[float]:
+        strategy = self._servers.strategy
+        if kind == WHOLE:
+            return self._costs.parts(strategy.payload_vectors)
+        return self._costs.encoded_parts(strategy.pulled_bytes, self._dtype, strategy.fragments)
+
+    def _transfer(self, worker: int, meeting: Meeting) -> Event | Transfer:
         """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
+        kind = PUSHED if meeting.kind == PUSH else PULLED
         if self._costs.is_ring:
             return Event(self._clock.now, worker, kind)
-        return Transfer(worker, kind, direction, parts)
+        if kind == PUSHED:
+            return Transfer(worker, kind, links.PUSH, self._pushed_parts())
+        return Transfer(worker, kind, links.PULL, self._pulled_parts(meeting.kind))
 
-    def _steps(self, worker: Any, steps: Steps) -> Iterator[Event]:
+    def _steps(self, worker: Any, steps: Steps, ends: bool) -> Generator[_Coming, None, Push | None]:
+        """Steps; the push of the block that `ends` with them, where they go on beside it."""
         row = self._servers.strategy
         began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
+        push = None
         for number in range(steps.count):
             if limit and self._clock.now - began >= limit:
-                return
-            one = Steps(1, steps.first and number == 0)
-            work, _ = worker.run((one,), self._servers.plateau_scale)
+                break
+            one, is_last = Steps(1, steps.first and number == 0), number == steps.count - 1
+            work, push = worker.run((one,), self._servers.plateau_scale, ends=ends and is_last)
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens, moves=moves)
             yield Event(self._clock.now + seconds, worker.number, STEPPED)
             self._spent[worker.number].compute += seconds
+        return push
 
     def _serve(self, worker: int) -> Iterator[Event]:
         """The time for which a worker waits until the servers, or the ring, are done with what has come before."""
@@ -249,7 +287,8 @@ class Schedule:
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
             row = self._servers.strategy
-            seconds = self._costs.update_seconds(row.payload_vectors, self._pushed(), row.encoding.adds_up)
+            moved = row.payload_vectors / row.fragments
+            seconds = self._costs.update_seconds(moved, self._pushed(), row.encoding.adds_up)
             self._served_at = max(self._served_at, self._clock.now) + seconds
         before, self._served[worker] = self._served[worker], self._served_at
         # Who has two payloads computes while the last one waits; the parameters move at once here, not only then.
@@ -283,16 +322,26 @@ class Schedule:
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, is_virtual=True)
 
+    def _lets_go_on(self, event: Event) -> bool:
+        """Whether a worker goes on behind an event: not where it computes while it pulls or pushes."""
+        if event.kind not in (PULLED, PUSHED):
+            return True
+        self._under_way[event.worker] = None
+        return event.worker in self._awaited
+
     def _go_on(self, worker: int) -> None:
         """Lets a worker live until its next event, or until it has to wait."""
         self._standing.discard(worker)
-        coming = next(self._lives[worker])
-        if coming is None:
-            self._standing.add(worker)
-        elif isinstance(coming, Transfer):
-            self._timeline.begin(self._clock.now, coming)
-        else:
-            self._timeline.add(coming)
+        self._awaited.discard(worker)
+        while isinstance(coming := next(self._lives[worker]), Event | Transfer):
+            if isinstance(coming, Transfer):
+                self._timeline.begin(self._clock.now, coming)
+            else:
+                self._timeline.add(coming)
+            if coming.kind not in (PULLED, PUSHED):
+                return
+            self._under_way[worker] = coming.kind
+        (self._standing if coming is _Wait.OTHERS else self._awaited).add(worker)
 
     def _release(self) -> None:
         """Lets those go on for whom the others have done enough."""
@@ -326,10 +375,13 @@ class Schedule:
     def _kill(self, fault: Fault) -> None:
         """Replaces a worker by one that knows nothing, some time later."""
         worker = fault.worker
+        self._timeline.forget(worker)
+        self._under_way[worker] = None
+        self._awaited.discard(worker)
         self.crew[worker] = self._new_worker(worker)
         fresh = self._life(self.crew[worker])
 
-        def reborn() -> Iterator[Event | Transfer | None]:
+        def reborn() -> Iterator[_Coming]:
             yield Event(self._clock.now + fault.seconds, worker, "restarted")
             yield from fresh
 

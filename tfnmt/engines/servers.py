@@ -4,6 +4,7 @@ Every engine hands its pushes to `absorb`, one at a time and in the order that i
 book-keeping of a strategy are the same in one process, under a virtual clock and on a cluster; only the devices differ.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from graphs.block import Outbox
+from graphs.block import Outbox, Reduce
 from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
+from graphs.fragments import Fragment
 from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
 from graphs.work import Sums, pack_scalars
 from tfnmt.engines.base import EngineState
@@ -62,14 +64,14 @@ class UpdateSequence:
         Args:
           recipe: what is trained.
           workers: who push.
-          devices: one for each shard of the layout; None for wherever the caller is.
+          devices: one for each server; None for wherever the caller is.
           clock: seconds.
         """
         self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
-        initial = recipe.layout.initialize(recipe.settings.seed, recipe.dtype)
-        self.server = ServerVariables(
-            initial, devices or [None] * recipe.layout.shards, recipe.settings.average_rate > 0
-        )
+        initial, servers = recipe.layout.initialize(recipe.settings.seed, recipe.dtype), recipe.servers
+        fragments = recipe.layout.shards // servers
+        of_shards = [device for device in devices or [None] * servers for _ in range(fragments)]
+        self.server = ServerVariables(initial, of_shards, recipe.settings.average_rate > 0)
         self.plateau_scale = 1.0
         self._ledger, self._clock = Ledger(workers, clock), clock
         self._late_seconds = 0.0  # of an update behind the push that made it, which the next push knows of
@@ -95,10 +97,10 @@ class UpdateSequence:
         """Forgets the time since the last report: it was not spent on training."""
         self._ledger.restart_clock()
 
-    def worker_graph(self, pack: Pack | None = None) -> WorkerGraph:
-        """The graph of the blocks of the row that trains now; for `pack` see `forward_backward`."""
-        first_step = self._ledger.phase_began
-        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, self._workers, first_step, pack)
+    def worker_graph(self, pack: Pack | None = None, reduce: Reduce | None = None) -> WorkerGraph:
+        """The graph of the blocks of the row that trains now; for `pack` and `reduce` see `WorkerGraph`."""
+        numbers = (self._workers, self._ledger.phase_began)
+        return WorkerGraph(self._recipe, self.server, self.strategy, self.rates, *numbers, pack, reduce)
 
     def new_worker(self, graph: WorkerGraph, number: int, outbox: Outbox) -> Worker:
         """A worker that has come as far as the servers know, on the device of the caller.
@@ -150,14 +152,15 @@ class UpdateSequence:
         weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
         if quorum == 1 and not ledger.arrived:
             scalars = self._scalars(push.work.sums)
-            update = Update(*_numbers(self._update_from(self.strategy.encoding, push.payload, weight, *scalars)))
+            update_from = self._update_from[push.fragment]
+            update = Update(*_numbers(update_from(self.strategy.encoding, push.payload, weight, *scalars)))
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
-            taken, nonfinite_at, norm = _numbers(self._receive(push.payload, weight))
+            taken, nonfinite_at, norm = _numbers(self._receive[push.fragment](push.payload, weight))
         self._count(self._measured(push, norm**2), waited(), bool(taken), int(nonfinite_at), moved_bytes)
         counted_at = self._clock()
         if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
-            update = Update(*_numbers(self._update_from_received(*self._scalars(ledger.sums))))
+            update = Update(*_numbers(self._update_from_received[push.fragment](*self._scalars(ledger.sums))))
             self._late_seconds = self._clock() - counted_at
         return None if update is None else self._report(update, push)
 
@@ -180,8 +183,9 @@ class UpdateSequence:
         weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
         whole = None if square is None else tf.constant(square, tf.float64)
         scalars = self._scalars(self._ledger.sums)
-        update = Update(*_numbers(self._update_from(DENSE, payload, weight, *scalars, square=whole)))
-        report = self._report(update, arrivals[-1].push)
+        last = arrivals[-1].push
+        update = Update(*_numbers(self._update_from[last.fragment](DENSE, payload, weight, *scalars, square=whole)))
+        report = self._report(update, last)
         # Of a momentum, too, each worker has a part, and nobody asks for the norms of the others'.
         return report if square is None else report._replace(momentum_norm=None)
 
@@ -244,25 +248,26 @@ class UpdateSequence:
 
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
         self._read = tf.function(self._reading, autograph=False).get_concrete_function()
-        self._receive = tf.function(
-            lambda payload, weight: pack_scalars(receive(self.server, payload, weight, strategy.encoding)),
-            autograph=False,
-        )
 
-        def update(encoding, payload, weight, tokens, batches, plateau, *numbers, square=None):
+        def received(server, payload, weight):
+            return pack_scalars(receive(server, payload, weight, strategy.encoding))
+
+        def update(server, encoding, payload, weight, tokens, batches, plateau, *numbers, square=None):
             rate = rate_at(tokens, batches, plateau)
-            done = update_from(
-                self.server, payload, weight, rate, clip_norm, *numbers, encoding=encoding, square=square
-            )
+            done = update_from(server, payload, weight, rate, clip_norm, *numbers, encoding=encoding, square=square)
             return pack_scalars(done)
 
-        self._update_from = tf.function(update, autograph=False)
-        self._update_from_received = tf.function(
-            lambda tokens, batches, plateau, *numbers: pack_scalars(
-                update_from_received(self.server, rate_at(tokens, batches, plateau), clip_norm, *numbers)
-            ),
-            autograph=False,
-        )
+        def update_of_received(server, tokens, batches, plateau, *numbers):
+            rate = rate_at(tokens, batches, plateau)
+            return pack_scalars(update_from_received(server, rate, clip_norm, *numbers))
+
+        def of_each_fragment(function):
+            servers = [self.server.fragment(number, strategy.fragments) for number in range(strategy.fragments)]
+            return [tf.function(functools.partial(function, server), autograph=False) for server in servers]
+
+        self._receive = of_each_fragment(received)
+        self._update_from = of_each_fragment(update)
+        self._update_from_received = of_each_fragment(update_of_received)
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:
         """What local optimizers can go on from: the slots and the age of the servers' optimizer, if it is the same.
@@ -326,16 +331,20 @@ class UpdateSequence:
         """Bytes that a worker has pulled and pushed for this push."""
         strategy, layout, dtype = self.strategy, self._recipe.layout, self._recipe.dtype
         shard_size, whole = layout.size // layout.shards, strategy.payload_vectors * layout.size * dtype.size
-        pulled = push.whole_pulls * whole + push.pulls * layout.shards * strategy.pulled_bytes(shard_size, dtype)
-        return pulled, layout.shards * strategy.pushed_bytes(shard_size, dtype)
+        shards = layout.shards // strategy.fragments
+        pulled = push.whole_pulls * whole + push.pulls * shards * strategy.pulled_bytes(shard_size, dtype)
+        return pulled, shards * strategy.pushed_bytes(shard_size, dtype)
 
     def _reason(self, push: Push, element: int) -> str:
+        layout, fragments = self._recipe.layout, self.strategy.fragments
+        if element >= 0 and fragments > 1:
+            element = Fragment(push.fragment, fragments, layout.shards).place(element, layout.size)
         element = max(element, push.work.nonfinite_at)
         if element < 0 and not push.work.sums.target_tokens:
             return f"there was no target token in step {push.step} of worker {push.worker}"
-        vector, place = divmod(element, self._recipe.layout.size)
+        vector, place = divmod(element, layout.size)
         kind = "local optimizer's state" if vector > 0 else "gradient"
-        what = "the gradient's norm" if element < 0 else f"the {kind} of {self._recipe.layout.name_at(place)}"
+        what = "the gradient's norm" if element < 0 else f"the {kind} of {layout.name_at(place)}"
         return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
     def _report(self, update: Update, last: Push) -> BlockReport:

@@ -33,7 +33,7 @@ class SimulatedEngine(Engine):
         script: Sequence[tuple[int, str]] | None = None,
         faults: Sequence[Fault] = (),
     ):
-        """Builds the servers, one for each shard of the layout, and the workers.
+        """Builds the servers and the workers.
 
         Args:
           recipe: what is trained.
@@ -132,4 +132,4 @@ def _costs(settings: CostSettings, recipe: Recipe, workers: int) -> Costs:
     layout, row = recipe.layout, recipe.phases[-1].strategy
     is_ring = settings.network == RING or (settings.network == AUTO and row.ring)
     vector_bytes = layout.size * recipe.dtype.size
-    return Costs(settings, recipe.settings.seed, workers, layout.shards, vector_bytes, is_ring=is_ring)
+    return Costs(settings, recipe.settings.seed, workers, recipe.servers, vector_bytes, is_ring=is_ring)

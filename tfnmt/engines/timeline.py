@@ -1,5 +1,6 @@
 """What is going to happen under a virtual clock: events at known times, and the ends of transfers, which move."""
 
+import collections
 import heapq
 import itertools
 import math
@@ -41,6 +42,7 @@ class Timeline:
         self._links, self._now = links, now
         self._coming: list[tuple[float, int, Event]] = []  # a heap
         self._numbers = itertools.count()
+        self._lives: collections.Counter[int] = collections.Counter()  # that have ended, of each worker
 
     def add(self, event: Event) -> None:
         """Takes in an event whose time is known."""
@@ -50,7 +52,13 @@ class Timeline:
     def begin(self, now: float, transfer: Transfer) -> None:
         """Begins a transfer."""
         worker, kind, direction, parts = transfer
-        self._links.begin(now, (worker, kind), worker, direction, parts)
+        self._links.begin(now, (worker, kind, self._lives[worker]), worker, direction, parts)
+
+    def forget(self, worker: int) -> None:
+        """Drops all that is going to happen to a worker; what it has on its way still takes its part of the links."""
+        self._coming = [each for each in self._coming if each[-1].worker != worker]
+        heapq.heapify(self._coming)
+        self._lives[worker] += 1
 
     def next(self) -> Event | None:
         """Takes out the earliest event; None when there is nothing to come."""
@@ -81,5 +89,6 @@ class Timeline:
 
     def _advance(self) -> None:
         seconds = self._links.next_change()
-        for worker, kind in self._links.advance():
-            heapq.heappush(self._coming, (seconds, next(self._numbers), Event(seconds, worker, kind)))
+        for worker, kind, life in self._links.advance():
+            if life == self._lives[worker]:
+                heapq.heappush(self._coming, (seconds, next(self._numbers), Event(seconds, worker, kind)))

@@ -180,15 +180,24 @@ class Costs:
             latency_seconds=self.settings.network_latency_seconds,
         )
 
-    def encoded_parts(self, encoded_bytes: Callable[[int, tf.DType], int], dtype: tf.DType) -> list[float]:
-        """[servers], the bytes on their way of what each server has; `encoded_bytes` says them of so many numbers."""
-        return [encoded_bytes(-(-self.vector_bytes // (self._servers * dtype.size)), dtype)] * self._servers
+    def encoded_parts(
+        self, encoded_bytes: Callable[[int, tf.DType], int], dtype: tf.DType, fragments: int = 1
+    ) -> list[float]:
+        """[servers], the bytes on their way of what each server has of one of the vectors' fragments.
+
+        Args:
+          encoded_bytes: says them of so many numbers.
+          dtype: of the parameters.
+          fragments: how many there are.
+        """
+        numbers = -(-self.vector_bytes // (self._servers * fragments * dtype.size))
+        return [encoded_bytes(numbers, dtype)] * self._servers
 
     def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""
         return [vectors * self.vector_bytes / self._servers] * self._servers
 
-    def update_seconds(self, vectors: int, sent: float, adds_up: bool = True) -> float:
+    def update_seconds(self, vectors: float, sent: float, adds_up: bool = True) -> float:
         """How long an update of whole vectors takes once all that it is made of is there.
 
         Servers move their parts side by side. The workers of a ring reduce first, and each moves whole vectors.

@@ -30,6 +30,9 @@ class VocabularyShard:
         """Shards the tables of the layout `whole`, or none."""
         self._whole, self._rank, self._ranks = whole, rank, ranks
         self.tables = {each.name: each for each in whole.parameters if each.by_token and is_parallel and ranks > 1}
+        if not self.tables:
+            self.layout = whole
+            return
         # In the order of the whole layout: initial values depend on the number of a parameter.
         self.layout = Layout([self._part(each) if each.name in self.tables else each for each in whole.parameters])
 
@@ -43,6 +46,8 @@ class VocabularyShard:
     @property
     def common_size(self) -> int:
         """Numbers of a vector that all ranks hold alike."""
+        if not self.tables:
+            return self.layout.size
         parts = self.layout.split(1, self.tables)
         return sum(part.size for part in parts if part.parameters[0].name not in self.tables)
 

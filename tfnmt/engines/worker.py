@@ -1,13 +1,13 @@
 """One worker: the graph functions of its blocks, which all workers share; its own variables, reader and progress."""
 
-import itertools
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Outbox
+from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Meeting, Outbox, Reduce
 from graphs.encodings import DENSE
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward
@@ -25,7 +25,12 @@ WORKER_VECTOR = "worker_"
 
 
 class WorkerGraph:
-    """The graph of one strategy's blocks, which all workers share; what differs between them comes in as arguments."""
+    """The graph of one strategy's blocks, which all workers share; what differs between them comes in as arguments.
+
+    Attributes:
+      strategy: the row.
+      first_step: steps that each worker had done when the row began.
+    """
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class WorkerGraph:
         workers: int,
         first_step: int,
         pack: Pack | None = None,
+        reduce: Reduce | None = None,
     ):
         """Takes everything that the workers have in common; each has its share of `--global_batch_tokens`.
 
@@ -47,6 +53,7 @@ class WorkerGraph:
           workers: how many.
           first_step: steps that each worker had done when the row began.
           pack: see `forward_backward`.
+          reduce: see `BlockGraph`.
         """
         self.strategy, self._copies = strategy, server.copies
         self._recipe, self._settings = recipe, recipe.settings
@@ -58,8 +65,11 @@ class WorkerGraph:
             strategy.exchange,
             _local_training(strategy, rates, first_step),
             recipe.settings.clip_norm,
+            strategy.fragments,
+            reduce,
             strategy.meetings.most_seconds,
         )
+        self.first_step = first_step
         self._functions: dict[Block, Any] = {}
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
@@ -87,17 +97,16 @@ class WorkerGraph:
         come to, a scalar; and the sums of the block's earlier parts, float64 [len(Sums)].
         """
         if block not in self._functions:
-
-            def run(replica, outbox, batches, worker, step, clock, plateau_scale, earlier):
-                def step_gradient(parameters, step):
-                    return self._gradient(parameters, batches, worker, step)
-
-                sums = Sums(*tf.unstack(earlier))
-                work = self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale, sums)
-                return pack_work(work)
-
-            self._functions[block] = tf.function(run, autograph=False)
+            # A partial each: of many functions with one code, TensorFlow would warn that it traces one too often.
+            self._functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
         return self._functions[block]
+
+    def _run(self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier) -> tf.Tensor:
+        def step_gradient(parameters, step):
+            return self._gradient(parameters, batches, worker, step)
+
+        sums = Sums(*tf.unstack(earlier))
+        return pack_work(self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale, sums))
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
@@ -105,8 +114,8 @@ class WorkerGraph:
         scalar, sums = tf.TensorSpec([], self._recipe.dtype), tf.TensorSpec([len(Sums._fields)], tf.float64)
         replica = self.new_replica(0)
         numbers = (whole, whole, clock, scalar, sums)
-        first, *others = self.strategy.program()
-        for block in {first, self.strategy.beginning(first), *others}:
+        program = self.strategy.program()
+        for block in dict.fromkeys([*program, *map(self.strategy.beginning, program)]):
             traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
             self._functions[block] = traced
         self.read = self.read.get_concrete_function(replica)
@@ -172,7 +181,8 @@ class Push(NamedTuple):
     pulls: int  # since the last push
     payload: Outbox
     work: Work  # numbers, summed since the last push
-    whole_pulls: int = 0  # the same of those that are not encoded though the row's are
+    whole_pulls: int = 0  # the same of those that are not encoded though the row's are, and of all fragments
+    fragment: int = 0  # which travels
 
 
 class Progress(NamedTuple):
@@ -207,8 +217,9 @@ class Worker:
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
         self.outbox, self._batches = outbox, batches
-        self._program = itertools.cycle(graph.strategy.program())
+        self._program = graph.strategy.program_behind(progress.step - graph.first_step)
         self._holds_nothing = True
+        self._fragment: int | None = None  # of a push in the block that is under way
         self._work: Work | None = None
         self._version = self._pulls = self._whole_pulls = 0
         self._clock = clock  # of the local updates
@@ -220,8 +231,11 @@ class Worker:
             block, self._holds_nothing = self._graph.strategy.beginning(block), False
         return block
 
-    def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
-        """Does one block, or a part of one: what that came to, and the push when there is one."""
+    def run(self, block: Block, plateau_scale: float, *, ends: bool = True) -> tuple[Work, Push | None]:
+        """Does one block, or a part of one, with which the block `ends`: what that came to, and its push if it has one.
+
+        The steps that go on while a push travels belong to it: a worker that pushes has come as far as its block goes.
+        """
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
             self.replica,
@@ -240,16 +254,20 @@ class Worker:
             self._version = work.version
             if self._work and self._graph.strategy.exchange.trains_replicas:  # steps of the block's earlier parts
                 self._clock += self._work.sums.steps
-        self._pulls += block.count(PULL)
-        self._whole_pulls += block.count(BEGIN) + block.count(WHOLE)
+        meetings = [action for action in block if isinstance(action, Meeting)]
+        self._pulls += sum(meeting.kind in (PULL, FETCH) for meeting in meetings)
+        self._whole_pulls += sum(meeting.kind == WHOLE for meeting in meetings)
+        self._fragment = next((meeting.fragment for meeting in meetings if meeting.kind == PUSH), self._fragment)
         self._work = work if self._work is None else gathered_work(self._work, work)
-        if PUSH not in block:
+        if self._fragment is None or not ends:
             return work, None
         self._block += 1
         gathered, self._work = self._work, None
         pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
+        fragment, self._fragment = self._fragment, None
         numbers = (self.number, self._block, self.step, self._version, pulls)
-        return work, Push(*numbers, self.outbox, gathered, whole_pulls)
+        payload = self.outbox[fragment :: self._graph.strategy.fragments]
+        return work, Push(*numbers, payload, gathered, whole_pulls, fragment)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""

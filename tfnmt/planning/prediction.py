@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, WHOLE, Block, Steps
+from graphs.block import MERGE, PUSH, WHOLE, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger
@@ -113,8 +113,8 @@ class _CountingServers:
         return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
-        encoded = (self.strategy.pulled_bytes, self.strategy.pushed_bytes)
-        pulled, pushed = (round(sum(self._costs.encoded_parts(each, DTYPE))) for each in encoded)
+        encoded, fragments = (self.strategy.pulled_bytes, self.strategy.pushed_bytes), self.strategy.fragments
+        pulled, pushed = (round(sum(self._costs.encoded_parts(each, DTYPE, fragments))) for each in encoded)
         whole = round(sum(self._costs.parts(self.strategy.payload_vectors)))
         moved = push.pulls * pulled + push.whole_pulls * whole, pushed
         self._ledger.count(push, waits, None, moved)
@@ -135,26 +135,31 @@ class _IdleWorker:
         first, *others = strategy.program()
         self._program = itertools.chain([strategy.beginning(first), *others], itertools.cycle(strategy.program()))
         self._block = self._pulls = self._whole_pulls = self._version = 0
-        self._sums = NO_SUMS
+        self._sums, self._pushes = NO_SUMS, False
 
     def next_block(self) -> Block:
         return next(self._program)
 
-    def run(self, block: Block, plateau_scale: float) -> tuple[Work, Push | None]:
+    def run(self, block: Block, plateau_scale: float, *, ends: bool) -> tuple[Work, Push | None]:
         (action,) = block
         steps = action.count if isinstance(action, Steps) else 0
         tokens = sum(self._step_tokens(self.number, self.step + number) for number in range(1, steps + 1))
         self.step += steps
         sums = NO_SUMS._replace(target_tokens=float(tokens), steps=float(steps), batches=float(steps))
         self._sums = Sums(*(before + more for before, more in zip(self._sums, sums)))
-        if action in (BEGIN, WHOLE, PULL):
-            self._pulls, self._whole_pulls = self._pulls + (action == PULL), self._whole_pulls + (action != PULL)
+        if isinstance(action, Steps):
+            pass
+        elif action.kind == PUSH:
+            self._pushes = True
+        elif action.kind != MERGE:
+            self._whole_pulls += action.kind == WHOLE
+            self._pulls += action.kind != WHOLE
             self._version = self._ledger.version
         work = Work(sums, -1, self._version, float(self.step), START)
-        if action != PUSH:
+        if not (self._pushes and ends):
             return work, None
         self._block += 1
         numbers = (self.number, self._block, self.step, self._version, self._pulls)
         push = Push(*numbers, [], work._replace(sums=self._sums), self._whole_pulls)
-        self._sums, self._pulls, self._whole_pulls = NO_SUMS, 0, 0
+        self._sums, self._pulls, self._whole_pulls, self._pushes = NO_SUMS, 0, 0, False
         return work, push

@@ -13,7 +13,7 @@ from tfnmt.engines.virtual_time import Costs, CostSettings, SharedTables
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
-from tfnmt.settings import value_text
+from tfnmt.settings import faults_of, value_text
 from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
 
 SINGLE = "single"
@@ -110,6 +110,8 @@ def candidates(
             has_steps = any(field.name == LOCAL_STEPS for field in dataclasses.fields(make))
             for flags in [{LOCAL_STEPS: steps} for steps in local_steps] if has_steps else [{}]:
                 row = make(**flags)
+                if faults_of(row):  # so few steps do not suit it
+                    continue
                 columns = row.row(number, OptimizerSettings())
                 for encoding in ("none",) if columns.averaged_slots else encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)

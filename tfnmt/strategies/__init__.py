@@ -8,7 +8,7 @@ from tfnmt.strategies.asynchronous import Async, DelayedAsync, Downpour, SummedA
 from tfnmt.strategies.averaging import Bmuf, ModelAverage, default_block_momentum
 from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
 from tfnmt.strategies.synchronous import RingAllreduce, Single, Sync
-from tfnmt.strategies.table import STRATEGIES, Phase, RowSettings, StrategySettings, phases
+from tfnmt.strategies.table import STRATEGIES, Phase, RowSettings, StrategySettings, most_fragments, phases
 
 __all__ = [
     "AVERAGE",
@@ -30,5 +30,6 @@ __all__ = [
     "SummedAsync",
     "Sync",
     "default_block_momentum",
+    "most_fragments",
     "phases",
 ]

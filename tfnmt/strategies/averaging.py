@@ -82,7 +82,7 @@ class ModelAverage:
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
         return Strategy(
-            self._server_update(workers, optimizer),
+            self.server_update(workers, optimizer),
             exchange=ParameterDelta(),
             meetings=Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds),
             local_update=local_optimizer(optimizer),
@@ -90,13 +90,14 @@ class ModelAverage:
             quorum=workers,
         )
 
-    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+    def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+        """The equation by which the servers move."""
         return AddMean()
 
 
 @dataclasses.dataclass(frozen=True)
-class Bmuf(ModelAverage):
-    """Blockwise model-update filtering: model averaging whose servers carry momentum from block to block."""
+class BlockMomentumSettings:
+    """How servers carry momentum from block to block."""
 
     block_learning_rate: float = setting(1.0, "Block learning rate ζ.", minimum=0)
     block_momentum: float | None = setting(
@@ -108,11 +109,17 @@ class Bmuf(ModelAverage):
     )
     block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
 
-    def _server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+    def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+        """The equation by which the servers move."""
         momentum = self.block_momentum
         if momentum is None:
             momentum = default_block_momentum(workers, optimizer.optimizer)
         return BlockMomentum(self.block_learning_rate, momentum, self.block_nesterov)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bmuf(BlockMomentumSettings, ModelAverage):
+    """Blockwise model-update filtering: model averaging whose servers carry momentum from block to block."""
 
 
 def default_block_momentum(workers: int, optimizer: str) -> float:

@@ -74,7 +74,7 @@ class Elastic:
             AddSum(),
             exchange=ElasticDifference(self.elastic_force / workers),
             # The pull comes behind the steps: e is the difference to θ as it is at the meeting, not H steps before.
-            meetings=Meetings(self.local_steps, ((self.local_steps, PULL), (self.local_steps, PUSH))),
+            meetings=Meetings.at([(self.local_steps, PULL), (self.local_steps, PUSH)]),
             local_update=local_optimizer(optimizer),
             quorum=quorum,
             replicas=workers,

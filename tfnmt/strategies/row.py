@@ -1,12 +1,13 @@
 """One row of the strategy table: the columns that every engine reads."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
-from graphs.block import BEGIN, PULL, PUSH, WHOLE, Action, Block, Exchange, Steps
+from graphs.block import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Exchange, Meeting, Steps
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN, RESIDUAL
 from graphs.work import NO_SUMS
@@ -18,18 +19,38 @@ KEEP, RESET, AVERAGE = "keep", "reset", "average"
 
 @dataclasses.dataclass(frozen=True)
 class Meetings:
-    """The schedule of a worker's pulls and pushes, which begins again after `period` steps.
+    """A worker's program, one round of it: blocks of as many steps each, which the worker repeats.
 
     Attributes:
-      period: steps of one round of the schedule.
-      at: pairs (steps of the round that come before, PULL or PUSH), in the order in which they happen.
+      blocks: the round.
+      fragments: parts of the vectors that its meetings tell apart.
       most_seconds: a worker that has computed for so long since its pull pushes before it has done all its steps; 0 for
         no such limit.
     """
 
-    period: int
-    at: tuple[tuple[int, str], ...]
+    blocks: tuple[Block, ...]
+    fragments: int = 1
     most_seconds: float = 0.0
+
+    @classmethod
+    def at(cls, meetings: Iterable[tuple[int, str]], most_seconds: float = 0.0) -> "Meetings":
+        """Meetings of whole vectors, in pairs of the round's steps before and PULL or PUSH, cut behind every push.
+
+        >>> Meetings.at([(0, "pull"), (2, "push")]).blocks
+        ((Meeting(kind='pull', fragment=0), Steps(count=2, first=True), Meeting(kind='push', fragment=0)),)
+        """
+        found: list[Block] = []
+        block: list[Action] = []
+        done = 0
+        for after, kind in meetings:
+            if after > done:
+                block.append(Steps(after - done, not any(isinstance(action, Steps) for action in block)))
+                done = after
+            block.append(Meeting(kind))
+            if kind == PUSH:
+                found.append(tuple(block))
+                block = []
+        return cls(tuple(found), most_seconds=most_seconds)
 
     @classmethod
     def every(cls, pull: int, push: int, most_seconds: float = 0.0) -> "Meetings":
@@ -37,31 +58,34 @@ class Meetings:
         period = math.lcm(pull, push)
         pulls = [(steps, PULL) for steps in range(0, period, pull)]
         pushes = [(steps, PUSH) for steps in range(push, period + 1, push)]
-        return cls(period, tuple(sorted([*pulls, *pushes])), most_seconds)  # no two of them within a period coincide
+        return cls.at(sorted([*pulls, *pushes]), most_seconds)  # no two of them within a period coincide
 
-    def blocks(self) -> tuple[Block, ...]:
-        """One round of a worker's program, cut behind every push.
+    @classmethod
+    def staggered(cls, steps: int, fragments: int, delay: int) -> "Meetings":
+        """A push of the next fragment behind every so many steps, and its pull `delay` steps later.
 
-        >>> Meetings.every(pull=4, push=2).blocks()
-        (('pull', Steps(count=2, first=True), 'push'), (Steps(count=2, first=True), 'push'))
+        Half of these steps go on while the push travels, the others while the pull does. The block ends in between:
+        there the workers wait for each other, and the servers do the update.
+
+        >>> [getattr(action, "kind", action) for action in Meetings.staggered(steps=5, fragments=1, delay=2).blocks[0]]
+        ['fetch', Steps(count=1, first=True), 'merge', Steps(count=3, first=False), 'push', Steps(count=1, first=False)]
         """
-        found: list[Block] = []
-        block: list[Action] = []
-        done = 0
-        for after, what in self.at:
-            if after > done:
-                block.append(Steps(after - done, not any(isinstance(action, Steps) for action in block)))
-                done = after
-            block.append(what)
-            if what == PUSH:
-                found.append(tuple(block))
-                block = []
-        return tuple(found)
+        beside_push, beside_pull = delay - delay // 2, delay // 2
+        found = []
+        for fragment in range(fragments):
+            before = (fragment - 1) % fragments
+            arrival: list[Action] = [Meeting(PULL, before)]
+            if beside_pull:
+                arrival = [Meeting(FETCH, before), Steps(beside_pull, True), Meeting(MERGE, before)]
+            alone = [Steps(steps - delay, not beside_pull)] if steps > delay else []
+            rest = [Steps(beside_push, False)] if beside_push else []
+            found.append((*arrival, *alone, Meeting(PUSH, fragment), *rest))
+        return cls(tuple(found), fragments)
 
     @property
     def steps_per_push(self) -> int:
-        """Local steps for each push, H; the mean where pushes have different numbers of steps."""
-        return self.period // sum(what == PUSH for _, what in self.at)
+        """Local steps of each block, H."""
+        return sum(action.count for action in self.blocks[0] if isinstance(action, Steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +148,15 @@ class Strategy:
         return self.payload_vectors * self.pull_encoding.bytes(size, parameters)
 
     @property
+    def fragments(self) -> int:
+        """Parts of the vectors that travel one behind the other."""
+        return self.meetings.fragments
+
+    @property
     def keeps(self) -> Sequence[str]:
         """Names of the vectors that a worker holds beside its replica."""
-        return [*self.exchange.keeps, *self._residuals]
+        fetches = any(isinstance(action, Meeting) and action.kind == FETCH for action in self.program()[0])
+        return [*self.exchange.keeps, *([FETCHED] if fetches else []), *self._residuals]
 
     @property
     def saved(self) -> Sequence[str]:
@@ -174,6 +204,11 @@ class Strategy:
         steps = self.steps_per_update
         return int(self.exchange.averaged(NO_SUMS._replace(steps=steps, batches=steps))[1])
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether steps go on while a push travels."""
+        return any(isinstance(block[-1], Steps) for block in self.program())
+
     def describe(self) -> str:
         """The payloads of an update, and who waits for whom, in words."""
         steps = self.meetings.steps_per_push
@@ -183,10 +218,19 @@ class Strategy:
 
     def program(self) -> tuple[Block, ...]:
         """The blocks of one round; a worker repeats them."""
-        return self.meetings.blocks()
+        return self.meetings.blocks
+
+    def program_behind(self, steps: int) -> Iterator[Block]:
+        """The blocks behind so many steps of the row, without end: workers may begin anywhere in a round."""
+        program = self.program()
+        return itertools.islice(itertools.cycle(program), steps // self.meetings.steps_per_push % len(program), None)
 
     def beginning(self, block: Block) -> Block:
         """The block for a worker that holds no parameters: it first takes all those of the servers."""
-        if block[0] != PULL:
-            return (BEGIN, *block)
-        return block if self.pull_encoding is DENSE else (WHOLE, *block[1:])
+        first, *others = block
+        whole = Meeting(WHOLE)
+        if not isinstance(first, Meeting):
+            return (whole, *block)
+        if first.kind == PULL and self.pull_encoding is DENSE and self.fragments == 1:
+            return block
+        return (whole, *(action for action in others if action != Meeting(MERGE, first.fragment)))

@@ -1,6 +1,7 @@
 """The strategy table, the settings that all rows share, and the phases of a run."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from graphs.encodings import ENCODINGS, TopK, find_encoding
@@ -11,6 +12,7 @@ from tfnmt.strategies.averaging import Bmuf, ModelAverage
 from tfnmt.strategies.delayed_nesterov import DelayedNesterov
 from tfnmt.strategies.elastic import Elastic
 from tfnmt.strategies.row import Strategy
+from tfnmt.strategies.streaming import Streaming
 from tfnmt.strategies.synchronous import RingAllreduce, Single, Sync
 
 
@@ -33,6 +35,7 @@ STRATEGIES = {
     "ring_allreduce": RingAllreduce,
     "model_average": ModelAverage,
     "bmuf": Bmuf,
+    "streaming": Streaming,
     "downpour": Downpour,
     "async": Async,
     "delayed_async": DelayedAsync,
@@ -150,3 +153,8 @@ def phases(
         warm_row = made(Sync(), or_same(settings.warm_start_encoding, encoding))
         warm_start = [Phase(0, warm_row, or_same(settings.warm_start_law, law))]
     return (*warm_start, Phase(settings.warm_start_updates, made(row, encoding), law))
+
+
+def most_fragments(phases: Sequence[Phase]) -> int:
+    """The fragments of the row that has most: each server has a shard for each of them, whichever row trains."""
+    return max(phase.strategy.fragments for phase in phases)

@@ -1,0 +1,187 @@
+"""Streaming against its equations, against block momentum, and under the virtual clock."""
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from graphs.forward_backward import forward_backward
+from graphs.fragments import Fragment
+from tests import toy
+from tests.engines.building import DIFFERENT, EXACT, distance, parameters, run, simulated
+from tfnmt.engines.schedule import PULLED, PUSHED, STEPPED, Fault
+from tfnmt.engines.virtual_time import CostSettings
+from tfnmt.layout import Layout
+from tfnmt.strategies import Bmuf
+from tfnmt.strategies.streaming import Streaming
+
+BATCHES = toy.make_batches(48)
+RATE, MOMENTUM = 0.1, 0.5
+
+
+def by_equations(row, steps, workers, servers):
+    """The server parameters behind so many steps of each worker, step by step; every worker's optimizer is SGD."""
+    shards = servers * row.fragments
+    layout = Layout(toy.ToyModel.parameters, shards)
+    theta = layout.initialize(1, tf.float64).numpy()
+    filtered, momentum = theta.copy(), np.zeros_like(theta)
+    replicas, pulled = ([theta.copy() for _ in range(workers)] for _ in range(2))
+    parts = [np.arange(shards) % row.fragments == number for number in range(row.fragments)]
+    parts = [np.repeat(part, layout.size // shards) for part in parts]
+    block, merges, delay = row.local_steps // row.fragments, {}, row.fragment_delay
+    beside_push = delay - delay // 2  # steps of a block that come behind its push
+    for step in range(1, steps + 1):
+        for worker, replica in enumerate(replicas):
+            batch = BATCHES[(step - 1) * workers + worker]
+            gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(replica), batch, None)
+            replica -= RATE * (gradient / sums.target_tokens).numpy()
+        if step in merges:
+            merge(replicas, pulled, theta, merges[step], row.kept_replica)
+        if (step + beside_push) % block == 0:
+            part = parts[((step + beside_push) // block - 1) % row.fragments]
+            mean = np.mean([replica - base for replica, base in zip(replicas, pulled)], axis=0)[part]
+            momentum[part] = MOMENTUM * momentum[part] + mean
+            filtered[part] += momentum[part]
+            theta[part] = filtered[part] + MOMENTUM * momentum[part]
+            merges[step + delay] = part
+            if not delay:
+                merge(replicas, pulled, theta, part, row.kept_replica)
+    return theta
+
+
+def merge(replicas, pulled, theta, part, kept):
+    for replica, base in zip(replicas, pulled):
+        replica[part] = kept * replica[part] + (1 - kept) * theta[part]
+        base[part] = theta[part]
+
+
+def streaming(**flags):
+    return Streaming(**{"block_momentum": MOMENTUM, **flags})
+
+
+@pytest.mark.parametrize(
+    "servers, flags",
+    [
+        (1, {"local_steps": 6, "fragments": 2, "fragment_delay": 2}),
+        (2, {"local_steps": 6, "fragments": 3, "fragment_delay": 1, "kept_replica": 0.25}),
+        (2, {"local_steps": 4, "fragments": 2, "fragment_delay": 0}),
+        (1, {"local_steps": 3, "fragments": 1, "fragment_delay": 3}),
+    ],
+)
+def test_follows_its_equations(servers, flags):
+    row = streaming(**flags)
+    engine = simulated(row, BATCHES, workers=2, servers=servers)
+    updates = 6
+    run(engine, updates)
+    block = row.local_steps // row.fragments
+    expected = by_equations(row, updates * block, workers=2, servers=servers)
+    np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
+    other = simulated(streaming(**{**flags, "kept_replica": 0.9}), BATCHES, workers=2, servers=servers)
+    run(other, updates)
+    assert distance(engine, other) > DIFFERENT
+
+
+@pytest.mark.parametrize("optimizer, servers", [("sgd", 1), ("adam", 2)])
+def test_one_fragment_without_delay_is_block_momentum(optimizer, servers):
+    how = {"workers": 3, "servers": servers, "optimizer": optimizer, "dtype": tf.float32}
+    flags = {"local_steps": 2, "block_momentum": MOMENTUM}
+    one = simulated(Streaming(fragments=1, fragment_delay=0, kept_replica=0.0, **flags), BATCHES, **how)
+    other = simulated(Bmuf(**flags), BATCHES, **how)
+    run(one, 6), run(other, 6)
+    np.testing.assert_array_equal(parameters(one), parameters(other))
+    late = simulated(Streaming(fragments=1, fragment_delay=1, kept_replica=0.0, **flags), BATCHES, **how)
+    run(late, 6)
+    assert distance(one, late) > DIFFERENT
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3])
+def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates):
+    """Behind any update: a worker begins anywhere in its round, with its replica and what it has pulled."""
+    row = streaming(local_steps=6, fragments=2, fragment_delay=2)
+    how = {"workers": 2, "optimizer": "adam", "encoding": "int8", "pull_encoding": "float16", "average_rate": 0.1}
+    whole, first, second = (simulated(row, BATCHES, **how) for _ in range(3))
+    run(whole, updates + 4), run(first, updates)
+    second.restore(first.state())
+    run(second, 4)
+    for name, vector in whole.state().vectors.items():
+        np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
+    forgetful = simulated(row, BATCHES, **how)
+    state = first.state()
+    vectors = {name: vector for name, vector in state.vectors.items() if name != "worker_0_replica"}
+    forgetful.restore(dataclasses.replace(state, vectors=vectors))
+    run(forgetful, 4)
+    assert distance(whole, forgetful) > 0
+
+
+def slow_network(seconds, row, **more):
+    """A network on which a fragment travels so many times as long as a step."""
+    size = Layout(toy.ToyModel.parameters, row.fragments).size * 8 / row.fragments
+    return CostSettings(
+        jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, network_latency_seconds=0.0,
+        network_bytes_per_second=2 * size / seconds, **more
+    )  # fmt: skip
+
+
+def seconds_of(row, seconds, updates=6):
+    """The virtual seconds between two updates of two workers in step, whose fragments travel so long."""
+    engine = simulated(row, BATCHES, workers=2, costs=slow_network(seconds, row))
+    reports = run(engine, updates)
+    return engine, [report.seconds for report in reports[2:]]
+
+
+def test_transfers_cost_nothing_that_last_no_longer_than_the_steps_beside_them():
+    row = streaming(local_steps=8, fragments=2, fragment_delay=2)
+    _, seconds = seconds_of(row, seconds=1.0)
+    assert seconds == pytest.approx([4.0] * 4)
+    assert seconds_of(row, seconds=1.5)[1] == pytest.approx([5.0] * 4)  # half a second more for each of the two
+    at_once = streaming(local_steps=8, fragments=2, fragment_delay=0)
+    assert seconds_of(at_once, seconds=1.0)[1] == pytest.approx([6.0] * 4)
+
+
+def test_what_workers_wait_for_a_transfer_is_reported():
+    row = streaming(local_steps=8, fragments=2, fragment_delay=2)
+    engine, _ = seconds_of(row, seconds=1.5)
+    pushes = [push for report in run(engine, 2) for push in report.pushes]
+    for push in pushes:
+        assert (push.pull_seconds, push.push_seconds) == pytest.approx((0.5, 0.5))
+        assert push.compute_seconds == pytest.approx(4.0)
+
+
+def test_a_push_moves_the_bytes_of_one_fragment():
+    row = streaming(local_steps=8, fragments=4, fragment_delay=2)
+    size = Layout(toy.ToyModel.parameters, 4).size * 8 // 4
+    reports = run(simulated(row, BATCHES, workers=2), 5)
+    assert {push.bytes_pushed for report in reports for push in report.pushes} == {size}
+    assert [push.bytes_pulled for push in reports[0].pushes] == [4 * size] * 2  # all, where they begin
+    assert {push.bytes_pulled for report in reports[1:] for push in report.pushes} == {size}
+
+
+@pytest.mark.parametrize("kind", [PULLED, STEPPED, PUSHED])
+def test_a_worker_that_dies_during_a_transfer_comes_back(kind):
+    row = streaming(local_steps=4, fragments=2, fragment_delay=2)
+    faults = [Fault(worker=1, block=3, kind=kind, seconds=0.25)]
+    engine = simulated(row, BATCHES, workers=2, faults=faults, costs=slow_network(1.5, row))
+    reports = run(engine, 6)
+    blocks = [(push.worker, report.update) for report in reports for push in report.pushes]
+    assert sorted(blocks) == sorted(itertools.product(range(2), range(1, 7)))
+    assert any(event.kind == "restarted" for event in engine.trace)
+
+
+@pytest.mark.parametrize("element", range(12))
+def test_an_element_of_a_fragment_is_found_in_the_vector(element):
+    fragment = Fragment(number=2, of=3, shards=6)
+    assert fragment.take(tf.range(36))[element].numpy() == fragment.place(element, 36)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"local_steps": 10, "fragments": 4}, "--fragments=4: must divide --local_steps=10."),
+        ({"local_steps": 8, "fragments": 4, "fragment_delay": 3}, "--fragment_delay=3: .* behind 2 steps"),
+    ],
+)
+def test_refuses_fragments_that_do_not_fit(flags, words):
+    assert re.search(words, " ".join(Streaming(**flags).faults()))
