@@ -247,12 +247,11 @@ class BlockGraph:
 
     def _fragment(self, meeting: Meeting) -> Fragment:
         """What travels: for a worker that holds nothing, everything."""
-        number, of = (0, 1) if meeting.kind == WHOLE else (meeting.fragment, self.fragments)
-        return Fragment(number, of, len(self.server.shards))
+        return Fragment(0, 1) if meeting.kind == WHOLE else Fragment(meeting.fragment, self.fragments)
 
     def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica) -> tf.Tensor:
         """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now."""
-        shards, copies = (each[fragment.number :: fragment.of] for each in (self.server.shards, replica.copies))
+        shards, copies = fragment.shards(self.server.shards), fragment.shards(replica.copies)
         if self.pull_encoding is DENSE:
             return pull([shard.parameters for shard in shards])
         if kind == WHOLE:
@@ -298,7 +297,7 @@ class BlockGraph:
             averaged = self.local.averaged if self.local else ()
             vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
             parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(fragment, vector)]
-        outbox = outbox[fragment.number :: fragment.of]
+        outbox = fragment.shards(outbox)
         sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:
             with tf.control_dependencies(sent):
@@ -307,7 +306,7 @@ class BlockGraph:
 
     def _split(self, fragment: Fragment, vector: tf.Tensor) -> list[tf.Tensor]:
         """The parts of a fragment of a vector for the servers."""
-        shards = fragment.shards // fragment.of
+        shards = len(fragment.shards(self.server.shards))
         return tf.split(vector, shards) if shards > 1 else [vector]
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:

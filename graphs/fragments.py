@@ -1,54 +1,53 @@
-"""Fragments: parts of the vectors that travel at different times, so that never all of them are on their way at once.
+"""Fragments: equal parts of the vectors that travel at different times, so that never all is on its way at once.
 
-Every server has an equal part of each fragment: of the shards, in order, fragment p of P has the p-th of each P.
+Every server has an equal part of each: of the shards, in order, the first ones are those of the first fragment. So what
+a fragment is does not depend on how many servers there are, but for the padding of a vector.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+Each = TypeVar("Each")
+
 
 class Fragment(NamedTuple):
-    """One of the parts of a vector whose shards lie one behind the other.
+    """One of the equal parts of a vector.
 
-    >>> fragment = Fragment(number=1, of=2, shards=4)
-    >>> fragment.take(tf.range(8)).numpy()
-    array([2, 3, 6, 7], dtype=int32)
-    >>> fragment.put(tf.range(8), tf.zeros([4], tf.int32)).numpy()
-    array([0, 1, 0, 0, 4, 5, 0, 0], dtype=int32)
-    >>> fragment.place(2, size=8)
-    6
+    >>> fragment = Fragment(number=1, of=3)
+    >>> fragment.take(tf.range(6)).numpy()
+    array([2, 3], dtype=int32)
+    >>> fragment.put(tf.range(6), tf.zeros([2], tf.int32)).numpy()
+    array([0, 1, 0, 0, 4, 5], dtype=int32)
 
     Attributes:
       number: p, from 0.
-      of: P; 1 where vectors are never in parts.
-      shards: of the whole vector, a multiple of P.
+      of: how many there are, P; 1 where vectors are never in parts.
     """
 
     number: int
     of: int
-    shards: int
 
-    def take(self, vector: Any) -> tf.Tensor:
+    def take(self, vector: Any) -> Any:
         """The fragment [size / P] of a vector [size], a tensor or a variable."""
-        return vector if self.of == 1 else tf.concat(self._split(vector)[self.number :: self.of], axis=0)
+        return vector if self.of == 1 else tf.split(vector, self.of)[self.number]
 
-    def put(self, vector: Any, part: Any) -> tf.Tensor:
+    def put(self, vector: Any, part: Any) -> Any:
         """A vector [size] that has `part` [size / P] in place of the fragment."""
         if self.of == 1:
             return part
-        pieces = self._split(vector)
-        pieces[self.number :: self.of] = tf.split(part, self.shards // self.of)
-        return tf.concat(pieces, axis=0)
+        pieces = tf.split(vector, self.of)
+        return tf.concat([*pieces[: self.number], part, *pieces[self.number + 1 :]], axis=0)
+
+    def shards(self, of_all: Sequence[Each]) -> Sequence[Each]:
+        """What belongs to the fragment's shards, of something for each shard of the whole vector."""
+        count = len(of_all) // self.of
+        return of_all[self.number * count : (self.number + 1) * count]
 
     def place(self, index: Any, size: int) -> Any:
         """Where an element of the fragment is in a vector of `size` elements."""
-        shard_size = size // self.shards
-        return (index // shard_size * self.of + self.number) * shard_size + index % shard_size
-
-    def _split(self, vector: Any) -> list[tf.Tensor]:
-        return tf.split(tf.convert_to_tensor(vector), self.shards)
+        return self.number * (size // self.of) + index
 
 
 class Held(Mapping[str, Any]):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from graphs.encodings import DENSE, Encoding
+from graphs.fragments import Fragment
 from tfnmt.optimizers.optimizers import Optimizer
 
 
@@ -122,10 +123,10 @@ class ServerVariables:
             for shard, slots in zip(self.shards, kept):
                 shard.slots = slots
 
-    def fragment(self, number: int, count: int) -> "ServerVariables":
-        """The servers as one of so many fragments sees them: its shards alone, beside what is counted for all."""
+    def of(self, fragment: Fragment) -> "ServerVariables":
+        """The servers as a fragment sees them: its shards alone, beside what is counted for all."""
         seen = copy.copy(self)
-        seen.shards = self.shards[number::count]
+        seen.shards = list(fragment.shards(self.shards))
         return seen
 
     @property

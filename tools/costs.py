@@ -13,7 +13,7 @@ from tfnmt.planning import ranking
 from tfnmt.planning.prediction import Speed, predict
 from tfnmt.planning.probe import Probe
 
-LOCAL_STEPS = 8
+LOCAL_STEPS, MANY_LOCAL_STEPS = 8, 32
 GIGABIT, FAST, SLOW = 125e6, 12.5e6, 3.75e6
 ROWS = ("sync", "ring_allreduce", "model_average", "bmuf", "async", "summed_async", "delayed_async", "downpour")
 STRAGGLING = 2.0
@@ -27,28 +27,46 @@ class Cell(NamedTuple):
     workers: int
     bytes_per_second: float
     straggler: bool = False  # worker 0 has a processor of half the speed
+    local_steps: int = LOCAL_STEPS  # of rows that have such
+    encoding: str = "none"
 
     @property
     def name(self) -> str:
         """A word, for files and flags."""
         words = [self.strategy, str(self.workers), f"{8 * self.bytes_per_second / 1e6:g}mbit"]
-        return "-".join(words + ["straggler"] * self.straggler)
+        words += ["straggler"] * self.straggler + [self.encoding] * (self.encoding != "none")
+        return "-".join(words + [f"every{self.local_steps}"] * (self.local_steps != LOCAL_STEPS))
+
+    def describe(self) -> str:
+        """The row in words."""
+        words = [self.strategy] + ["one worker half as fast"] * self.straggler
+        words += [f"H = {self.local_steps}"] * (self.local_steps != LOCAL_STEPS)
+        return ", ".join(words + [self.encoding] * (self.encoding != "none"))
 
     @property
     def machines(self) -> tuple[int, float, bool]:
         """What rows are compared on."""
-        return self[1:]
+        return self[1:4]
 
     def candidate(self) -> ranking.Candidate:
         """The row with its flags; a server for two workers."""
-        found = ranking.candidates([self.workers], self.workers // 2, [LOCAL_STEPS], ["none"])
+        found = ranking.candidates([self.workers], self.workers // 2, [self.local_steps], [self.encoding])
         return next(each for each in found if each.strategy == self.strategy)
 
 
 CALIBRATION = Cell("sync", 2, GIGABIT)
+ALONE = Cell("single", 1, GIGABIT)
+"""One such worker without any other, which needs no network."""
 CELLS = (
+    ALONE,
     *(Cell(row, *machines) for machines in ((2, GIGABIT), (4, FAST), (4, SLOW)) for row in ROWS),
     *(Cell(row, 4, FAST, straggler=True) for row in ("sync", "model_average", "async", "summed_async")),
+    *(Cell("sync", 2, speed) for speed in (FAST, SLOW)),
+    *(
+        Cell(row, *machines, local_steps=MANY_LOCAL_STEPS, encoding=encoding)
+        for machines in ((2, GIGABIT), (2, FAST), (2, SLOW), (4, GIGABIT), (4, FAST), (4, SLOW))
+        for row, encoding in (("bmuf", "none"), ("streaming", "int8"))
+    ),
 )
 
 
@@ -157,11 +175,14 @@ class Report(NamedTuple):
     def text(self) -> str:
         """A table in Markdown, and what it comes to."""
         heading = ["row", "workers", "Mbit/s", "target tokens/s", "predicted", "error", "computing", "predicted"]
+        alone = next((each.measured.tokens_per_second for each in self.cells if each.cell == ALONE), None)
+        heading += ["of workers alone"] * bool(alone)
         lines = [heading, ["---"] * len(heading)]
         for cell, measured, predicted in self.cells:
+            share = [f"{measured.tokens_per_second / (cell.workers * alone):.2f}"] if alone else []
             lines.append(
                 [
-                    cell.strategy + ", one worker half as fast" * cell.straggler,
+                    cell.describe(),
                     str(cell.workers),
                     f"{8 * cell.bytes_per_second / 1e6:g}",
                     f"{measured.tokens_per_second:,.0f}",
@@ -169,6 +190,7 @@ class Report(NamedTuple):
                     f"{Compared(cell, measured, predicted).error:+.1%}",
                     f"{measured.computing_share:.0%}",
                     f"{predicted.computing_share:.0%}",
+                    *share,
                 ]
             )
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

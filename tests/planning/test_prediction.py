@@ -13,6 +13,7 @@ from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import idle_reports, predict
 from tfnmt.strategies import STRATEGIES, Async, ModelAverage, Sync
+from tfnmt.strategies.streaming import Streaming
 
 WORKERS, SERVERS, UPDATES = 3, 2, 5
 BATCHES = toy.make_batches(48)
@@ -30,24 +31,26 @@ COSTS = CostSettings(
 ROWS = {name: make for name, make in STRATEGIES.items() if name != "single"}
 
 
-def costs(is_ring=False, settings=COSTS):
-    vector_bytes = Layout(toy.ToyModel.parameters, shards=SERVERS).size * tf.float32.size
+def costs(is_ring=False, settings=COSTS, fragments=1):
+    vector_bytes = Layout(toy.ToyModel.parameters, shards=SERVERS * fragments).size * tf.float32.size
     return Costs(settings, 1, WORKERS, SERVERS, vector_bytes, is_ring=is_ring)
 
 
 def quick(make):
     """A row whose workers meet soon."""
-    has_steps = any(field.name == "local_steps" for field in dataclasses.fields(make))
-    return make(local_steps=2) if has_steps else make()
+    names = [field.name for field in dataclasses.fields(make)]
+    flags = {"local_steps": 2, "fragments": 1}
+    return make(**{name: value for name, value in flags.items() if name in names})
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [*ROWS, "fragments"])
 def test_every_update_comes_when_the_simulated_engine_has_it(name):
     """And moves as many bytes, with as many steps behind it, and has waited as long."""
-    row = quick(ROWS[name])
+    row = quick(ROWS[name]) if name in ROWS else Streaming(local_steps=6, fragments=2)
     engine = simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=COSTS, dtype=tf.float32)
     columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
-    idle = itertools.islice(idle_reports(columns, costs(columns.ring), WORKERS, lambda worker, step: 10), UPDATES)
+    machines = costs(columns.ring, fragments=columns.fragments)
+    idle = itertools.islice(idle_reports(columns, machines, WORKERS, lambda worker, step: 10), UPDATES)
     for real, expected in zip(run(engine, UPDATES), idle, strict=True):
         assert expected.seconds == real.seconds
         for push, other in zip(real.pushes, expected.pushes, strict=True):

@@ -35,7 +35,7 @@ def ranked(*found, goal=NO_GOAL, price=0.0):
 
 
 def test_candidates_are_all_rows_with_all_that_they_can_choose():
-    found = list(ranking.candidates([2, 4], 0, [5, 50], ["none", "float16"]))
+    found = list(ranking.candidates([2, 4], 0, [5, 100], ["none", "float16"]))
     assert len(found) == len(set(found))
     assert {one.strategy for one in found} == set(STRATEGIES)
     assert found[0] == Candidate("single", Single(), "none", 1, 1)
@@ -43,7 +43,7 @@ def test_candidates_are_all_rows_with_all_that_they_can_choose():
     assert {(one.workers, one.servers) for one in found if one.strategy == "sync"} == {(2, 2), (4, 4)}
     assert {one.servers for one in found if one.strategy == "ring_allreduce"} == {0}
     steps = {(one.row.local_steps, one.encoding) for one in found if one.strategy == "bmuf"}
-    assert steps == {(5, "none"), (5, "float16"), (50, "none"), (50, "float16")}
+    assert steps == {(5, "none"), (5, "float16"), (100, "none"), (100, "float16")}
     assert {one.servers for one in ranking.candidates([4], 1, [5], ["none"]) if one.strategy == "sync"} == {1}
 
 

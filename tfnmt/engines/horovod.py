@@ -19,6 +19,7 @@ import tensorflow as tf
 from graphs.block import Outbox, Reduce
 from graphs.broadcast import pull
 from graphs.encodings import DENSE
+from graphs.fragments import Fragment
 from graphs.ring_allreduce import (
     add_numbers,
     exchange_numbers,
@@ -283,7 +284,8 @@ class HorovodEngine(Engine):
 
     def _summed_of(self, fragment: int) -> list[Outbox]:
         """Where the sum of all payloads is, if it does not take the place of this rank's."""
-        return [self._summed[fragment :: self._servers.strategy.fragments]] if self._summed else []
+        part = Fragment(fragment, self._servers.strategy.fragments)
+        return [part.shards(self._summed)] if self._summed else []
 
     def _held_by_ranks(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""

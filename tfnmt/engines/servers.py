@@ -70,7 +70,7 @@ class UpdateSequence:
         self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
         initial, servers = recipe.layout.initialize(recipe.settings.seed, recipe.dtype), recipe.servers
         fragments = recipe.layout.shards // servers
-        of_shards = [device for device in devices or [None] * servers for _ in range(fragments)]
+        of_shards = [*(devices or [None] * servers)] * fragments
         self.server = ServerVariables(initial, of_shards, recipe.settings.average_rate > 0)
         self.plateau_scale = 1.0
         self._ledger, self._clock = Ledger(workers, clock), clock
@@ -199,6 +199,7 @@ class UpdateSequence:
             "weight": float(weight.numpy()),
             "local_updates": float(local_updates.numpy()),
             "updates": int(updates.numpy()),
+            "fragment_size": self._fragment_size,
         }
         held = {name: vector.numpy() for name, vector in vectors.items()}
         return EngineState({**held, **self._given}, counters)
@@ -211,6 +212,10 @@ class UpdateSequence:
         self._enter(number, summed=counters["arrived"] > 0)
         self._ledger.restore(counters, self._recipe.phases[number].first_update)
         self._given = {name: vector for name, vector in vectors.items() if name.startswith(WORKER_VECTOR)}
+        if self.strategy.fragments > 1 and counters.get("fragment_size") != self._fragment_size:
+            # Padding has moved the fragments: what is pushed and not merged yet would in part be pushed once more.
+            outdated = [worker_vector(w, name) for w in range(self._workers) for name in self.strategy.exchange.saved]
+            self._given = {name: vector for name, vector in self._given.items() if name not in outdated}
         for name, shards in server.vectors().items():
             if name.startswith("received") and name not in vectors:
                 continue  # saved where every push was an update
@@ -226,6 +231,10 @@ class UpdateSequence:
         # Version 0.1 wrote no ages: there were no averaged slots at first, and slots had seen all updates.
         server.local_updates.assign(counters.get("local_updates", 0.0))
         server.updates.assign(counters.get("updates", version))
+
+    @property
+    def _fragment_size(self) -> int:
+        return self._recipe.layout.size // self.strategy.fragments
 
     def weight_of(self, sums: Sums) -> float:
         """What a payload counts that was made of `sums`."""
@@ -262,7 +271,8 @@ class UpdateSequence:
             return pack_scalars(update_from_received(server, rate, clip_norm, *numbers))
 
         def of_each_fragment(function):
-            servers = [self.server.fragment(number, strategy.fragments) for number in range(strategy.fragments)]
+            parts = [Fragment(number, strategy.fragments) for number in range(strategy.fragments)]
+            servers = [self.server.of(part) for part in parts]
             return [tf.function(functools.partial(function, server), autograph=False) for server in servers]
 
         self._receive = of_each_fragment(received)
@@ -336,9 +346,9 @@ class UpdateSequence:
         return pulled, shards * strategy.pushed_bytes(shard_size, dtype)
 
     def _reason(self, push: Push, element: int) -> str:
-        layout, fragments = self._recipe.layout, self.strategy.fragments
-        if element >= 0 and fragments > 1:
-            element = Fragment(push.fragment, fragments, layout.shards).place(element, layout.size)
+        layout = self._recipe.layout
+        if element >= 0:
+            element = Fragment(push.fragment, self.strategy.fragments).place(element, layout.size)
         element = max(element, push.work.nonfinite_at)
         if element < 0 and not push.work.sums.target_tokens:
             return f"there was no target token in step {push.step} of worker {push.worker}"

@@ -11,6 +11,7 @@ from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTrain
 from graphs.encodings import DENSE
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward
+from graphs.fragments import Fragment
 from graphs.local_steps import REPLICA, Replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
@@ -266,7 +267,7 @@ class Worker:
         pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
         fragment, self._fragment = self._fragment, None
         numbers = (self.number, self._block, self.step, self._version, pulls)
-        payload = self.outbox[fragment :: self._graph.strategy.fragments]
+        payload = Fragment(fragment, self._graph.strategy.fragments).shards(self.outbox)
         return work, Push(*numbers, payload, gathered, whole_pulls, fragment)
 
     def vectors(self) -> dict[str, np.ndarray]:
