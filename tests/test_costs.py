@@ -50,6 +50,11 @@ def test_the_calibration_finds_the_truth_and_so_every_prediction_is_right(found)
     assert CALIBRATION not in {each.cell for each in report.cells}
 
 
+def test_a_single_cell_has_no_rank(found):
+    text = Report.of({cell: found[cell] for cell in (CALIBRATION, CELLS[0])}).text()
+    assert "at worst" in text and "Rank" not in text
+
+
 def test_a_cell_that_is_not_as_predicted_is_an_error_of_its_own_size(found):
     """The negative control, and rows in another order disagree."""
     rivals = [cell for cell in CELLS if cell.machines == CALIBRATION.machines and cell != CALIBRATION]

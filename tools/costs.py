@@ -154,14 +154,15 @@ class Report(NamedTuple):
         return [group for group in groups.values() if len(group) > 1]
 
     def kendall(self) -> float:
-        """Rank agreement of rows on the same machines: agreeing less disagreeing pairs, over both."""
+        """Rank agreement of rows on the same machines: agreeing less disagreeing pairs, over both; NaN for none."""
         products = [
             (one.measured.tokens_per_second - other.measured.tokens_per_second)
             * (one.predicted.tokens_per_second - other.predicted.tokens_per_second)
             for group in self.by_machines()
             for one, other in itertools.combinations(group, 2)
         ]
-        return statistics.mean(math.copysign(1, product) for product in products if product)
+        signs = [math.copysign(1, product) for product in products if product]
+        return statistics.mean(signs) if signs else math.nan
 
     def regrets(self) -> list[float]:
         """For each machines, how much longer than the fastest row's step that of the recommended row takes."""
@@ -195,10 +196,14 @@ class Report(NamedTuple):
             )
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
         worst = self.worst()
-        return (
+        told = (
             f"{table}\n{self.probe.describe()}.\n"
             f"{len(self.cells)} cells: error of a step's time {self.mean_error():.1%} in the mean, "
             f"{abs(worst.error):.1%} at worst ({worst.cell.name}).\n"
+        )
+        if not self.by_machines():
+            return told
+        return told + (
             f"Rank agreement of rows on the same machines (Kendall): {self.kendall():.2f}.\n"
             f"The recommended row's step takes {', '.join(f'{regret:.1%}' for regret in self.regrets())} longer than "
             "the fastest row's.\n"
