@@ -5,7 +5,6 @@ The graph knows no strategy. An `Exchange` says what a pull, a step and a push d
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +13,7 @@ import tensorflow as tf
 from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
-from graphs.fragments import Fragment, Held
+from graphs.fragments import WHOLE_VECTOR, Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import Sums, Work, add_work, no_work
@@ -26,8 +25,8 @@ Vectors = Mapping[str, Any]
 Outbox = Sequence[tf.Variable]
 """Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server."""
 
-Reduce = Callable[[Outbox, int, tf.Tensor], Any]
-"""(outbox, fragment and weight of the payload in it) -> what is there once all workers' payloads are summed."""
+Reduce = Callable[[Outbox, tf.Tensor], Any]
+"""(outbox, weight of the payload in it) -> what is there once all workers' payloads are summed."""
 
 
 class Gradient(NamedTuple):
@@ -91,10 +90,15 @@ FETCH and MERGE are the halves of a PULL: what is fetched while steps go on, is 
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-    """A worker meets the servers, for one fragment of the vectors; all of these where rows have no fragments."""
+    """A worker meets the servers, for one fragment of the vectors; all of these where rows have no fragments.
+
+    Attributes:
+      kind: what it does.
+      back: fragments before the one that the block pushes.
+    """
 
     kind: str
-    fragment: int = 0
+    back: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,7 @@ class BlockGraph:
       exchange: what pulls, steps and pushes do.
       local: how workers move their replicas; None where they do not.
       clip_norm: largest norm of a step's mean gradient; 0 for no clipping.
-      fragments: parts of the vectors that meetings tell apart.
+      fragments: parts of the vectors, one of which travels at a time.
       reduce: how the workers sum their payloads among themselves within the block, beside the steps behind the push;
         None where payloads are fetched from the outbox.
       most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
@@ -170,6 +174,7 @@ class BlockGraph:
         clock: tf.Tensor,
         plateau_scale: tf.Tensor,
         earlier: Sums,
+        fragment: tf.Tensor,
     ) -> Work:
         """Does one block of one worker, or a part of one.
 
@@ -183,6 +188,7 @@ class BlockGraph:
             trained, steps of a worker. A pull sets it.
           plateau_scale: the plateau schedule's factor of the learning rate, a scalar.
           earlier: sums of the block's parts before this one.
+          fragment: which the block pushes, an int32 scalar.
         """
         work, began = no_work(clock), tf.timestamp()
         travelling: list[Any] = []  # while steps go on
@@ -196,13 +202,16 @@ class BlockGraph:
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action.kind == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    nonfinite_at, sent, done = self._push(action, replica, outbox, self.exchange.weight(sums))
+                    part, weight = self._fragment(action, fragment), self.exchange.weight(sums)
+                    nonfinite_at, sent, done = self._push(part, replica, outbox, weight)
                     work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
                     travelling, done = (sent, done) if number < len(block) - 1 else ([], [*done, *sent])
                 elif action.kind == MERGE:
-                    travelling, done = [], self._merge(action, replica, travelling)
+                    part = self._fragment(action, fragment)
+                    travelling, done = [], self._merge(part, replica, travelling)
                 else:
-                    version, clock, done = self._pull(action, replica, began)
+                    part = self._fragment(action, fragment)
+                    version, clock, done = self._pull(action.kind, part, replica, began)
                     work = work._replace(version=version, clock=self._clock(clock, work.sums))
                     travelling, done = (done, [began]) if action.kind == FETCH else ([], done)
             with tf.control_dependencies(done):
@@ -218,7 +227,7 @@ class BlockGraph:
         return servers + (sums.steps if self.exchange.trains_replicas else 0.0)
 
     def _pull(
-        self, meeting: Meeting, replica: Replica, began: tf.Tensor
+        self, kind: str, fragment: Fragment, replica: Replica, began: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
         """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
@@ -226,15 +235,14 @@ class BlockGraph:
         one, and staleness is never too small.
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
-        fragment = self._fragment(meeting)
         held = Held(replica.vectors, fragment)
         with tf.control_dependencies([version, steps]):
-            servers = self._server_parameters(meeting.kind, fragment, replica)
+            servers = self._server_parameters(kind, fragment, replica)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
-        if meeting.kind == FETCH:
+        if kind == FETCH:
             changed: Vectors = {FETCHED: servers}
-        elif meeting.kind == WHOLE:
+        elif kind == WHOLE:
             changed = {REPLICA: servers, **self.exchange.pull({**replica.vectors, REPLICA: servers}, servers)}
         else:
             changed = self.exchange.pull(held, servers)
@@ -245,22 +253,25 @@ class BlockGraph:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
 
-    def _fragment(self, meeting: Meeting) -> Fragment:
+    def _fragment(self, meeting: Meeting, pushed: tf.Tensor) -> Fragment:
         """What travels: for a worker that holds nothing, everything."""
-        return Fragment(0, 1) if meeting.kind == WHOLE else Fragment(meeting.fragment, self.fragments)
+        if meeting.kind == WHOLE or self.fragments == 1:
+            return WHOLE_VECTOR
+        return Fragment((pushed - meeting.back) % self.fragments, self.fragments)
 
     def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica) -> tf.Tensor:
         """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now."""
-        shards, copies = fragment.shards(self.server.shards), fragment.shards(replica.copies)
+        shards = self.server.shards
         if self.pull_encoding is DENSE:
-            return pull([shard.parameters for shard in shards])
+            return pull([shard.parameters for shard in shards], fragment)
         if kind == WHOLE:
-            return pull_whole(shards, copies)
-        return pull_change(self.pull_encoding, shards, copies, fragment.take(replica.vectors[KNOWN].read_value()))
+            return pull_whole(shards, replica.copies)
+        known = fragment.take(replica.vectors[KNOWN].read_value())
+        return pull_change(self.pull_encoding, shards, replica.copies, known, fragment)
 
-    def _merge(self, meeting: Meeting, replica: Replica, fetched: Sequence[Any]) -> list[Any]:
+    def _merge(self, fragment: Fragment, replica: Replica, fetched: Sequence[Any]) -> list[Any]:
         """Does with what was fetched what a pull would have done at once; the last operations."""
-        held = Held(replica.vectors, self._fragment(meeting))
+        held = Held(replica.vectors, fragment)
         with tf.control_dependencies(fetched):
             return replica.assign(held.whole(self.exchange.pull(held, held[FETCHED])))
 
@@ -277,36 +288,34 @@ class BlockGraph:
         return done
 
     def _push(
-        self, meeting: Meeting, replica: Replica, outbox: Outbox, weight: tf.Tensor
+        self, fragment: Fragment, replica: Replica, outbox: Outbox, weight: tf.Tensor
     ) -> tuple[tf.Tensor, list[Any], list[Any]]:
         """Pushes; the first element that is known not to be finite, or -1; what sends the payload, and what makes it.
 
         Steps behind the push may begin once the payload is made: they change what it is made of.
         """
-        fragment = self._fragment(meeting)
         held = Held(replica.vectors, fragment)
         payload, changed = self.exchange.push(held)
         payload, place = tf.convert_to_tensor(payload), tf.constant(-1, tf.int64)
         if self.encoding.keeps_rest:
-            split = functools.partial(self._split, fragment)
-            found = send(self.encoding, split, payload, tf.convert_to_tensor(held[RESIDUAL]), weight)
+            found = send(self.encoding, self._split, payload, tf.convert_to_tensor(held[RESIDUAL]), weight)
             parts, changed, place = found.parts, {**changed, RESIDUAL: found.residual}, found.nonfinite_at
             if fragment.of > 1:
-                place = tf.where(place < 0, place, fragment.place(place, replica.parameters.shape[0]))
+                first = tf.cast(fragment.place(0, replica.parameters.shape[0]), place.dtype)
+                place = tf.where(place < 0, place, first + place)
         else:
             averaged = self.local.averaged if self.local else ()
             vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
-            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(fragment, vector)]
-        outbox = fragment.shards(outbox)
+            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(vector)]
         sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:
             with tf.control_dependencies(sent):
-                sent = [self.reduce(outbox, fragment.number, weight)]
+                sent = [self.reduce(outbox, weight)]
         return place, sent, [*parts, *replica.assign(held.whole(changed))]
 
-    def _split(self, fragment: Fragment, vector: tf.Tensor) -> list[tf.Tensor]:
-        """The parts of a fragment of a vector for the servers."""
-        shards = len(fragment.shards(self.server.shards))
+    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """The parts of what travels for the servers."""
+        shards = len(self.server.shards) // self.fragments
         return tf.split(vector, shards) if shards > 1 else [vector]
 
     def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from graphs.encodings import Encoding
+from graphs.fragments import WHOLE_VECTOR, Fragment
 from graphs.reduce_average import ServerShard, first_nonfinite
 
 RESIDUAL, KNOWN = "residual", "known"
@@ -81,7 +82,11 @@ def pull_whole(shards: Sequence[ServerShard], copies: Sequence[tf.Variable]) -> 
 
 
 def pull_change(
-    encoding: Encoding, shards: Sequence[ServerShard], copies: Sequence[tf.Variable], known: tf.Tensor
+    encoding: Encoding,
+    shards: Sequence[ServerShard],
+    copies: Sequence[tf.Variable],
+    known: tf.Tensor,
+    fragment: Fragment = WHOLE_VECTOR,
 ) -> tf.Tensor:
     """What the worker of these copies knows [size] of the parameters, once it has pulled what it lacks.
 
@@ -89,19 +94,24 @@ def pull_change(
       encoding: of the change, by each server for its part.
       shards: of the servers.
       copies: on each server, the variable for its part of what the worker knows.
-      known: what the worker knows [size].
+      known: what the worker knows of the fragment.
+      fragment: of which the change is pulled.
     """
-    changes = []
-    for shard, copy in zip(shards, copies):
+    size, dtype = shards[0].parameters.shape[0], known.dtype
+
+    def give(shard: ServerShard, copy: tf.Variable) -> tf.Tensor:
         with tf.device(shard.device):
             change = shard.parameters.read_value() - copy.read_value()
             encoded = encoding.encode(change, tf.ones([], tf.float64))
-            copy.assign_add(_change(encoding, encoded, change))
-        changes.append(_change(encoding, encoded, change))  # once more, by the worker: the encoded numbers travel
-    return known + tf.concat(changes, axis=0)
+            copy.assign_add(_change(encoding, encoded, size, dtype))
+            return encoded
+
+    # Decoded once more, by the worker: the encoded numbers travel.
+    given = fragment.on_each_server(give, shards, copies)
+    return known + tf.concat([_change(encoding, encoded, size, dtype) for encoded in given], axis=0)
 
 
-def _change(encoding: Encoding, encoded: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def _change(encoding: Encoding, encoded: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
     """The change that was encoded; what does not fit into its numbers is not sent yet."""
-    decoded = encoding.decode(encoded, tf.ones([], tf.float64), like.shape[0], like.dtype)
+    decoded = encoding.decode(encoded, tf.ones([], tf.float64), size, dtype)
     return tf.where(tf.math.is_finite(decoded), decoded, tf.zeros_like(decoded))

@@ -2,14 +2,14 @@
 
 Every server has an equal part of each: of the shards, in order, the first ones are those of the first fragment. So what
 a fragment is does not depend on how many servers there are, but for the padding of a vector.
+
+Which fragment travels is a number in the graph: a graph for each would be as many copies of the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
-
-Each = TypeVar("Each")
 
 
 class Fragment(NamedTuple):
@@ -22,32 +22,52 @@ class Fragment(NamedTuple):
     array([0, 1, 0, 0, 4, 5], dtype=int32)
 
     Attributes:
-      number: p, from 0.
+      number: p, from 0; an integer, or an int32 scalar in a graph.
       of: how many there are, P; 1 where vectors are never in parts.
     """
 
-    number: int
+    number: Any
     of: int
 
     def take(self, vector: Any) -> Any:
         """The fragment [size / P] of a vector [size], a tensor or a variable."""
-        return vector if self.of == 1 else tf.split(vector, self.of)[self.number]
+        if self.of == 1:
+            return vector
+        size = vector.shape[0] // self.of
+        return tf.slice(vector, [self.number * size], [size])
 
     def put(self, vector: Any, part: Any) -> Any:
         """A vector [size] that has `part` [size / P] in place of the fragment."""
         if self.of == 1:
             return part
-        pieces = tf.split(vector, self.of)
-        return tf.concat([*pieces[: self.number], part, *pieces[self.number + 1 :]], axis=0)
+        first, behind = self.number * part.shape[0], (self.number + 1) * part.shape[0]
+        return tf.ensure_shape(tf.concat([vector[:first], part, vector[behind:]], axis=0), vector.shape)
 
-    def shards(self, of_all: Sequence[Each]) -> Sequence[Each]:
-        """What belongs to the fragment's shards, of something for each shard of the whole vector."""
+    def shards(self, of_all: Sequence[Any]) -> Sequence[Any]:
+        """What belongs to the fragment's shards, of something for each shard of the whole vector; `number` is known."""
         count = len(of_all) // self.of
         return of_all[self.number * count : (self.number + 1) * count]
+
+    def on_each_server(self, work: Callable[..., Any], *of_all: Sequence[Any]) -> list[Any]:
+        """What `work` makes of the fragment's shard on each server.
+
+        Args:
+          work: takes the shard, and what else there is for it, and makes tensors of the same shapes whichever it is.
+          *of_all: the shards of the whole vector, and others for each of them.
+        """
+        found = []
+        count = len(of_all[0]) // self.of
+        for server in range(count):
+            choices = [lambda each=each: work(*each) for each in zip(*(each[server::count] for each in of_all))]
+            found.append(choices[0]() if self.of == 1 else tf.switch_case(self.number, choices))
+        return found
 
     def place(self, index: Any, size: int) -> Any:
         """Where an element of the fragment is in a vector of `size` elements."""
         return self.number * (size // self.of) + index
+
+
+WHOLE_VECTOR = Fragment(0, 1)
 
 
 class Held(Mapping[str, Any]):

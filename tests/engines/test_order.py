@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from graphs.block import PULL, Meeting, Steps
 from graphs.encodings import DENSE
+from graphs.work import NO_SUMS
 from tests import toy
 from tests.engines.building import build
 from tfnmt.engines.servers import UpdateSequence
@@ -20,7 +21,8 @@ def traced(row, block):
     graph, outbox = servers.worker_graph(), servers.new_outbox()
     replica, batches = graph.new_replica(0), iter(toy.dataset(BATCHES)(None))
     whole, number = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
-    arguments = (replica, outbox, batches, whole, whole, number, number, tf.zeros([10], tf.float64))
+    sums, fragment = tf.zeros([len(NO_SUMS)], tf.float64), tf.constant(0)
+    arguments = (replica, outbox, batches, whole, whole, number, number, sums, fragment)
     function = graph.function(block).get_concrete_function(*arguments)
     parameters = servers.server.shards[0].parameters.handle
     return function.graph, [inner for outer, inner in function.graph.captures if outer is parameters]

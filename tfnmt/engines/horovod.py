@@ -19,7 +19,6 @@ import tensorflow as tf
 from graphs.block import Outbox, Reduce
 from graphs.broadcast import pull
 from graphs.encodings import DENSE
-from graphs.fragments import Fragment
 from graphs.ring_allreduce import (
     add_numbers,
     exchange_numbers,
@@ -176,7 +175,7 @@ class HorovodEngine(Engine):
                 reduction = functools.partial(exchange_squares, transport, seen=seen, layout=layout, complete=tables)
         elif not encoding.adds_up:
             self._ring_bytes, self._summed = payload_bytes * others, servers.new_outbox(DENSE)
-            reduction = functools.partial(ring_allgather, transport, encoding=encoding)
+            reduction = functools.partial(ring_allgather, transport, summed=self._summed, encoding=encoding)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
         reduce = None
@@ -195,11 +194,10 @@ class HorovodEngine(Engine):
         self._overlaps, transport = True, self._ranks.transport
         table = tf.Variable(tf.zeros([self._ranks.size, 3], tf.float64), trainable=False)
 
-        def reduce(outbox: Outbox, fragment: int, weight: tf.Tensor) -> tf.Operation:
-            summed = reduction(outbox, weight, tf.zeros([0], tf.float64), *self._summed_of(fragment))
-            return table.assign(summed, read_value=False)
+        def reduce(outbox: Outbox, weight: tf.Tensor) -> tf.Operation:
+            return table.assign(reduction(outbox, weight, tf.zeros([0], tf.float64)), read_value=False)
 
-        return reduce, lambda payload, weight, numbers, *summed: add_numbers(transport, table, numbers)
+        return reduce, lambda payload, weight, numbers: add_numbers(transport, table, numbers)
 
     def _share_once(self) -> None:
         if not self._shared:
@@ -250,8 +248,8 @@ class HorovodEngine(Engine):
         arrivals = self._reduce(push)
         began = time.monotonic()
         with self._ranks.computing():
-            (payload,) = self._summed_of(push.fragment) or [push.payload]
-            report = self._servers.absorb_reduced(arrivals, payload, self._ring_bytes, self._square)
+            summed = self._summed or push.payload
+            report = self._servers.absorb_reduced(arrivals, summed, self._ring_bytes, self._square)
         self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
@@ -274,18 +272,12 @@ class HorovodEngine(Engine):
         numbers = tf.constant(_row(push, float(self._moved.numpy()), *seconds), tf.float64)
         self._moved.assign(0)
         began = time.monotonic()
-        summed = self._summed_of(push.fragment)
-        rows = self._ranks.run(self._reduction, push.payload, weight, numbers, *summed).numpy().tolist()
+        rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
         self._reduction_seconds = time.monotonic() - began
         if self._shard.tables:
             self._square = rows[0][-2] + sum(row[-1] for row in rows)
             rows = [[weight, self._shard.place_of(int(at)), *rest] for weight, at, *rest, _, _ in rows]
         return _arrivals(push, rows)
-
-    def _summed_of(self, fragment: int) -> list[Outbox]:
-        """Where the sum of all payloads is, if it does not take the place of this rank's."""
-        part = Fragment(fragment, self._servers.strategy.fragments)
-        return [part.shards(self._summed)] if self._summed else []
 
     def _held_by_ranks(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""

@@ -117,9 +117,12 @@ class UpdateSequence:
         return worker
 
     def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
-        """Variables for one worker's payloads, a part of each vector on each server; None for the row's encoding."""
+        """Variables for one worker's payloads, a part of each vector's fragment on each server.
+
+        They are for the row's encoding, unless another is given.
+        """
         encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
-        for shard in self.server.shards * self.strategy.payload_vectors:
+        for shard in self.server.of(Fragment(0, self.strategy.fragments)).shards * self.strategy.payload_vectors:
             with tf.device(shard.device):
                 length = encoding.length(shard.parameters.shape[0], parameters)
                 empty = tf.zeros([length], encoding.dtype(parameters))

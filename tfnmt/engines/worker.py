@@ -1,17 +1,17 @@
 """One worker: the graph functions of its blocks, which all workers share; its own variables, reader and progress."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Meeting, Outbox, Reduce
+from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Meeting, Outbox, Reduce, Steps
 from graphs.encodings import DENSE
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward
-from graphs.fragments import Fragment
 from graphs.local_steps import REPLICA, Replica
 from graphs.reduce_average import ServerVariables
 from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
@@ -72,6 +72,7 @@ class WorkerGraph:
         )
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
+        self._traced_gradient = tf.function(self._gradient, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
         # Of a payload that is one gradient the servers know the norm.
@@ -95,28 +96,33 @@ class WorkerGraph:
 
         Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
         scalars; the clock of its local updates, a float64 scalar, which a pull sets; what the plateau schedule has
-        come to, a scalar; and the sums of the block's earlier parts, float64 [len(Sums)].
+        come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; and which fragment it pushes, an
+        int32 scalar.
         """
         if block not in self._functions:
             # A partial each: of many functions with one code, TensorFlow would warn that it traces one too often.
             self._functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
         return self._functions[block]
 
-    def _run(self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier) -> tf.Tensor:
-        def step_gradient(parameters, step):
-            return self._gradient(parameters, batches, worker, step)
+    def _run(self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment) -> tf.Tensor:
+        gradient = self._gradient
+        if sum(isinstance(action, Steps) for action in block) > 1:
+            gradient = self._traced_gradient  # the model once, and not for all steps of a block
 
-        sums = Sums(*tf.unstack(earlier))
-        return pack_work(self._block.run(block, replica, outbox, step_gradient, step, clock, plateau_scale, sums))
+        def step_gradient(parameters, step):
+            return gradient(parameters, batches, worker, step)
+
+        numbers = (step, clock, plateau_scale, Sums(*tf.unstack(earlier)), fragment)
+        return pack_work(self._block.run(block, replica, outbox, step_gradient, *numbers))
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
         whole, clock = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float64)
         scalar, sums = tf.TensorSpec([], self._recipe.dtype), tf.TensorSpec([len(Sums._fields)], tf.float64)
         replica = self.new_replica(0)
-        numbers = (whole, whole, clock, scalar, sums)
-        program = self.strategy.program()
-        for block in dict.fromkeys([*program, *map(self.strategy.beginning, program)]):
+        numbers = (whole, whole, clock, scalar, sums, tf.TensorSpec([], tf.int32))
+        first, *others = self.strategy.program()
+        for block in {first, self.strategy.beginning(first), *others}:
             traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
             self._functions[block] = traced
         self.read = self.read.get_concrete_function(replica)
@@ -218,9 +224,10 @@ class Worker:
         self.number, self.replica, self._graph = number, replica, graph
         self._block, self.step = progress.block, progress.step
         self.outbox, self._batches = outbox, batches
-        self._program = graph.strategy.program_behind(progress.step - graph.first_step)
-        self._holds_nothing = True
-        self._fragment: int | None = None  # of a push in the block that is under way
+        self._program = itertools.cycle(graph.strategy.program())
+        self._fragment = (progress.step - graph.first_step) // graph.strategy.meetings.steps_per_push
+        self._fragment %= graph.strategy.fragments  # that the block pushes
+        self._holds_nothing, self._has_pushed = True, False
         self._work: Work | None = None
         self._version = self._pulls = self._whole_pulls = 0
         self._clock = clock  # of the local updates
@@ -247,6 +254,7 @@ class Worker:
             tf.constant(self._clock, tf.float64),
             tf.constant(plateau_scale, dtype),
             tf.constant(self._work.sums if self._work else NO_SUMS, tf.float64),
+            tf.constant(self._fragment),
         )
         work = unpack_work(packed)
         self.step += int(work.sums.steps)
@@ -258,17 +266,16 @@ class Worker:
         meetings = [action for action in block if isinstance(action, Meeting)]
         self._pulls += sum(meeting.kind in (PULL, FETCH) for meeting in meetings)
         self._whole_pulls += sum(meeting.kind == WHOLE for meeting in meetings)
-        self._fragment = next((meeting.fragment for meeting in meetings if meeting.kind == PUSH), self._fragment)
+        self._has_pushed |= any(meeting.kind == PUSH for meeting in meetings)
         self._work = work if self._work is None else gathered_work(self._work, work)
-        if self._fragment is None or not ends:
+        if not (self._has_pushed and ends):
             return work, None
-        self._block += 1
+        self._block, self._has_pushed = self._block + 1, False
         gathered, self._work = self._work, None
         pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
-        fragment, self._fragment = self._fragment, None
+        fragment, self._fragment = self._fragment, (self._fragment + 1) % self._graph.strategy.fragments
         numbers = (self.number, self._block, self.step, self._version, pulls)
-        payload = Fragment(fragment, self._graph.strategy.fragments).shards(self.outbox)
-        return work, Push(*numbers, payload, gathered, whole_pulls, fragment)
+        return work, Push(*numbers, self.outbox, gathered, whole_pulls, fragment)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""

@@ -1,9 +1,8 @@
 """One row of the strategy table: the columns that every engine reads."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -23,7 +22,7 @@ class Meetings:
 
     Attributes:
       blocks: the round.
-      fragments: parts of the vectors that its meetings tell apart.
+      fragments: parts of the vectors; each block pushes the one behind that of the block before.
       most_seconds: a worker that has computed for so long since its pull pushes before it has done all its steps; 0 for
         no such limit.
     """
@@ -37,7 +36,7 @@ class Meetings:
         """Meetings of whole vectors, in pairs of the round's steps before and PULL or PUSH, cut behind every push.
 
         >>> Meetings.at([(0, "pull"), (2, "push")]).blocks
-        ((Meeting(kind='pull', fragment=0), Steps(count=2, first=True), Meeting(kind='push', fragment=0)),)
+        ((Meeting(kind='pull', back=0), Steps(count=2, first=True), Meeting(kind='push', back=0)),)
         """
         found: list[Block] = []
         block: list[Action] = []
@@ -71,16 +70,12 @@ class Meetings:
         ['fetch', Steps(count=1, first=True), 'merge', Steps(count=3, first=False), 'push', Steps(count=1, first=False)]
         """
         beside_push, beside_pull = delay - delay // 2, delay // 2
-        found = []
-        for fragment in range(fragments):
-            before = (fragment - 1) % fragments
-            arrival: list[Action] = [Meeting(PULL, before)]
-            if beside_pull:
-                arrival = [Meeting(FETCH, before), Steps(beside_pull, True), Meeting(MERGE, before)]
-            alone = [Steps(steps - delay, not beside_pull)] if steps > delay else []
-            rest = [Steps(beside_push, False)] if beside_push else []
-            found.append((*arrival, *alone, Meeting(PUSH, fragment), *rest))
-        return cls(tuple(found), fragments)
+        arrival: list[Action] = [Meeting(PULL, back=1)]
+        if beside_pull:
+            arrival = [Meeting(FETCH, back=1), Steps(beside_pull, True), Meeting(MERGE, back=1)]
+        alone = [Steps(steps - delay, not beside_pull)] if steps > delay else []
+        rest = [Steps(beside_push, False)] if beside_push else []
+        return cls(((*arrival, *alone, Meeting(PUSH), *rest),), fragments)
 
     @property
     def steps_per_push(self) -> int:
@@ -220,11 +215,6 @@ class Strategy:
         """The blocks of one round; a worker repeats them."""
         return self.meetings.blocks
 
-    def program_behind(self, steps: int) -> Iterator[Block]:
-        """The blocks behind so many steps of the row, without end: workers may begin anywhere in a round."""
-        program = self.program()
-        return itertools.islice(itertools.cycle(program), steps // self.meetings.steps_per_push % len(program), None)
-
     def beginning(self, block: Block) -> Block:
         """The block for a worker that holds no parameters: it first takes all those of the servers."""
         first, *others = block
@@ -233,4 +223,4 @@ class Strategy:
             return (whole, *block)
         if first.kind == PULL and self.pull_encoding is DENSE and self.fragments == 1:
             return block
-        return (whole, *(action for action in others if action != Meeting(MERGE, first.fragment)))
+        return (whole, *(action for action in others if getattr(action, "kind", None) != MERGE))
