@@ -87,11 +87,11 @@ class TestLaboratory:
 
     def test_what_another_directory_knows_is_not_trained_again(self, corpus, tmp_path):
         there, here = laboratory(tmp_path / "there", corpus), laboratory(tmp_path / "here", corpus)
-        known = {"trial": dataclasses.asdict(self.TRIAL), "curve": points(8.0, 7.0)}
-        (tmp_path / "there" / f"{self.TRIAL.name}.json").write_text(json.dumps(known))
+        text = json.dumps({"trial": dataclasses.asdict(self.TRIAL), "curve": points(8.0, 7.0)})
+        (tmp_path / "there" / f"{self.TRIAL.name}.json").write_text(text)
         (tmp_path / "there" / "tokens.2.seed1.json").write_text("[]")
         here.take_over(there.records())
-        assert here.records() == {self.TRIAL.name: known}
+        assert here.records() == {self.TRIAL.name: json.loads(text)}
         assert here.train(self.TRIAL, 100, 50) == there.curve(self.TRIAL)
         here.take_over({self.TRIAL.name: {"curve": []}})  # what is there stays
         assert len(here.curve(self.TRIAL)) == 2
