@@ -14,6 +14,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator
+from typing import Any
 
 ERRORS_ONLY = "2"
 VERBOSE = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", ERRORS_ONLY) < ERRORS_ONLY
@@ -47,9 +48,9 @@ def without_keras() -> Iterator[None]:
     """
     # TensorFlow ignores that it cannot import the first. TensorFlow Text must find the second, where its layers are.
     text_layers = "tensorflow_text.python.keras"
-    aside = {"keras.src.optimizers": None, text_layers: types.ModuleType(text_layers)}
+    aside: dict[str, Any] = {"keras.src.optimizers": None, text_layers: types.ModuleType(text_layers)}
     added = {name: module for name, module in aside.items() if name not in sys.modules and "keras" not in sys.modules}
-    sys.modules.update(added)  # type: ignore[arg-type]
+    sys.modules.update(added)
     try:
         yield
     finally:
