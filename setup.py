@@ -42,6 +42,7 @@ setup(
         "numpy>=2.1",
         "packaging>=24.0",
         "polib>=1.2",
+        "pyyaml>=6.0.1",
         "regex>=2024.4",
         "sacrebleu>=2.5",
         "safetensors>=0.5",
