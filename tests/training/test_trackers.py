@@ -58,7 +58,7 @@ def test_mlflow_keeps_each_point_of_a_resumed_run_once(run):
     _train(run, _settings("mlflow"), reports[:7], evaluate_at=(4,), close=False)  # killed; the checkpoint is of 4
     first = _records(run)["mlflow"]
     _train(run, _settings("mlflow"), reports[4:], reports[:4], evaluate_at=(8,))
-    assert first == {"run_id": _records(run)["mlflow"]["run_id"], "update": 6}
+    assert first["updates"] == {"train": 6, "eval": 4}
     client = MlflowClient((run.path / "mlruns").as_uri())
     (experiment,) = [each for each in client.search_experiments() if each.name == "tfnmt"]
     (found,) = client.search_runs([experiment.experiment_id])
@@ -71,12 +71,29 @@ def test_mlflow_keeps_each_point_of_a_resumed_run_once(run):
     assert "log_every_updates" not in found.data.params  # it may change
 
 
+def test_an_evaluation_at_the_update_of_a_log_point_is_told_after_a_kill(run):
+    from mlflow import MlflowClient
+
+    reports = [report(n) for n in range(1, 5)]
+    _train(run, _settings("mlflow"), reports, close=False)  # killed behind the log point of 4, before the evaluation
+    _train(run, _settings("mlflow"), reports[2:], reports[:2], evaluate_at=(4,))
+    client, run_id = MlflowClient((run.path / "mlruns").as_uri()), _records(run)["mlflow"]["run_id"]
+    assert [point.step for point in client.get_metric_history(run_id, "eval/bleu")] == [4]
+    assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 4]
+
+
+def test_a_damaged_file_of_ids_begins_new_runs(run):
+    (run.path / trackers.FILE).write_text('{"mlf')
+    _train(run, _settings("mlflow"), [report(1)])
+    assert _records(run)["mlflow"]["updates"] == {"train": 1}
+
+
 def test_wandb_is_offline_and_goes_on_under_one_id(run):
     reports = [report(n, loss=100.0 * n) for n in range(1, 7)]
     _train(run, _settings("wandb"), reports[:4])
     first = _records(run)["wandb"]
     _train(run, _settings("wandb"), reports[2:], reports[:2])
-    assert _records(run)["wandb"] == {"run_id": first["run_id"], "update": 6}
+    assert _records(run)["wandb"] == {"run_id": first["run_id"], "updates": {"train": 6}}
     files = sorted((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert {path.name for path in files} == {f"run-{first['run_id']}.wandb"}
     content = b"".join(path.read_bytes() for path in files)

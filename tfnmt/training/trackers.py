@@ -1,9 +1,9 @@
 """Experiment trackers, which get every curve of TensorBoard's too: Weights & Biases and MLflow.
 
 A tracker keeps what it is told, so it is told each update once: what a resumed run repeats is left out. The run
-directory keeps the id under which a resumed run goes on, and the newest update that was told:
+directory keeps the id under which a resumed run goes on, and the newest update that was told, by heading:
 
-trackers.json   {tracker: {"run_id": id, "update": number}}
+trackers.json   {tracker: {"run_id": id, "updates": {"train": number, "eval": number}}}
 
 The packages are imported when training begins, and only those that `--report_to` names.
 """
@@ -15,7 +15,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,8 +141,7 @@ class Trackers:
         if names and self._file.exists():
             with contextlib.suppress(ValueError):  # a damaged file means new runs
                 self._records = json.loads(self._file.read_bytes())
-        # What earlier sessions told. An evaluation of this one may come at the update of a log point.
-        self._told = {name: record["update"] for name, record in self._records.items()}
+        self._told = {name: dict(record["updates"]) for name, record in self._records.items()}  # in earlier sessions
         self._open: dict[str, Tracker] = {}
         for name in names:
             run_id = self._records.get(name, {}).get("run_id", "")
@@ -152,13 +151,17 @@ class Trackers:
                 _warn(name, error)
                 continue
             self._open[name] = tracker
-            self._records.setdefault(name, {"run_id": tracker.run_id, "update": -1})
+            self._records.setdefault(name, {"run_id": tracker.run_id, "updates": {}})
         self._record()
 
-    def scalars(self, update: int, points: Iterable[Scalar]) -> None:
-        """Adds one point to each of these curves, but for updates of which an earlier session has told."""
+    def scalars(self, update: int, points: Sequence[Scalar]) -> None:
+        """Adds one point to each of these curves, but for updates of which an earlier session has told.
+
+        A log point and an evaluation may come at one update: each has its own heading, that of the first curve.
+        """
+        heading = points[0].tag.partition("/")[0]
         values = {point.tag: float(point.value) for point in points}
-        self._each(lambda name, tracker: self._tell(name, tracker, update, values))
+        self._each(lambda name, tracker: self._tell(name, tracker, heading, update, values))
         self._record()
 
     def close(self) -> None:
@@ -166,10 +169,10 @@ class Trackers:
         self._each(lambda _, tracker: tracker.close())
         self._open = {}
 
-    def _tell(self, name: str, tracker: Tracker, update: int, values: Mapping[str, float]) -> None:
-        if update > self._told.get(name, -1):
+    def _tell(self, name: str, tracker: Tracker, heading: str, update: int, values: Mapping[str, float]) -> None:
+        if update > self._told.get(name, {}).get(heading, -1):
             tracker.scalars(update, values)
-            self._records[name]["update"] = update
+            self._records[name]["updates"][heading] = update
 
     def _each(self, act: Callable[[str, Tracker], object]) -> None:
         for name, tracker in list(self._open.items()):
