@@ -42,6 +42,7 @@ setup(
         "numpy>=2.1",
         "packaging>=24.0",
         "polib>=1.2",
+        "pyyaml>=6.0.1",
         "regex>=2024.4",
         "sacrebleu>=2.5",
         "safetensors>=0.5",
@@ -56,6 +57,8 @@ setup(
         "ctranslate2": ["ctranslate2>=4.5"],
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
+        # Experiment trackers: tfnmt-train --report_to=wandb,mlflow.
+        "trackers": ["mlflow-skinny>=2.20", "wandb>=0.19"],
         # pytest 9.2 ignores pytest-xdist's groups, by which tests that share a fixture stay together.
         "test": ["coverage>=7.6", "mypy>=1.15", "pytest>=8.3,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
     },

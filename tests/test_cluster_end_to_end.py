@@ -144,19 +144,13 @@ def test_placement_of_the_subgraphs(corpus, tmp_path):
     ]
     subprocess.run(show, check=True, capture_output=True, timeout=SECONDS)
     devices = {}
-    for name in ("broadcast", "forward_backward", "reduce_average"):
-        (path,) = (tmp_path / "graphs" / name).glob("events*")
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                metadata = tf.compat.v1.RunMetadata.FromString(value.tensor.string_val[0])
-                nodes = [
-                    node
-                    for graphs in metadata.function_graphs
-                    for graph in graphs.partition_graphs
-                    for node in graph.node
-                ]
-                for node in nodes:
-                    devices.setdefault((name, node.op), set()).add(node.device.rpartition("/")[2])
+    (path,) = (tmp_path / "graphs").glob("events*")
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            metadata = tf.compat.v1.RunMetadata.FromString(value.tensor.string_val[0])
+            partitions = [graph for graphs in metadata.function_graphs for graph in graphs.partition_graphs]
+            for node in (node for graph in partitions for node in graph.node):
+                devices.setdefault((value.tag, node.op), set()).add(node.device.rpartition("/")[2])
     servers = {"device:CPU:1", "device:CPU:2"}
     assert devices["reduce_average", "ResourceApplyAdam"] == servers
     assert devices["reduce_average", "L2Loss"] == servers

@@ -33,7 +33,7 @@ def test_the_code_imports_just_what_setup_names():
         {name for path in SOURCES for name in _imported(path)} - set(sys.stdlib_module_names) - {"tfnmt", "graphs"}
     )
     needed = {_normal(distributions[name][0]) for name in imported}
-    of_the_code = ("", "horovod", "ctranslate2")
+    of_the_code = ("", "horovod", "ctranslate2", "trackers")
     named = {_normal(each.name) for each in installation.requirements() if installation.extra_of(each) in of_the_code}
     assert needed <= named
     assert named - needed <= {"tensorboard"}  # event files are read with it

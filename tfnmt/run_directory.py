@@ -5,6 +5,7 @@ flags.txt                 the same settings as a flagfile
 vocabulary.model          the vocabulary, or vocabulary.source.model and vocabulary.target.model
 checkpoints/              `tfnmt.checkpoints`
 metrics.jsonl             one JSON record a line
+trackers.json             `tfnmt.training.trackers`; wandb/ and mlruns/ are theirs
 events/, logs/            TensorBoard's event files; text
 lock                      names the process that trains here
 """

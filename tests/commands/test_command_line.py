@@ -396,3 +396,61 @@ def test_settings_survive_a_flagfile(directory):
     ]
     (directory / "flags.txt").write_text(flagfile_text(*settings))
     assert _parse("--limit=3", "--limit=", "--flagfile=flags.txt") == settings
+
+
+# Flagfiles in YAML.
+
+
+def test_a_flagfile_in_yaml_equals_the_one_in_lines(directory):
+    (directory / "run.yaml").write_text(
+        "# A run.\nmodel: recurrent\nwidth: 3\ndropout: 3e-1\nsource: [a b, 'c,d']\nlanguages:\n- fr\n"
+        "lowercase: true\nname: no\nlimit: 4\n"
+    )
+    (directory / "run.flags").write_text(
+        '--model=recurrent\n--width=3\n--dropout=0.3\n--source=a b,"c,d"\n--languages=fr\n--lowercase\n'
+        "--name=no\n--limit=4\n"
+    )
+    found = _parse("--limit=3", "--flagfile=run.yaml")
+    assert found == _parse("--limit=3", "--flagfile=run.flags")
+    assert (found[1].dropout, found[2].source, found[2].name) == (0.3, ("a b", "c,d"), "no")
+
+
+def test_a_flagfile_in_yaml_names_others_and_is_overridden(directory):
+    (directory / "a.flags").write_text("--width=4\n--heads=1\n")
+    (directory / "b.yml").write_text("width: 12\nflagfile: a.flags\n")
+    assert _parse("--flagfile=b.yml", "--dropout=0.5")[1] == AttentiveSettings(width=12, heads=1, dropout=0.5)
+    (directory / "empty.yaml").write_text("# nothing\n")
+    assert _parse("--flagfile=empty.yaml") == _parse()
+    for none in ("", "null", "~"):
+        (directory / "none.yaml").write_text(f"limit: {none}\nsource: []\n")
+        assert _parse("--flagfile=none.yaml") == _parse()
+
+
+def test_faults_in_yaml_name_file_and_line(directory):
+    (directory / "a.yaml").write_text(
+        "model: recurrent\n\nwidth: 0\ndropuot: 1\nlimit: x\nwidth: 4\nsource:\n  en: text\n? [a]\n: 1\nwidth 7: 8\n"
+    )
+    assert _faults("--flagfile=a.yaml") == [
+        "a.yaml:6: width: a.yaml:3 has given it already.",
+        "a.yaml:7: source: a flag has one value, or a list of values.",
+        "a.yaml:9: the name of a flag must stand before the colon.",
+        "a.yaml:11: the name of a flag must stand before the colon.",
+        "a.yaml:4: --dropuot is not a flag of this command. Did you mean --dropout?",
+        "a.yaml:5: --limit=x: must be a whole number.",
+        "a.yaml:3: --width=0: must be at least 1.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("a: 1\nwidth: [4\n", "run.yaml:3: this is not YAML: "),
+        ("--width=4\n--heads=2\n", "run.yaml:1: must be lines of a flag and its value: `dropout: 0.1`."),
+        ("a: 1\n---\nb: 2\n", "run.yaml:2: this is not YAML: "),
+        ("a: \0\n", "run.yaml:1: this is not YAML: "),
+    ],
+)
+def test_what_is_no_yaml_is_refused(directory, content, fault):
+    (directory / "run.yaml").write_text(content)
+    (found,) = _faults("--flagfile=run.yaml")
+    assert found.startswith(fault)

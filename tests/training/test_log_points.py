@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tests.training.reports import pushed, report, totals_of
-from tfnmt.training.log_points import COUNTERS, LogPoint, scalars, training_line
+from tfnmt.training.log_points import COUNTERS, LogPoint, json_record, scalars, training_line
 from tfnmt.training.totals import Totals
 
 
@@ -34,45 +34,51 @@ def test_values_of_three_pushes():
         pushed(1, staleness=2, seconds=6.0),
         pushed(1, refused="a duplicate", skipped_steps=3),
     ]
-    assert _values(_at(*pushes), "exchange/", "time/", "workers/") == {
-        "exchange/pushes": 3,
-        "exchange/refused_pushes": 1,
-        "exchange/skipped_steps": 3,
-        "exchange/mean_staleness": 2 / 3,
-        "exchange/max_staleness": 2,
-        "exchange/bytes_pulled": 24,
-        "exchange/bytes_pushed": 12,
-        "time/compute_share": 0.2,
-        "time/reader_share": 0.0,
-        "time/pull_share": 0.0,
-        "time/push_share": 0.0,
-        "time/barrier_wait_share": 0.15,
-        "time/server_share": 0.0,
-        "time/other_share": pytest.approx(0.65),
-        "workers/target_tokens_per_second_of_0": 50.0,
-        "workers/target_tokens_per_second_of_1": 25.0,
+    assert _values(_at(*pushes), "workers") == {
+        "workers/pushes_per_second": 3 / 2,
+        "workers/refused_pushes_per_second": 1 / 2,
+        "workers/skipped_steps_per_second": 3 / 2,
+        "workers/mean_staleness": 2 / 3,
+        "workers/max_staleness": 2,
+        "workers/bytes_pulled_per_second": 24 / 2,
+        "workers/bytes_pushed_per_second": 12 / 2,
+        "workers/compute_share": 0.2,
+        "workers/reader_share": 0.0,
+        "workers/pull_share": 0.0,
+        "workers/push_share": 0.0,
+        "workers/barrier_wait_share": 0.15,
+        "workers/server_share": 0.0,
+        "workers/other_share": pytest.approx(0.65),
+        "workers_speed/target_tokens_per_second_of_0": 50.0,
+        "workers_speed/target_tokens_per_second_of_1": 25.0,
     }
 
 
 def test_no_pushes_have_no_values():
-    assert _values(_at(), "exchange/", "time/", "workers/") == {}
+    assert _values(_at(), "workers") == {}
 
 
 def test_no_time_has_no_speed():
-    found = _values(_at(pushed(0, seconds=0.0, wait_seconds=0.0)), "workers/", "time/", "exchange/pushes")
-    assert found == {"exchange/pushes": 1}
+    found = _values(_at(pushed(0, seconds=0.0, wait_seconds=0.0), seconds=0.0), "workers")
+    assert found == {"workers/mean_staleness": 0.0, "workers/max_staleness": 0}
+
+
+def test_json_lines_keep_the_sums_of_which_curves_show_rates():
+    found = json_record(_at(pushed(0), pushed(1)))
+    assert (found["pushes"], found["bytes_pushed"], found["loss"]) == (2, 8, 3.0)
+    assert not any(key.endswith("_bytes_pushed_per_second") or "/" in key for key in found)
 
 
 def test_sums_are_divided_once():
     short = report(1, target_tokens=5, source_tokens=5, positions=20, seconds=1.0, gradient_norm=0.5)
     long = report(2, target_tokens=395, source_tokens=295, positions=700, seconds=9.0, gradient_norm=2.5)
-    assert _values(_at(reports=[short, long]), "speed/", "train/gradient_norm") == {
-        "speed/target_tokens_per_second": 40,
-        "speed/source_tokens_per_second": 30,
-        "speed/sentences_per_second": 2,
-        "speed/padding_share": 20 / 720,
-        "speed/data_wait_share": 0.1,
-        "speed/data_wait_seconds": 1.0,
+    assert _values(_at(reports=[short, long]), "train_speed/", "train/gradient_norm") == {
+        "train_speed/target_tokens_per_second": 40,
+        "train_speed/source_tokens_per_second": 30,
+        "train_speed/sentences_per_second": 2,
+        "train_speed/padding_share": 20 / 720,
+        "train_speed/data_wait_share": 0.1,
+        "train_speed/data_wait_seconds": 1.0,
         "train/gradient_norm": 1.5,
     }
 

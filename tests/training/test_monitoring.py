@@ -14,14 +14,18 @@ import pytest
 import tensorflow as tf
 from absl import logging
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 from tensorboard.util.tensor_util import make_ndarray
 
 from tests.training.reports import evaluation, pushed, report, totals_of
+from tfnmt.cluster.addresses import ClusterSettings
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import faults_of
 from tfnmt.training import events, samples
 from tfnmt.training.events import EventFile
+from tfnmt.training.log_points import LAYOUT
 from tfnmt.training.monitoring import Monitor, MonitoringSettings
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings
@@ -88,20 +92,20 @@ def test_values_come_back_by_tag_and_update(run):
     # 1, then 2, then every two: the sums of the updates since the point before.
     assert _curve(found, "train/loss") == [(1, 1.0), (2, 2.0), (4, 3.5), (6, 5.5)]
     assert _curve(found, "train/learning_rate")[-1] == (6, 0.75)
-    last = {tag: _curve(found, tag)[-1][1] for tag in found.Tags()["tensors"] if tag[:5] in ("train", "speed", "progr")}
+    last = {tag: _curve(found, tag)[-1][1] for tag in found.Tags()["tensors"] if tag.startswith("train")}
     expected = {
         "train/cross_entropy": 2.0,
         "train/perplexity": math.exp(2.0),
         "train/gradient_norm": 1.0,
-        "speed/target_tokens_per_second": 50.0,
-        "speed/source_tokens_per_second": 40.0,
-        "speed/sentences_per_second": 5.0,
-        "speed/data_wait_share": 0.25,
-        "speed/data_wait_seconds": 1.0,
-        "speed/padding_share": 0.1,
-        "progress/target_tokens": 600.0,
-        "progress/training_hours": 12 / 3600,
-        "progress/skipped_updates": 0.0,
+        "train_speed/target_tokens_per_second": 50.0,
+        "train_speed/source_tokens_per_second": 40.0,
+        "train_speed/sentences_per_second": 5.0,
+        "train_speed/data_wait_share": 0.25,
+        "train_speed/data_wait_seconds": 1.0,
+        "train_speed/padding_share": 0.1,
+        "train_progress/target_tokens": 600.0,
+        "train_progress/training_hours": 12 / 3600,
+        "train_progress/skipped_updates": 0.0,
     }
     assert {tag: last[tag] for tag in expected} == pytest.approx(expected, rel=1e-6)
     assert found.SummaryMetadata("train/cross_entropy").summary_description == "nats per target token"
@@ -127,7 +131,7 @@ def test_log_points_sum_rather_than_average(run):
     found = _events(run)
     assert _curve(found, "train/loss")[-1] == (4, pytest.approx(2710 / 910))
     assert _curve(found, "train/loss")[-1][1] != pytest.approx((10 / 10 + 2700 / 900) / 2, rel=0.1)
-    assert _curve(found, "speed/target_tokens_per_second")[-1] == (4, 227.5)
+    assert _curve(found, "train_speed/target_tokens_per_second")[-1] == (4, 227.5)
 
 
 def test_what_is_left_at_the_end_is_logged(run):
@@ -156,10 +160,10 @@ def test_seconds_make_a_log_point_too(run):
 def test_evaluations_samples_and_pictures(run):
     _train(run, [report(n) for n in range(1, 5)], evaluate_at=(2, 4))
     found = _events(run)
-    assert _curve(found, "validation/bleu") == [(2, 2.0), (4, 4.0)]
-    assert _curve(found, "validation/best_bleu") == [(2, 30.0), (4, 30.0)]
-    assert _curve(found, "validation/ter") == [(2, 60.0), (4, 60.0)]
-    assert _curve(found, "validation/cross_entropy") == [(2, 2.0), (4, 2.0)]
+    assert _curve(found, "eval/bleu") == [(2, 2.0), (4, 4.0)]
+    assert _curve(found, "eval/best_bleu") == [(2, 30.0), (4, 30.0)]
+    assert _curve(found, "eval/ter") == [(2, 60.0), (4, 60.0)]
+    assert _curve(found, "eval/cross_entropy") == [(2, 2.0), (4, 2.0)]
     (text,) = make_ndarray(found.Tensors("samples")[0].tensor_proto).reshape(-1)
     assert "Grüß Gott" in text.decode() and "你好" in text.decode()
     assert [event.step for event in found.Tensors("attention/1")] == [2, 4]
@@ -181,7 +185,7 @@ def test_signatures_are_told_once_a_session_and_when_they_change(run, lines):
     texts = _events(run).Tensors("signatures")
     assert [event.step for event in texts] == [1, 3]
     html = _html(make_ndarray(texts[1].tensor_proto).reshape(-1)[0].decode())
-    assert "<td>BLEU</td>\n<td>of BLEU, zh</td>" in html and "<td>of TER</td>" in html
+    assert "<td><pre>BLEU</pre></td>\n<td>of BLEU, zh</td>" in html and "<td>of TER</td>" in html
     assert [record["bleu_signature"] for record in run.read_metrics()] == ["of BLEU, 13a"] * 2 + ["of BLEU, zh"]
 
 
@@ -190,11 +194,37 @@ def test_how_the_run_was_made(run):
     found = _events(run)
     (text,) = make_ndarray(found.Tensors("configuration")[0].tensor_proto).reshape(-1)
     assert "123" in text.decode()
-    assert "<td>--log_every_updates</td>\n<td>2</td>" in _html(text.decode())
+    assert "<td><pre>--log_every_updates</pre></td>\n<td>2</td>" in _html(text.decode())
     content = found.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
-    values = parse_session_start_info_plugin_data(content).hparams
-    assert values["log_every_updates"].number_value == 2
-    assert values["early_stopping_metric"].string_value == "bleu"
+    start = parse_session_start_info_plugin_data(content)
+    assert start.group_name == "run"
+    assert start.hparams["early_stopping_metric"].string_value == "bleu"
+    assert "log_every_updates" not in start.hparams
+
+
+def test_hosts_are_no_hyperparameters(run):
+    monitor = Monitor(run, EVERY_TWO, NO_LIMIT)
+    monitor.describe([ClusterSettings(workers=2, worker_hosts=("a:1", "b:1"))], {})
+    monitor.record(report(1), Totals.of(report(1)))
+    monitor.close()
+    content = _events(run).SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
+    assert set(parse_session_start_info_plugin_data(content).hparams) == {"workers", "parameter_servers"}
+
+
+def test_headings_come_in_the_order_of_their_weight_and_the_layout_knows_all_its_curves(run):
+    """TensorBoard sorts headings by the alphabet."""
+    pushes = (pushed(0), pushed(1))
+    _train(run, [report(n, pushes=pushes) for n in range(1, 3)], evaluate_at=(2,))
+    found = _events(run)
+    tags = [tag for tag in found.Tags()["tensors"] if found.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"]
+    headings = sorted({tag.partition("/")[0] for tag in tags})
+    assert headings == ["eval", "train", "train_progress", "train_speed", "workers", "workers_speed"]
+    (content,) = make_ndarray(found.Tensors(CONFIG_SUMMARY_TAG)[0].tensor_proto).reshape(-1)
+    layout = Layout.FromString(content)
+    assert [category.title for category in layout.category] == list(LAYOUT)
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    assert [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)] == []
+    assert not any(re.match("^train/los$", tag) for tag in tags)
 
 
 def test_a_resumed_run_has_each_point_once(run):
@@ -206,8 +236,8 @@ def test_a_resumed_run_has_each_point_once(run):
     steps = [step for step, _ in _curve(found, "train/loss")]
     assert steps == [1, 2, 4, 5, 6, 8]
     assert dict(_curve(found, "train/loss"))[6] == pytest.approx(16.0)  # of the second time
-    assert [step for step, _ in _curve(found, "validation/bleu")] == [4, 6, 8]
-    assert dict(_curve(found, "progress/target_tokens"))[8] == 800
+    assert [step for step, _ in _curve(found, "eval/bleu")] == [4, 6, 8]
+    assert dict(_curve(found, "train_progress/target_tokens"))[8] == 800
     records = [(record["kind"], record["update"]) for record in run.read_metrics()]
     assert len(set(records)) == len(records)
     assert [update for kind, update in records if kind == "training"] == steps
@@ -248,7 +278,7 @@ def test_skipped_updates_are_counted_and_spoil_no_number(run):
     skipped = report(2, loss=math.nan, cross_entropy=math.nan, gradient_norm=math.nan, skipped="step 3: embedding")
     _train(run, [report(1), report(2), skipped, skipped, report(3), report(4)])
     found = _events(run)
-    assert _curve(found, "progress/skipped_updates")[-1] == (4, 2.0)
+    assert _curve(found, "train_progress/skipped_updates")[-1] == (4, 2.0)
     assert _curve(found, "train/loss")[-1] == (4, 3.0)
 
 
@@ -325,7 +355,7 @@ def test_tables_show_text_as_it_is():
     cells = ["a | b <b>*x*</b>", "c_d_e [f](g) ![i](j)", "h `i` $j$ & \\k ~~l~~ # m", "two\nlines"]
     html = _html(markdown_table(("one", "two", "three", "four"), [cells]))
     assert html.count("<td>") == 4
-    assert re.findall("<td>(.*?)</td>", html) == [*cells[:3], "two lines"]
+    assert re.findall("<td>(.*?)</td>", html) == [f"<pre>{cells[0]}</pre>", *cells[1:3], "two lines"]
 
 
 def test_a_picture_grows_with_the_sentence_up_to_a_limit(monkeypatch):

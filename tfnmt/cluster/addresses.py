@@ -27,13 +27,15 @@ class ClusterSettings(StallSettings):
 
     workers: int = setting(1, "Workers, where no --worker_hosts are given.", minimum=1)
     parameter_servers: int = setting(1, "Parameter servers, where no --ps_hosts are given.", minimum=1)
-    chief_hosts: tuple[str, ...] = setting((), "Address of the chief, host:port.")
-    worker_hosts: tuple[str, ...] = setting((), "Addresses of the workers, in the order of their numbers.")
-    ps_hosts: tuple[str, ...] = setting((), "Addresses of the parameter servers, in their order.")
-    job_name: str = setting(CHIEF, "What this process is, where hosts are given.", choices=JOBS)
-    task_index: int = setting(0, "Which of its job this process is.", minimum=0)
+    chief_hosts: tuple[str, ...] = setting((), "Address of the chief, host:port.", may_change=True)
+    worker_hosts: tuple[str, ...] = setting(
+        (), "Addresses of the workers, in the order of their numbers.", may_change=True
+    )
+    ps_hosts: tuple[str, ...] = setting((), "Addresses of the parameter servers, in their order.", may_change=True)
+    job_name: str = setting(CHIEF, "What this process is, where hosts are given.", choices=JOBS, may_change=True)
+    task_index: int = setting(0, "Which of its job this process is.", minimum=0, may_change=True)
     rendezvous_timeout: float = setting(
-        300.0, "Seconds that the tasks of a cluster wait for each other at the start.", minimum=1
+        300.0, "Seconds that the tasks of a cluster wait for each other at the start.", minimum=1, may_change=True
     )
 
     def faults(self) -> list[str]:

@@ -30,7 +30,10 @@ class StallSettings:
     """How long somebody may be silent."""
 
     stall_timeout: float = setting(
-        600.0, "Seconds without an answer after which training ends and names who did not answer.", minimum=1
+        600.0,
+        "Seconds without an answer after which training ends and names who did not answer.",
+        minimum=1,
+        may_change=True,
     )
 
 

@@ -1,10 +1,20 @@
-"""The words of a command line, with flagfiles read in their place."""
+"""The words of a command line, with flagfiles read in their place.
+
+A flagfile has a flag a line, `--name=value`, or is YAML where its name says so: `name: value`.
+"""
 
 import dataclasses
 import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from tfnmt.settings import flag_text
+
+YAML_SUFFIXES = (".yaml", ".yml")
+"""The ends of the names of flagfiles in YAML."""
+
+_NULL = ("~", "null", "Null", "NULL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +76,54 @@ def _read(text: str, argument: Argument, faults: list[str], outer: tuple[Path, .
         faults.append(argument.fault(f"--flagfile={text}: this file names itself, directly or through others."))
         return []
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        content = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         faults.append(argument.fault(f"--flagfile={text}: {reason}.{_suggestion(path)}"))
         return []
-    arguments = [
+    arguments = _of_yaml(path, content, faults) if path.suffix in YAML_SUFFIXES else _of_lines(path, content)
+    return expand(arguments, faults, (*outer, path.resolve()))
+
+
+def _of_lines(path: Path, content: str) -> list[Argument]:
+    return [
         Argument(line.strip(), f"{path}:{number}", path.parent)
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(content.splitlines(), start=1)
         if line.strip() and not line.strip().startswith(("#", "//"))
     ]
-    return expand(arguments, faults, (*outer, path.resolve()))
+
+
+def _of_yaml(path: Path, content: str, faults: list[str]) -> list[Argument]:
+    """The flags of one mapping: from their names to a value or, for flags that take several, a list of values."""
+    import yaml  # few command lines name such a file
+
+    try:
+        # The base loader leaves every value as it is written: `languages: no` is a language, and no boolean.
+        root = yaml.compose(content, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "no characters of YAML"
+        faults.append(f"{path}:{mark.line + 1 if mark else 1}: this is not YAML: {what}.")
+        return []
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        faults.append(f"{path}:{root.start_mark.line + 1}: must be lines of a flag and its value: `dropout: 0.1`.")
+        return []
+    arguments: dict[str, Argument] = {}
+    for key, node in root.value:
+        origin = f"{path}:{key.start_mark.line + 1}"
+        values = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if not isinstance(key, yaml.ScalarNode) or len(key.value.split()) != 1:
+            faults.append(f"{origin}: the name of a flag must stand before the colon.")
+        elif not all(isinstance(each, yaml.ScalarNode) for each in values):
+            faults.append(f"{origin}: {key.value}: a flag has one value, or a list of values.")
+        elif key.value in arguments:
+            faults.append(f"{origin}: {key.value}: {arguments[key.value].origin} has given it already.")
+        else:
+            words = tuple("" if each.style is None and each.value in _NULL else each.value for each in values)
+            word = flag_text(key.value, words if isinstance(node, yaml.SequenceNode) else words[0])
+            arguments[key.value] = Argument(word, origin, path.parent)
+    return list(arguments.values())
 
 
 def _suggestion(path: Path) -> str:

@@ -17,8 +17,8 @@ def help_text(program: str, summary: str, command_line: CommandLine) -> str:
     """The help of `program`, which `summary` describes in one sentence."""
     usage = f"{program}: {summary}\n\nUsage: {program} [--flag=value ...] [--flagfile=path ...]"
     note = (
-        "A flagfile holds one flag a line; what is given on the command line overrides it. "
-        "--helpfull shows the flags of the libraries too."
+        "A flagfile holds one flag a line or, where its name ends in .yaml, is YAML from flags to values; "
+        "what is given on the command line overrides it. --helpfull shows the flags of the libraries too."
     )
     sections = [usage, textwrap.fill(note, WIDTH)]
     shown: set[type] = set()

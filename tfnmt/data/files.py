@@ -251,8 +251,10 @@ def _unequal(pair: TextPair, counts: list[int]) -> str:
 def _missing(path: pathlib.Path) -> str:
     if path.is_dir():
         return f"{path}: this is a directory; name a file in it."
-    if path.exists():
-        return f"{path}: must be a regular file, because it is read more than once."
+    if path.exists() or str(path) == "-":
+        return (
+            f"{path}: must be a regular file, because it is read more than once; let `tee` write a pipe into one first."
+        )
     if not path.parent.is_dir():
         return f"{path}: there is no directory {path.parent}."
     near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)

@@ -17,6 +17,9 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
+from tensorboard.plugins.custom_scalar.metadata import create_summary_metadata as custom_scalar_metadata
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.image.metadata import create_summary_metadata
@@ -68,9 +71,27 @@ class EventFile:
         summary = Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
         self._write(Event(step=update, summary=summary))
 
-    def hyperparameters(self, values: Mapping[str, bool | int | float | str]) -> None:
-        """Says what the run was made with, for the table of runs."""
-        self._write(Event(summary=hparams_pb(dict(values))))
+    def hyperparameters(self, run: str, values: Mapping[str, bool | int | float | str]) -> None:
+        """Says what the run of that name was made with, for the table of runs."""
+        self._write(Event(summary=hparams_pb(dict(values), trial_id=run)))
+
+    def layout(self, categories: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Arranges the page of custom scalars: category -> chart -> patterns of whole tags."""
+        layout = Layout(
+            category=[
+                Category(
+                    title=title,
+                    chart=[
+                        Chart(title=name, multiline=MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
+                        for name, tags in charts.items()
+                    ],
+                )
+                for title, charts in categories.items()
+            ]
+        )
+        tensor = make_tensor_proto(layout.SerializeToString(), dtype=tf.string)
+        value = Summary.Value(tag=CONFIG_SUMMARY_TAG, metadata=custom_scalar_metadata(), tensor=tensor)
+        self._write(Event(summary=Summary(value=[value])))
 
     def flush(self) -> None:
         """Brings everything to the file."""

@@ -1,4 +1,7 @@
-"""The counters of a log point, in one table: the log line, TensorBoard's curves and the JSON lines are made of it."""
+"""The counters of a log point, in one table: the log line, TensorBoard's curves and the JSON lines are made of it.
+
+TensorBoard orders headings, which are what stands before a slash, by the alphabet: so `eval` and `train` come first.
+"""
 
 import dataclasses
 import functools
@@ -8,7 +11,7 @@ from typing import Any, NamedTuple
 from tfnmt.engines.report import BlockReport, PushReport
 from tfnmt.progress import format_number, format_seconds
 from tfnmt.training.stopping import EarlyStopping
-from tfnmt.training.time_spent import loss_text, time_shares
+from tfnmt.training.time_spent import TIME, loss_text, time_shares
 from tfnmt.training.totals import Totals, ratio
 
 METRICS = {
@@ -54,15 +57,18 @@ class Counter(NamedTuple):
 
     Attributes:
       name: TensorBoard's tag; what follows the slash is the key in the JSON lines. Without a slash it is in neither.
+        Of a sum since the log point before, TensorBoard has the rate: its tag ends in `_per_second`.
       meaning: what is counted, in which unit. TensorBoard shows it beside the curve.
       value: the number; None where there is nothing to tell; several by what stands for the `{}` in the name.
       text: its part of the log line, made of the log point and the value; nothing for one that is not in the line.
+      is_sum: whether the value is a sum since the log point before, and worth a rate.
     """
 
     name: str
     meaning: str
     value: Callable[[LogPoint], Any]
     text: Callable[[LogPoint, Any], str] | None = None
+    is_sum: bool = False
 
 
 COUNTERS = (
@@ -88,57 +94,65 @@ COUNTERS = (
         lambda at, rate: f"lr {rate:.3g}",
     ),
     Counter(
-        "speed/target_tokens_per_second",
+        "train_speed/target_tokens_per_second",
         "target tokens that reached an update, per second of training",
         lambda at: at.window.target_tokens_per_second,
         lambda at, _: speed_text(at.window, at.report),
     ),
     Counter(
-        "speed/source_tokens_per_second",
+        "train_speed/source_tokens_per_second",
         "source tokens that reached an update, per second of training",
         lambda at: ratio(at.window.source_tokens, at.window.seconds),
     ),
     Counter(
-        "speed/sentences_per_second",
+        "train_speed/sentences_per_second",
         "sentence pairs that reached an update, per second of training",
         lambda at: ratio(at.window.sentences, at.window.seconds),
     ),
     Counter(
-        "speed/data_wait_share",
+        "train_speed/data_wait_share",
         "share of the time of training in which a worker waited for batches",
         lambda at: ratio(at.window.data_wait_seconds, at.window.seconds),
     ),
-    Counter("speed/data_wait_seconds", "the same in seconds", lambda at: at.window.data_wait_seconds),
+    Counter("train_speed/data_wait_seconds", "the same in seconds", lambda at: at.window.data_wait_seconds),
     Counter(
-        "speed/padding_share",
+        "train_speed/padding_share",
         "share of the computed positions that held padding",
         lambda at: ratio(at.window.padding, at.window.positions),
     ),
-    Counter("time/{}", "share of the workers' time", lambda at: at.time_shares, lambda _, shares: loss_text(shares)),
-    Counter("workers/target_tokens_per_second_of_{}", "by worker", lambda at: _speeds(at.pushes)),
-    Counter("exchange/pushes", "payloads that reached the servers", lambda at: at.of_pushes(lambda push: 1)),
+    Counter("workers/{}", "share of the workers' time", lambda at: at.time_shares, lambda _, shares: loss_text(shares)),
+    Counter("workers_speed/target_tokens_per_second_of_{}", "by worker", lambda at: _speeds(at.pushes)),
     Counter(
-        "exchange/refused_pushes",
+        "workers/pushes", "payloads that reached the servers", lambda at: at.of_pushes(lambda push: 1), is_sum=True
+    ),
+    Counter(
+        "workers/refused_pushes",
         "of these, not taken by the servers",
         lambda at: at.of_pushes(lambda push: push.refused is not None),
+        is_sum=True,
     ),
     Counter(
-        "exchange/skipped_steps",
+        "workers/skipped_steps",
         "local updates left out: their gradient was not finite",
         lambda at: at.of_pushes(lambda push: push.skipped_steps),
+        is_sum=True,
     ),
     Counter(
-        "exchange/mean_staleness",
+        "workers/mean_staleness",
         "server updates between pull and push, the mean over the pushes",
         lambda at: at.of_pushes(lambda push: push.staleness / len(at.pushes)),
     ),
     Counter(
-        "exchange/max_staleness",
+        "workers/max_staleness",
         "server updates between pull and push, the largest",
         lambda at: max((push.staleness for push in at.pushes), default=None),
     ),
-    Counter("exchange/bytes_pulled", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pulled)),
-    Counter("exchange/bytes_pushed", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pushed)),
+    Counter(
+        "workers/bytes_pulled", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pulled), is_sum=True
+    ),
+    Counter(
+        "workers/bytes_pushed", "by all workers", lambda at: at.of_pushes(lambda push: push.bytes_pushed), is_sum=True
+    ),
     Counter(
         "train/gradient_norm",
         "L2 norm of the gradient per target token, or of the mean delta, before clipping; the mean over the updates",
@@ -152,11 +166,13 @@ COUNTERS = (
         lambda at: at.report.noise_scale_tokens,
         lambda at, tokens: f"noise scale {format_number(tokens)} tokens",
     ),
-    Counter("progress/epochs", "of the corpus, so far", lambda at: at.totals.epochs),
-    Counter("progress/target_tokens", "so far", lambda at: at.totals.target_tokens),
-    Counter("progress/training_hours", "so far, evaluation and saving excluded", lambda at: at.totals.seconds / 3600),
+    Counter("train_progress/epochs", "of the corpus, so far", lambda at: at.totals.epochs),
+    Counter("train_progress/target_tokens", "so far", lambda at: at.totals.target_tokens),
     Counter(
-        "progress/skipped_updates",
+        "train_progress/training_hours", "so far, evaluation and saving excluded", lambda at: at.totals.seconds / 3600
+    ),
+    Counter(
+        "train_progress/skipped_updates",
         "so far: something in them was not finite",
         lambda at: at.totals.skipped,
         lambda at, skipped: f"skipped {skipped}" if skipped else "",
@@ -170,6 +186,26 @@ COUNTERS = (
 )
 """In the order of the log line."""
 
+LAYOUT: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "Quality": {
+        "loss": ("train/loss", "eval/loss"),
+        "BLEU": ("eval/bleu", "eval/best_bleu"),
+        "cross entropy": ("train/cross_entropy", "eval/cross_entropy"),
+        "learning rate": ("train/learning_rate",),
+        "norm of the gradient": ("train/gradient_norm",),
+    },
+    "Speed": {
+        "target tokens a second": ("train_speed/target_tokens_per_second",),
+        "tokens a second by worker": ("workers_speed/target_tokens_per_second_of_.*",),
+    },
+    "Workers": {
+        "shares of the time": tuple(f"workers/{name}" for name in TIME),
+        "bytes a second": ("workers/bytes_pulled_per_second", "workers/bytes_pushed_per_second"),
+        "staleness": ("workers/mean_staleness", "workers/max_staleness"),
+    },
+}
+"""TensorBoard's page of custom scalars: category -> chart -> patterns of the tags that it shows."""
+
 
 class Scalar(NamedTuple):
     """One point of one of TensorBoard's curves."""
@@ -180,13 +216,27 @@ class Scalar(NamedTuple):
 
 
 def scalars(at: LogPoint) -> Iterator[Scalar]:
-    """The points of TensorBoard's curves; what follows the slash of a tag is the key in the JSON lines."""
+    """The points of TensorBoard's curves."""
+    for counter, tag, number in _numbers(at):
+        if not counter.is_sum:
+            yield Scalar(tag, number, counter.meaning)
+        elif at.window.seconds:
+            yield Scalar(f"{tag}_per_second", number / at.window.seconds, f"{counter.meaning}, per second of training")
+
+
+def json_record(at: LogPoint) -> dict[str, float]:
+    """What the JSON lines have, by key."""
+    return {tag.rpartition("/")[2]: number for _, tag, number in _numbers(at)}
+
+
+def _numbers(at: LogPoint) -> Iterator[tuple[Counter, str, float]]:
+    """Every number that has a curve, with its counter and its tag."""
     for counter in COUNTERS:
         value = counter.value(at) if "/" in counter.name else None
         found = value if isinstance(value, Mapping) else {"": value}
         for which, number in found.items():
             if number is not None:
-                yield Scalar(counter.name.format(which), number, counter.meaning)
+                yield counter, counter.name.format(which), number
 
 
 def training_line(at: LogPoint) -> str:

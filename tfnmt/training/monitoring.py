@@ -19,12 +19,23 @@ from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
 from tfnmt.training.events import EventFile
-from tfnmt.training.log_points import METRICS, LogPoint, Scalar, scalars, speed_text, training_line, validation_line
+from tfnmt.training.log_points import (
+    LAYOUT,
+    METRICS,
+    LogPoint,
+    Scalar,
+    json_record,
+    scalars,
+    speed_text,
+    training_line,
+    validation_line,
+)
 from tfnmt.training.profiling import Profiler, parse_range
 from tfnmt.training.samples import attention_picture, markdown_table
 from tfnmt.training.stopping import EarlyStopping, StoppingSettings, seconds_left, share_done
 from tfnmt.training.time_spent import remedy_text, time_shares
 from tfnmt.training.totals import Totals
+from tfnmt.training.trackers import TRACKERS, Trackers, faults_of_trackers
 from tfnmt.training.validation import Evaluation
 
 _UPDATES_BEFORE_WARNING = 50
@@ -47,11 +58,20 @@ class MonitoringSettings:
         "", "Updates to profile for TensorBoard, such as 100-110; empty for none.", may_change=True
     )
 
+    report_to: tuple[str, ...] = setting(
+        (),
+        "Experiment trackers that get TensorBoard's curves too. W&B works offline, in the run directory, unless "
+        "WANDB_MODE says otherwise, and MLflow there in files, unless MLFLOW_TRACKING_URI names a place.",
+        choices=tuple(TRACKERS),
+        may_change=True,
+    )
+
     def faults(self) -> list[str]:
-        """A range that is none."""
-        if not self.profile_updates or parse_range(self.profile_updates):
-            return []
-        return [f"--profile_updates={self.profile_updates}: must be like 100-110, updates from 2 on."]
+        """A range that is none, and trackers that are not installed."""
+        faults = faults_of_trackers(self.report_to)
+        if self.profile_updates and not parse_range(self.profile_updates):
+            faults.append(f"--profile_updates={self.profile_updates}: must be like 100-110, updates from 2 on.")
+        return faults
 
 
 class Monitor:
@@ -67,8 +87,9 @@ class Monitor:
         """
         self._directory, self._settings, self._stopping = run_directory, settings, stopping
         self._profiler = Profiler(parse_range(settings.profile_updates), run_directory.events)
-        self._description: tuple[Sequence[Any], str] | None = None
+        self._description: tuple[Mapping[str, bool | int | float | str], str] = ({}, "")
         self._events: EventFile | None = None
+        self._trackers: Trackers | None = None
         self._progress: Progress | None = None
         self._began = self._logged = Totals()  # where this session and the sums of the next log point begin
         self._built: Totals | None = None  # behind this session's first update, which builds the graph
@@ -86,9 +107,12 @@ class Monitor:
           settings: instances of settings dataclasses.
           facts: more to know, by name, such as the number of parameters.
         """
-        rows = [(field.name, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)]
-        configuration = markdown_table(("flag", "value"), [(f"--{name}", value_text(value)) for name, value in rows])
-        self._description = (rows, f"{markdown_table(('fact', 'value'), list(facts.items()))}\n\n{configuration}")
+        rows = [(field, getattr(each, field.name)) for each in settings for field in dataclasses.fields(each)]
+        flags = [(f"--{field.name}", value_text(value)) for field, value in rows]
+        text = f"{markdown_table(('fact', 'value'), list(facts.items()))}\n\n{markdown_table(('flag', 'value'), flags)}"
+        # What may change in a resumed run, such as hosts and log intervals, makes no difference to what is trained.
+        trained = {field.name: value for field, value in rows if not field.metadata.get("may_change")}
+        self._description = {name: _hyperparameter(value) for name, value in trained.items()}, text
 
     def record(self, report: BlockReport, totals: Totals) -> None:
         """Takes in one report.
@@ -129,14 +153,19 @@ class Monitor:
         signatures = {f"{name}_signature": text for name, text in self._signatures.items()}
         spent = {"target_tokens": totals.target_tokens, "training_hours": totals.seconds / 3600}
         self._append("validation", update, {**found, **signatures, **spent})
+        curves = [Scalar(f"eval/{name}", value) for name, value in found.items()]
         with self._tolerant():
-            self._write_evaluation(update, evaluation, found, new_signatures)
+            self._write_evaluation(update, evaluation, curves, new_signatures)
+        self._track(update, curves)
 
     def close(self) -> None:
         """Writes what is left and ends the files and the bar; again, it does nothing."""
         if self._last is not None and (self._last[1] - self._logged).updates:
             self._log(*self._last)
         self._last = None
+        if self._trackers is not None:
+            self._trackers.close()
+            self._trackers = None
         with self._tolerant():
             self._profiler.close()
             if self._events is not None:
@@ -162,10 +191,13 @@ class Monitor:
         with self._tolerant():
             self._directory.rewind_metrics(totals.updates)
             self._events = EventFile(self._directory.events, totals.updates)
-            if self._description is not None:
-                rows, text = self._description
-                self._events.hyperparameters({name: _hyperparameter(value) for name, value in rows})
+            self._events.layout(LAYOUT)
+            hyperparameters, text = self._description
+            if text:
+                self._events.hyperparameters(self._directory.path.absolute().name, hyperparameters)
                 self._events.text(totals.updates, "configuration", text)
+        with self._tolerant():
+            self._trackers = Trackers(self._settings.report_to, self._directory.path.absolute(), self._description[0])
         return self._progress
 
     def _warn(self, report: BlockReport, since_built: Totals) -> None:
@@ -190,12 +222,13 @@ class Monitor:
         self._logged, self._pushes = totals, []
         logging.info("%s", training_line(at))
         points = list(scalars(at))
-        self._append("training", totals.updates, {point.tag.rpartition("/")[2]: point.value for point in points})
+        self._append("training", totals.updates, json_record(at))
         with self._tolerant():
             if self._events is not None:
                 self._events.scalars(totals.updates, points)
-                self._events.histogram(totals.updates, "exchange/staleness", [push.staleness for push in at.pushes])
+                self._events.histogram(totals.updates, "workers/staleness", [push.staleness for push in at.pushes])
                 self._events.flush()
+        self._track(totals.updates, points)
 
     def _show(self, progress: Progress, report: BlockReport, totals: Totals) -> None:
         window = totals - self._logged
@@ -220,22 +253,28 @@ class Monitor:
         return {} if known == self._signatures else self._signatures
 
     def _write_evaluation(
-        self, update: int, evaluation: Evaluation, values: Mapping[str, float], signatures: Mapping[str, str]
+        self, update: int, evaluation: Evaluation, curves: Sequence[Scalar], signatures: Mapping[str, str]
     ) -> None:
         if self._events is None:
             return
         if signatures:
             rows = [(METRICS[name][0], text) for name, text in signatures.items()]
             self._events.text(update, "signatures", markdown_table(("metric", "signature"), rows))
-        self._events.scalars(update, [Scalar(f"validation/{name}", value) for name, value in values.items()])
+        self._events.scalars(update, curves)
         if evaluation.samples:
-            samples = [(sample.source, sample.reference, sample.hypothesis) for sample in evaluation.samples]
-            self._events.text(update, "samples", markdown_table(("source", "reference", "hypothesis"), samples))
+            names = ("source", "reference", "hypothesis")
+            rows = [(name, getattr(sample, name)) for sample in evaluation.samples for name in names]
+            self._events.text(update, "samples", markdown_table(("", "sentence"), rows))
         for number, sample in enumerate(evaluation.samples[: self._settings.attention_pictures], start=1):
             if sample.attention.size:
                 png = attention_picture(sample.source_pieces, sample.target_pieces, sample.attention)
                 self._events.picture(update, f"attention/{number}", png)
         self._events.flush()
+
+    def _track(self, update: int, points: Sequence[Scalar]) -> None:
+        with self._tolerant():
+            if self._trackers is not None:
+                self._trackers.scalars(update, points)
 
     def _append(self, kind: str, update: int, values: Mapping[str, Any]) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -17,8 +17,14 @@ LONGEST = 60  # pieces; the rest of a longer sentence is not drawn
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown whose cells show exactly their text."""
-    lines = [heading, ["---"] * len(heading), *([_literal(str(cell)) for cell in row] for row in rows)]
+    """A table in Markdown whose cells show exactly their text; the first of a row is a name, and stays on one line."""
+    lines: list[list[str]] = [
+        list(heading),
+        ["---"] * len(heading),
+        *([_literal(str(cell)) for cell in row] for row in rows),
+    ]
+    for line in lines[2:]:
+        line[0] = f"<pre>{line[0]}</pre>"  # TensorBoard lets every other text break within words
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
