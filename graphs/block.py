@@ -15,6 +15,7 @@ from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
+from graphs.staleness import pulled_of
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -22,7 +23,11 @@ Vectors = Mapping[str, Any]
 """Vectors [size] by name. They may be tensors or variables: an operation reads a variable when it runs."""
 
 Outbox = Sequence[tf.Variable]
-"""Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server."""
+"""Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server.
+
+Behind them, for a row that compensates staleness, there is one for each shard of what the worker has pulled. It is part
+of the outbox, because a worker may pull again while its last payload waits.
+"""
 
 
 class Gradient(NamedTuple):
@@ -175,7 +180,8 @@ class BlockGraph:
                     nonfinite_at, done = self._push(replica, outbox, self.exchange.weight(sums))
                     work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
                 else:
-                    version, clock, done = self._pull(action, replica, began)
+                    pulled = pulled_of(outbox, self._payload_vectors, len(self.server.shards))
+                    version, clock, done = self._pull(action, replica, began, pulled)
                     own = work.sums.steps if self.exchange.trains_replicas else 0.0  # not pushed
                     work = work._replace(version=version, clock=clock + own)
             with tf.control_dependencies(done):
@@ -183,7 +189,13 @@ class BlockGraph:
             work, began = _timed(work, action, ended - began), ended
         return work
 
-    def _pull(self, action: str, replica: Replica, began: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
+    @property
+    def _payload_vectors(self) -> int:
+        return 1 + len(self.local.averaged if self.local else ())
+
+    def _pull(
+        self, action: str, replica: Replica, began: tf.Tensor, pulled: Outbox
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
         """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
         Both are read before the parameters. So while others push, the version is that of the parameters or an older
@@ -191,7 +203,7 @@ class BlockGraph:
         """
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         with tf.control_dependencies([version, steps]):
-            servers = self._server_parameters(action, replica)
+            servers = self._server_parameters(action, replica, pulled)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
         changed = {REPLICA: servers} if action == BEGIN else self.exchange.pull(replica.vectors, servers)
@@ -202,14 +214,22 @@ class BlockGraph:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
 
-    def _server_parameters(self, action: str, replica: Replica) -> tf.Tensor:
-        """The server parameters [size] or, where changes of them are encoded, what the worker knows of them now."""
+    def _server_parameters(self, action: str, replica: Replica, pulled: Outbox) -> tf.Tensor:
+        """The server parameters [size] or, where changes of them are encoded, what the worker knows of them now.
+
+        The variables `pulled`, if there are any, take the same.
+        """
         shards = self.server.shards
         if self.pull_encoding is DENSE:
-            return pull([shard.parameters for shard in shards])
+            return pull_whole(shards, pulled) if pulled else pull([shard.parameters for shard in shards])
         if action != PULL:
-            return pull_whole(shards, replica.copies)
-        return pull_change(self.pull_encoding, shards, replica.copies, replica.vectors[KNOWN].read_value())
+            known = pull_whole(shards, replica.copies)
+        else:
+            known = pull_change(self.pull_encoding, shards, replica.copies, replica.vectors[KNOWN].read_value())
+        for copy, variable in zip(replica.copies, pulled):
+            with tf.device(variable.device):
+                variable.assign(copy.read_value())
+        return known
 
     def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
         if local.resets:
