@@ -174,6 +174,8 @@ class HorovodEngine(Engine):
             reduction = functools.partial(ring_allgather, transport, summed=self._summed, encoding=encoding)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
+        if servers.strategy.payload_weight is not None:  # of a row that takes local steps, whose payloads travel whole
+            reduction = functools.partial(reduction, weighted=True)
         self._reduction = tf.function(reduction, autograph=False)
         self._worker: Worker = servers.new_worker(servers.worker_graph(pack), self._ranks.rank, servers.new_outbox())
         self._sums = tf.function(
