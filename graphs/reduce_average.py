@@ -176,7 +176,7 @@ def receive(
       payload: variables, each on the device of its shard, of one vector behind the other.
       weight: what the payload adds to the divisor of the sum, a float64 scalar; a payload of weight 0 is left out.
       encoding: how the payload has travelled.
-      share: of the payload and of its weight that counts, a float64 scalar above 0; None for all.
+      share: of the payload and of its weight that counts, a float64 scalar; None for all.
       correct: changes the payload; None for nothing.
 
     Returns:

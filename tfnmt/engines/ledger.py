@@ -30,8 +30,8 @@ class Ledger:
       arrived: payloads since the last update.
       sums: of those payloads.
       weight: of the same, as they count.
-      whole_weight: of the same, as if none of them were stale.
-      unit: what the first of them counts by what it was made of, where payloads do not all count alike; 0 before it.
+      whole_weight: of the same, if all of them counted as they are.
+      unit: the first weight among workers of the same that is not 0, by which the others are measured; 0 before it.
       phase_began: steps that each worker had done when the row that trains now began.
     """
 
@@ -90,7 +90,7 @@ class Ledger:
           moved_bytes: that it has pulled and pushed.
           weight: of its payload.
           share: of the weight that counts.
-          unit: what the payload counts by what it was made of.
+          unit: the payload's weight among workers.
         """
         self._advance(push)
         self.arrived += 1
