@@ -37,6 +37,7 @@ def test_values_of_three_pushes():
     assert _values(_at(*pushes), "exchange/", "time/", "workers/") == {
         "exchange/pushes": 3,
         "exchange/refused_pushes": 1,
+        "exchange/dropped_pushes": 0,
         "exchange/skipped_steps": 3,
         "exchange/mean_staleness": 2 / 3,
         "exchange/max_staleness": 2,
@@ -52,6 +53,12 @@ def test_values_of_three_pushes():
         "workers/target_tokens_per_second_of_0": 50.0,
         "workers/target_tokens_per_second_of_1": 25.0,
     }
+
+
+def test_what_is_dropped_is_refused_too():
+    pushes = [pushed(0, refused="a duplicate"), pushed(1, refused="it was 3 updates old", dropped=True), pushed(2)]
+    found = _values(_at(*pushes), "exchange/refused", "exchange/dropped")
+    assert found == {"exchange/refused_pushes": 2, "exchange/dropped_pushes": 1}
 
 
 def test_no_pushes_have_no_values():

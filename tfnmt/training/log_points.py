@@ -123,6 +123,11 @@ COUNTERS = (
         lambda at: at.of_pushes(lambda push: push.refused is not None),
     ),
     Counter(
+        "exchange/dropped_pushes",
+        "of these, because they were more than --max_staleness updates old",
+        lambda at: at.of_pushes(lambda push: push.dropped),
+    ),
+    Counter(
         "exchange/skipped_steps",
         "local updates left out: their gradient was not finite",
         lambda at: at.of_pushes(lambda push: push.skipped_steps),
