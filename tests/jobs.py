@@ -9,10 +9,17 @@ from pathlib import Path
 
 from tests.programs import command
 from tfnmt.cluster.probes import is_listening
+from tfnmt.installation import ROOT
 
 SECONDS = 240  # a hang must not hold up the suite
+SHALLOW = (
+    f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}",
+    "--encoder_layers=1",
+    "--decoder_layers=1",
+)
+"""A model whose graphs are built soon, which each process of a job does."""
 TRAINING = (
-    "--flagfile=configs/transformer_tiny.flags",
+    *SHALLOW,
     "--batch_positions=512",
     "--learning_rate=0.004",
     "--warmup_updates=100",

@@ -59,7 +59,7 @@ def test_killed_worker_of_a_free_row_comes_back_and_told_to_end_the_job_saves(la
 
 def test_lost_state_is_taken_up_from_the_newest_checkpoint(launch):
     """First a parameter server dies, then the chief."""
-    job = launch("--strategy=model_average", "--local_steps=2", "--workers=2", "--max_updates=100")
+    job = launch("--strategy=model_average", "--local_steps=2", "--workers=2", "--max_updates=160")
     job.wait_for("validation at update 40 ")
     job.signal(signal.SIGKILL, "--job_name=ps")
     job.wait_for("validation at update 80 ")
@@ -71,7 +71,7 @@ def test_lost_state_is_taken_up_from_the_newest_checkpoint(launch):
     assert "Starting all tasks again from the newest checkpoint (restart 2 of at most 3)." in log
     assert log.count("Going on from update") == 2
     assert "Traceback" not in log
-    assert updates(job.directory) == 100
+    assert updates(job.directory) == 160
 
 
 @pytest.mark.parametrize("strategy", ["sync", "async"])

@@ -9,12 +9,13 @@ import time
 
 import pytest
 
+from tests.jobs import SHALLOW
 from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.run_directory import lock
 
-SHORT = ("--batch_positions=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 TINY = "--flagfile=configs/transformer_tiny.flags"
+SHORT = (*SHALLOW, "--batch_positions=512", "--evaluate_every_updates=4", "--validation_sentences=8", "--dropout=0.1")
 
 
 @pytest.fixture(name="solved", scope="module")
@@ -64,7 +65,7 @@ def test_the_reference_scores_higher_than_another_sentence(corpus, solved, tmp_p
 
 def test_n_and_n_updates_equal_two_n(corpus, tmp_path):
     """I1 for whole processes: every file of the last checkpoint but the clock's is the same."""
-    flags = (TINY, *SHORT, f"--data={corpus}", "--average_rate=0.01")
+    flags = (*SHORT, f"--data={corpus}", "--average_rate=0.01")
     run("train", *flags, f"--run_directory={tmp_path / 'through'}", "--max_updates=16")
     run("train", *flags, f"--run_directory={tmp_path / 'parts'}", "--max_updates=8")
     half = CheckpointStore(tmp_path / "parts" / "checkpoints").newest
@@ -78,7 +79,7 @@ def test_n_and_n_updates_equal_two_n(corpus, tmp_path):
 
 
 def test_sigterm_saves_and_ends(corpus, tmp_path):
-    flags = (TINY, *SHORT, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
+    flags = (*SHORT, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
     metrics = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command("train", *flags), stderr=subprocess.PIPE, text=True) as training:
         deadline = time.monotonic() + SECONDS

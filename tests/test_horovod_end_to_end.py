@@ -112,7 +112,7 @@ def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
     discovery.chmod(0o755)
     elastic = ["-np", "2", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(discovery)]
     training = command("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
-    flags = ["--engine=horovod", "--strategy=ring_allreduce", "--evaluate_every_updates=0", "--max_updates=800"]
+    flags = ["--engine=horovod", "--strategy=ring_allreduce", "--evaluate_every_updates=0", "--max_updates=1000"]
     job = Job(tmp_path / "run", [str(SCRIPTS / "horovodrun"), *elastic, *training, *flags], _with_own_path())
     job.wait_for("update 64 ")
     job.signal(signal.SIGKILL, "HOROVOD_RANK=0")
@@ -124,7 +124,7 @@ def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
     assert log.count("; 2 ranks") == 2, log
     went_on = [int(number.replace(",", "")) for number in re.findall(r"Going on from update ([\d,]+) of", log)]
     assert all(number >= 64 for number in went_on)
-    assert updates(job.directory) == 800
+    assert updates(job.directory) == 1000
     assert "nan" not in log
 
 

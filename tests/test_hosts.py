@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from tests.jobs import SHALLOW
 from tests.programs import SECONDS
 from tfnmt.errors import UserError
-from tfnmt.installation import ROOT, horovod_fault
+from tfnmt.installation import horovod_fault
 from tools import hosts
 
 
@@ -24,7 +25,6 @@ def refusal():
 
 REFUSAL = refusal()
 pytestmark = pytest.mark.skipif(bool(REFUSAL), reason=REFUSAL)
-TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 ANSWERING = """
 import socket
 with socket.create_server(("", 7000)) as server:
@@ -60,7 +60,7 @@ def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing():
 @pytest.fixture
 def words(corpus, tmp_path):
     """Flags of three updates."""
-    yield [TINY, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=3", "--threads=1"]
+    yield [*SHALLOW, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=3", "--threads=1"]
 
 
 def run(command):

@@ -20,9 +20,10 @@ def _run(program: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_every_command_starts_without_a_word():
+def test_every_command_starts_without_a_word_and_without_keras():
+    """Which whoever asks for it gets all the same."""
     result = _run(
-        "import pkgutil, importlib, tfnmt.commands as commands\n"
+        "import pkgutil, importlib, sys, tfnmt.commands as commands\n"
         "for module in pkgutil.iter_modules(commands.__path__):\n"
         "    importlib.import_module(f'tfnmt.commands.{module.name}')\n"
         "from absl import app\n"
@@ -31,9 +32,10 @@ def test_every_command_starts_without_a_word():
         "    runtime.prepare(1)\n"
         "    import tensorflow as tf\n"
         "    print(tf.config.threading.get_intra_op_parallelism_threads(), (tf.ones([2]) + 1).numpy())\n"
+        "    print('keras' in sys.modules, tf.keras.Model.__name__)\n"
         "app.run(main)\n"
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "1 [2. 2.]\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1 [2. 2.]\nFalse Model\n", "")
 
 
 def test_a_process_started_by_another_is_as_quiet():

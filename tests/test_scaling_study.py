@@ -1,6 +1,8 @@
 """The arithmetic of the scaling study: prices without training, crossings of a target, halving, the order of cells."""
 
+import dataclasses
 import itertools
+import json
 import math
 import shutil
 
@@ -82,6 +84,17 @@ class TestLaboratory:
         assert laboratory(tmp_path / "parts", corpus).train(self.TRIAL, 1000, 250) == curve
         assert [point.tokens // 250 for point in curve] == [0, 1, 2, 3, 4]
         assert curve[-1].cross_entropy < curve[0].cross_entropy
+
+    def test_what_another_directory_knows_is_not_trained_again(self, corpus, tmp_path):
+        there, here = laboratory(tmp_path / "there", corpus), laboratory(tmp_path / "here", corpus)
+        text = json.dumps({"trial": dataclasses.asdict(self.TRIAL), "curve": points(8.0, 7.0)})
+        (tmp_path / "there" / f"{self.TRIAL.name}.json").write_text(text)
+        (tmp_path / "there" / "tokens.2.seed1.json").write_text("[]")
+        here.take_over(there.records())
+        assert here.records() == {self.TRIAL.name: json.loads(text)}
+        assert here.train(self.TRIAL, 100, 50) == there.curve(self.TRIAL)
+        here.take_over({self.TRIAL.name: {"curve": []}})  # what is there stays
+        assert len(here.curve(self.TRIAL)) == 2
 
 
 def points(*cross_entropies):

@@ -103,7 +103,7 @@ def tensorflow() -> Iterator[Finding]:
 
 def _tensorflow_text() -> Finding:
     try:
-        with runtime.standard_error_aside([]):
+        with runtime.standard_error_aside([]), runtime.without_keras():
             import tensorflow_text  # noqa: F401 - loads its operations
     except Exception as error:
         return _broken("TensorFlow Text", error, "tensorflow-text")

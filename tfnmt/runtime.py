@@ -12,7 +12,9 @@ import ctypes
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
+from typing import Any
 
 ERRORS_ONLY = "2"
 VERBOSE = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", ERRORS_ONLY) < ERRORS_ONLY
@@ -39,6 +41,24 @@ def standard_error_aside(messages: list[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_keras() -> Iterator[None]:
+    """Lets TensorFlow and TensorFlow Text be imported without Keras and what that imports, which nothing here uses.
+
+    A command starts a quarter faster. Whoever asks for `tf.keras` later imports it then.
+    """
+    # TensorFlow ignores that it cannot import the first. TensorFlow Text must find the second, where its layers are.
+    text_layers = "tensorflow_text.python.keras"
+    aside: dict[str, Any] = {"keras.src.optimizers": None, text_layers: types.ModuleType(text_layers)}
+    added = {name: module for name, module in aside.items() if name not in sys.modules and "keras" not in sys.modules}
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Collects what TensorFlow writes in `start_messages`, and shows it after all when it fails."""
     if VERBOSE:
@@ -58,7 +78,7 @@ def _import_tensorflow() -> Exception | None:
     It is not raised here: the import that needs TensorFlow will say so itself, and tfnmt-doctor explains it.
     """
     try:
-        with standard_error_aside(start_messages) if not VERBOSE else contextlib.nullcontext():
+        with standard_error_aside(start_messages) if not VERBOSE else contextlib.nullcontext(), without_keras():
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # absl's app.run would do it, by a hook of TensorFlow's

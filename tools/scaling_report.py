@@ -296,7 +296,7 @@ def _rates_table(results: Results) -> str:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Everything, the curves of the best trials included."""
+    """Everything, the curves of all trials included."""
     cells = []
     for cell in results.cells:
         best = results.study.best(cell)
@@ -305,8 +305,7 @@ def as_json(results: Results) -> dict[str, Any]:
                 "strategy": cell[0],
                 "workers": cell[1],
                 "state": results.state(cell),
-                "best": best and dataclasses.asdict(best),
-                "curve": [point._asdict() for point in results.laboratory.curve(best)] if best else [],
+                "best": best and best.name,
                 "outcomes": [
                     {**each._asdict(), "seconds": {_name(network): time for network, time in each.seconds.items()}}
                     for each in results.outcomes[cell]
@@ -318,6 +317,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "batch_tokens": results.batch_tokens,
         "critical_batches": results.critical_batches,
         "cells": cells,
+        "trials": results.laboratory.records(),
     }
 
 
@@ -337,7 +337,7 @@ def picture(results: Results) -> Figure:
     for panel, title in zip(panels, ("throughput factor", "token efficiency", "speed-up: their product")):
         panel.set(title=title, xlabel="workers", xticks=ticks)
         panel.grid(alpha=0.3)
-    panels[1].set_ylim(0, 1.05)
+    panels[1].set_ylim(bottom=0)
     for panel in panels[::2]:
         panel.plot(ticks, ticks, color="grey", linestyle=":", label="as many times as workers")
     published = [(workers, float(text.strip("> "))) for (_, workers), text in PUBLISHED.items()]

@@ -39,6 +39,9 @@ TRANSLATED = 100
 
 SAVE_EVERY_SECONDS = 60.0
 
+_TOKENS = "tokens."
+"""How the names of the files begin that are of no trial."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -119,6 +122,17 @@ class Laboratory:
         path = self._path(trial, "json")
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def records(self) -> dict[str, dict[str, Any]]:
+        """All that is kept as JSON of all trials, by their names."""
+        paths = sorted(path for path in self._directory.glob("*.json") if not path.name.startswith(_TOKENS))
+        return {path.stem: json.loads(path.read_text()) for path in paths}
+
+    def take_over(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keeps what was known of trials elsewhere: what has come as far as is wanted is not trained again."""
+        for name, record in records.items():
+            if not (path := self._directory / f"{name}.json").exists():
+                durable_files.replace(path, _encoded(record))
+
     def train(
         self, trial: Trial, until_tokens: float, every_tokens: float, target: float | None = None, margin: float = 0.0
     ) -> list[Evaluation]:
@@ -175,7 +189,7 @@ class Laboratory:
 
     def step_tokens(self, workers: int, seed: int = 1) -> list[list[int]]:
         """[workers][steps], the target tokens that each worker reads, whatever the row: they come with the data."""
-        path = self._directory / f"tokens.{workers}.seed{seed}.json"
+        path = self._directory / f"{_TOKENS}{workers}.seed{seed}.json"
         if not path.exists():
             tokens = [[number for number, _ in read] for _, read in self._readers(workers, seed)]
             durable_files.replace(path, json.dumps(tokens).encode())
@@ -289,7 +303,7 @@ class Laboratory:
         self._write(trial, {**record, **facts})
 
     def _write(self, trial: Trial, record: Mapping[str, Any]) -> None:
-        durable_files.replace(self._path(trial, "json"), (json.dumps(record, indent=1) + "\n").encode())
+        durable_files.replace(self._path(trial, "json"), _encoded(record))
 
     def _load_state(self, trial: Trial) -> EngineState | None:
         path = self._path(trial, "npz")
@@ -301,3 +315,7 @@ class Laboratory:
 
     def _path(self, trial: Trial, suffix: str) -> pathlib.Path:
         return self._directory / f"{trial.name}.{suffix}"
+
+
+def _encoded(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()

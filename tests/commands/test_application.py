@@ -1,6 +1,7 @@
 """How commands end, what they print and what they log: a small program run as users run it."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -88,11 +89,21 @@ application.run(main, ActSettings, ModelSettings, application.Choice("model", mo
 COMMANDS = ["train", "launch", "translate", "evaluate", "score", "average", "export", "corpus", "vocabulary", "doctor"]
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("program") / "tfnmt-act"
+def _written(directory, name):
+    path = directory / name
     path.write_text(PROGRAM)
     return [sys.executable, str(path)]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return _written(tmp_path_factory.mktemp("program"), "tfnmt-act")
+
+
+@pytest.fixture(scope="module")
+def quick_program(tmp_path_factory):
+    """The same under the name of the command that needs no TensorFlow, whose import is most of the time."""
+    return _written(tmp_path_factory.mktemp("program"), "tfnmt-corpus")
 
 
 def _run(program, *words: str) -> subprocess.CompletedProcess:
@@ -125,16 +136,16 @@ def test_the_table_shows_values_and_where_they_come_from(program, tmp_path):
 
 
 @pytest.mark.parametrize(("word", "lines"), [("--verbosity=-1", 1), ("--verbosity=1", 3)])
-def test_flags_of_the_libraries_work(program, word, lines):
-    assert len(_times_cut(_run(program, word).stderr)) == lines
+def test_flags_of_the_libraries_work(quick_program, word, lines):
+    assert len(_times_cut(_run(quick_program, word).stderr)) == lines
 
 
-def test_the_result_of_main_is_the_exit_code(program):
-    assert _run(program, "--act=seven").returncode == 7
+def test_the_result_of_main_is_the_exit_code(quick_program):
+    assert _run(quick_program, "--act=seven").returncode == 7
 
 
-def test_faults_of_the_command_line_are_plain_lines(program):
-    result = _run(program, "--wdith=3", "--heads=17")
+def test_faults_of_the_command_line_are_plain_lines(quick_program):
+    result = _run(quick_program, "--wdith=3", "--heads=17")
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
@@ -152,9 +163,9 @@ def test_what_the_user_must_mend_is_shown_without_a_stack_trace_and_logged(progr
     assert "error: --act=refuse: one.\nerror: two." in log
 
 
-def test_a_defect_shows_its_stack_trace_and_logs_it(program, tmp_path):
+def test_a_defect_shows_its_stack_trace_and_logs_it(quick_program, tmp_path):
     for _ in range(2):
-        result = _run(program, "--act=break", f"--logs={tmp_path}/logs")
+        result = _run(quick_program, "--act=break", f"--logs={tmp_path}/logs")
     assert result.returncode == 1
     assert "RuntimeError: broken" in result.stderr
     assert result.stderr.endswith(f"error: this stack trace is also in {tmp_path}/logs/program.log.\n")
@@ -171,23 +182,23 @@ def test_a_defect_shows_its_stack_trace_and_logs_it(program, tmp_path):
         ("EACCES", "here: Permission denied. Choose a place that this user can use."),
     ],
 )
-def test_a_disk_that_is_full_or_closed_is_for_the_user_to_mend(program, tmp_path, act, line):
-    result = _run(program, f"--act={act}", f"--logs={tmp_path}")
+def test_a_disk_that_is_full_or_closed_is_for_the_user_to_mend(quick_program, tmp_path, act, line):
+    result = _run(quick_program, f"--act={act}", f"--logs={tmp_path}")
     assert result.returncode == 2
     assert result.stderr.splitlines()[2:] == [f"error: {line}"]
     assert "Traceback" in (tmp_path / "program.log").read_text()
 
 
-def test_what_the_system_says_else_is_a_defect(program):
-    result = _run(program, "--act=EBADF")
+def test_what_the_system_says_else_is_a_defect(quick_program):
+    result = _run(quick_program, "--act=EBADF")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
 
 @pytest.mark.parametrize("word", ["--act=print", "--help"])
-def test_standard_output_on_a_full_disk(program, word):
+def test_standard_output_on_a_full_disk(quick_program, word):
     with open("/dev/full", "w") as full:
-        result = subprocess.run([*program, word], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        result = subprocess.run([*quick_program, word], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
         "error: standard output, or a file: No space left on device. Make room there."
@@ -196,9 +207,9 @@ def test_standard_output_on_a_full_disk(program, word):
 
 
 @pytest.mark.parametrize(("act", "code"), [("seven", 7), ("refuse", 2), ("break", 1)])
-def test_a_log_on_a_full_disk_is_told_of_once_and_changes_no_exit_code(program, tmp_path, act, code):
+def test_a_log_on_a_full_disk_is_told_of_once_and_changes_no_exit_code(quick_program, tmp_path, act, code):
     (tmp_path / "program.log").symlink_to("/dev/full")
-    result = _run(program, f"--act={act}", f"--logs={tmp_path}")
+    result = _run(quick_program, f"--act={act}", f"--logs={tmp_path}")
     assert result.returncode == code
     assert result.stderr.count("program.log") == 1
     assert (
@@ -237,10 +248,10 @@ def test_interruption_while_tensorflow_is_imported_is_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("word", ["--act=pour", "--help"])
-def test_a_reader_that_has_gone_is_no_defect(program, word):
+def test_a_reader_that_has_gone_is_no_defect(quick_program, word):
     reading, writing = os.pipe()
     os.close(reading)
-    with subprocess.Popen([*program, word], stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*quick_program, word], stdout=writing, stderr=subprocess.PIPE, text=True) as process:
         os.close(writing)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 141
@@ -286,13 +297,25 @@ def test_help_shows_our_flags_by_class_with_defaults(program):
     ]
 
 
-def test_full_help_shows_the_flags_of_the_libraries_too(program):
-    assert "verbosity" not in _run(program, "--help").stdout
-    assert "--verbosity" in _run(program, "--helpfull").stdout
+def test_full_help_shows_the_flags_of_the_libraries_too(quick_program):
+    assert "verbosity" not in _run(quick_program, "--help").stdout
+    assert "--verbosity" in _run(quick_program, "--helpfull").stdout
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["average", "export", "corpus"])
 def test_a_command_runs_as_a_module_too(name):
+    """In a process of its own, as tests of the other commands start theirs."""
     result = _run([sys.executable, "-m", f"tfnmt.commands.{name}"], "--no_such_flag")
     assert "--no_such_flag is not a flag of this command" in result.stderr
     assert result.returncode == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_module_of_a_command_runs_it(name, monkeypatch, capsys):
+    module = f"tfnmt.commands.{name}"
+    monkeypatch.setattr("sys.argv", [module, "--no_such_flag"])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert "--no_such_flag is not a flag of this command" in capsys.readouterr().err
+    assert end.value.code == 2

@@ -8,15 +8,14 @@ import threading
 
 import pytest
 
+from tests.jobs import SHALLOW
 from tests.programs import SECONDS, run
 from tfnmt.cluster.link_speed import Answering
 from tfnmt.commands.plan import PlanSettings
 from tfnmt.data.settings import DataSettings
-from tfnmt.installation import ROOT
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import faults_of
 
-TINY = f"--flagfile={ROOT / 'configs' / 'transformer_tiny.flags'}"
 QUICK = """
 from tfnmt.commands import plan
 from tfnmt.planning import probe
@@ -29,7 +28,7 @@ plan.main()
 def _planned(corpus, tmp_path_factory):
     """The directory of a plan whose probe was short, and what was printed."""
     output = tmp_path_factory.mktemp("plan") / "plan"
-    words = [f"--data={corpus}", TINY, "--batch_positions=256", "--workers=2,3", "--local_steps=4", "--threads=1"]
+    words = [f"--data={corpus}", *SHALLOW, "--batch_positions=256", "--workers=2,3", "--local_steps=4", "--threads=1"]
     command = [sys.executable, "-c", QUICK, *words, f"--output={output}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert ended.returncode == 0, ended.stderr
@@ -73,7 +72,13 @@ def test_a_probe_and_a_run_are_taken_up(planned, corpus, tmp_path):
     made = RunDirectory.create_or_check(trained, DataSettings(data=str(corpus)))
     for record in metrics:
         made.append_metrics(record)
-    words = [f"--data={corpus}", TINY, f"--probe={output / 'plan.json'}", f"--run_directory={trained}", "--workers=2"]
+    words = [
+        f"--data={corpus}",
+        *SHALLOW,
+        f"--probe={output / 'plan.json'}",
+        f"--run_directory={trained}",
+        "--workers=2",
+    ]
     goal = ["--target_bleu=11", "--price_per_hour=2"]
     with Answering(0) as answering:
         threading.Thread(target=answering.serve_forever, args=(0.05,)).start()
@@ -107,5 +112,5 @@ def test_bad_numbers():
     ],
 )
 def test_bad_input(word, fault, corpus, tmp_path):
-    _, said = run("plan", f"--data={corpus}", TINY, f"--output={tmp_path / 'plan'}", *word.split(), expect=2)
+    _, said = run("plan", f"--data={corpus}", *SHALLOW, f"--output={tmp_path / 'plan'}", *word.split(), expect=2)
     assert said.startswith(f"error: {fault}")

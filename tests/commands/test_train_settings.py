@@ -9,8 +9,14 @@ from tfnmt.commands.command_line import CommandLine
 from tfnmt.commands.train_settings import REQUESTS, Settings
 from tfnmt.errors import UserError
 from tfnmt.settings import flagfile_text
+from tfnmt.strategies import STRATEGIES
 
-PRESETS = sorted(pathlib.Path(__file__).parents[2].glob("configs/*.flags"))
+PRESETS = sorted(pathlib.Path(__file__).parents[2].glob("configs/**/*.flags"))
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "single"])
+def test_every_strategy_has_a_preset_that_chooses_it(name):
+    assert _parse(f"--flagfile=configs/strategies/{name}.flags").strategy.strategy == name
 
 
 def _parse(*words: str) -> Settings:

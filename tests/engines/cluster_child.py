@@ -5,6 +5,7 @@ python -m tests.engines.cluster_child WORKERS SERVERS UPDATES [SCENARIO:]ROW[+EN
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -63,22 +64,35 @@ class Team:
         return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
 
     def train(
-        self, row: str, updates: int, start: EngineState | None = None, servers: int | None = None, **options
-    ) -> tuple[list[BlockReport], EngineState]:
-        """The reports of a run and its last state, on all servers or as many as asked for."""
+        self,
+        row: str,
+        updates: int,
+        start: EngineState | None = None,
+        servers: int | None = None,
+        looks: bool = False,
+        **options,
+    ) -> tuple[list[BlockReport], EngineState | None, EngineState]:
+        """The reports of a run, its state half of the way if it `looks`, and its last.
+
+        It has all servers or as many as are asked for.
+        """
         cluster = self.cluster if servers is None else _Part(self.cluster, servers)
         engine = self.engine(row, servers=len(cluster.servers), cluster=cluster, **CONTRACT, **options)
         if start:
             engine.restore(start)
-        reports = run(engine, updates)
+        blocks = engine.blocks()
+        reports = list(itertools.islice(blocks, updates // 2))
+        half = engine.state() if looks else None
+        reports += itertools.islice(blocks, updates - updates // 2)
         state = engine.state()
         engine.stop()
-        return reports, state
+        return reports, half, state
 
 
 def compare(team: Team, row: str) -> dict:
-    """With the simulation."""
-    reports, state = team.train(row, team.updates)
+    """With the simulation; a state that is taken on the way moves nothing."""
+    # Where nobody waits it would have in it the reports of what came meanwhile.
+    reports, _, state = team.train(row, team.updates, looks=row not in WITHOUT_BARRIER)
     virtual = simulated(ROWS[row], BATCHES, **team.options, **CONTRACT)
     run(virtual, state.counters["version"])  # a worker that does not wait may have been further on at once
     expected = virtual.state()
@@ -92,6 +106,14 @@ def compare(team: Team, row: str) -> dict:
         "pushes": sum(len(report.pushes) for report in reports),
         "parameters": state.vectors["parameters"].tolist(),
     }
+
+
+def end(team: Team, row: str) -> dict:
+    """Nothing but the reports."""
+    engine = team.engine(row)
+    reports = run(engine, team.updates)
+    engine.stop()
+    return {"updates": [report.update for report in reports], "pushes": sum(len(report.pushes) for report in reports)}
 
 
 def encode(team: Team, row: str, encoding: str, pull_encoding: str = "none") -> dict:
@@ -112,9 +134,8 @@ def encode(team: Team, row: str, encoding: str, pull_encoding: str = "none") -> 
 def resume(team: Team, row: str, *encodings: str) -> dict:
     """N + N updates, and 2 N."""
     options = dict(zip(("encoding", "pull_encoding"), encodings))
-    _, whole = team.train(row, 2 * team.updates, **options)
-    _, half = team.train(row, team.updates, **options)
-    _, parts = team.train(row, team.updates, start=half, **options)
+    _, half, whole = team.train(row, 2 * team.updates, looks=True, **options)
+    *_, parts = team.train(row, team.updates, start=half, **options)
     moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
     return {**_difference(whole, parts), "moved": moved}
 
@@ -124,8 +145,8 @@ def servers(team: Team, row: str) -> dict:
     states, numbers = [], (2, 3, 1)
     for number in numbers:
         start = states and _repacked(states[-1], numbers[len(states) - 1], number)
-        states.append(team.train(row, team.updates // 2, start=start or None, servers=number)[1])
-    _, whole = team.train(row, 3 * (team.updates // 2))
+        states.append(team.train(row, team.updates // 2, start=start or None, servers=number)[-1])
+    *_, whole = team.train(row, 3 * (team.updates // 2))
     first, expected = _repacked(states[0], 2, 1), _repacked(whole, len(team.cluster.servers), 1)
     moved = abs(first.vectors["parameters"] - expected.vectors["parameters"]).max()
     return {**_difference(states[-1], expected), "moved": moved}
@@ -140,7 +161,7 @@ def _repacked(state: EngineState, before: int, now: int) -> EngineState:
 
 def fall(team: Team, row: str) -> dict:
     """Worker 1 of a resumed run falls before its first push, and again behind it: the ages of both workers' slots."""
-    _, start = team.train(row, team.updates)
+    *_, start = team.train(row, team.updates)
     engine, ages = team.engine(row), []
     engine.restore(start)
     engine._fall(1, RuntimeError("before"))
@@ -248,22 +269,18 @@ def plateau(team: Team, row: str) -> dict:
 
 
 def pause(team: Team, row: str) -> dict:
-    """The time between two reports."""
-    engine = team.engine(row)
-    trained, passed = run_with_pauses(engine.blocks())
-    engine.stop()
-    return {"trained": trained, "passed": passed}
-
-
-def waits(team: Team, row: str) -> dict:
-    """Of the pushes behind a long pause between two reports: seconds that their workers waited, and seconds in all."""
+    """The time between reports; of the pushes behind a long pause, how long their workers waited, and all seconds."""
     engine = team.engine(row)
     blocks = engine.blocks()
-    next(blocks)  # which builds the graph
+    trained, passed = run_with_pauses(blocks)
     time.sleep(5 * max(next(blocks).seconds for _ in range(2)))
     report = next(blocks)
     engine.stop()
-    return {"waits": [[push.wait_seconds, push.seconds] for push in report.pushes]}
+    return {
+        "trained": trained,
+        "passed": passed,
+        "waits": [[push.wait_seconds, push.seconds] for push in report.pushes],
+    }
 
 
 def wire(team: Team, row: str, encoding: str = "none", pull_encoding: str = "none") -> dict:

@@ -57,16 +57,24 @@ class Team:
 
     def train(self, row, updates=UPDATES, start=None, **options):
         """The reports of a run and its last state."""
+        reports, _, state = self.train_in_halves(row, updates, start, looks=False, **options)
+        return reports, state
+
+    def train_in_halves(self, row, updates=UPDATES, start=None, looks=True, **options):
+        """The reports of a run, its state half of the way if it `looks`, and its last."""
         engine = self.engine(row, **options)
         if self.ranks.rank:
             engine.follow()
-            return [], None
+            return [], None, None
         if start:
             engine.restore(start)
-        reports = run(engine, updates)
+        blocks = engine.blocks()
+        reports = list(itertools.islice(blocks, updates // 2))
+        half = engine.state() if looks else None
+        reports += itertools.islice(blocks, updates - updates // 2)
         state = engine.state()
         self.ranks.command(Command(END))
-        return reports, state
+        return reports, half, state
 
     def simulate(self, row, updates=UPDATES, start=None, batches=BATCHES, **options):
         """The same under a virtual clock."""
@@ -77,8 +85,8 @@ class Team:
 
 
 def compare(team, row):
-    """With the simulation."""
-    reports, state = team.train(row, **CONTRACT)
+    """With the simulation; a state that is taken on the way moves nothing."""
+    reports, _, state = team.train_in_halves(row, **CONTRACT)
     if state is None:
         return {}
     expected, virtual = team.simulate(row, **CONTRACT)
@@ -111,8 +119,7 @@ def resume(team, row):
     """N + N updates, and 2 N."""
     row, *encoding = row.split("+")
     options = CONTRACT | ({"encoding": encoding[0], "topk_fraction": 0.25} if encoding else {})
-    _, whole = team.train(row, 2 * UPDATES, **options)
-    _, half = team.train(row, **options)
+    _, half, whole = team.train_in_halves(row, 2 * UPDATES, **options)
     _, parts = team.train(row, start=half, **options)
     return {} if whole is None else _difference(whole, parts)
 
@@ -257,8 +264,7 @@ def share(team, row):
 def interchange(team, row):
     """Sharded ranks, one process and sharded ranks; and N + N updates of sharded ranks."""
     options = {"model": toy.TableModel(), "average_rate": 0.05}
-    _, whole = team.train(row, 2 * UPDATES, settings=SHARDED, **options)
-    _, first = team.train(row, settings=SHARDED, **options)
+    _, first, whole = team.train_in_halves(row, 2 * UPDATES, settings=SHARDED, **options)
     _, parts = team.train(row, settings=SHARDED, start=first, **options)
     second = None if first is None else team.simulate(row, start=first, **options)[1]
     _, third = team.train(row, settings=SHARDED, start=second, **options)

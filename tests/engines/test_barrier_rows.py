@@ -66,18 +66,14 @@ class TestSync:
         assert distance(together, alone) > DIFFERENT
 
     def test_order_of_arrival_changes_no_bit(self):
-        """I4: the servers take the pushes of a round in the order of the workers."""
+        """I4: the servers take the pushes of a round in the order of the workers; I5: none is stale."""
         slow_first = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, stragglers=("0:3", "1:2"))
         one = simulated(Sync(), BATCHES, workers=4, dtype=tf.float32)
         other = simulated(Sync(), BATCHES, workers=4, dtype=tf.float32, costs=slow_first)
-        run(one, 5), run(other, 5)
+        for engine in (one, other):
+            assert [push.staleness for report in run(engine, 5) for push in report.pushes] == [0] * 20
         assert [event.worker for event in one.trace[:12]] != [event.worker for event in other.trace[:12]]
         np.testing.assert_array_equal(parameters(one), parameters(other))
-
-    def test_everybody_pulls_one_version(self):
-        """I5: no push is stale."""
-        reports = run(simulated(Sync(), BATCHES, workers=3), 4)
-        assert [push.staleness for report in reports for push in report.pushes] == [0] * 12
 
     def test_share_of_the_global_batch(self):
         """Each worker accumulates batches until it has its part of the tokens."""
@@ -261,7 +257,7 @@ class TestModelAverage:
 
 class TestBmuf:
     def test_without_momentum_it_is_model_averaging(self):
-        """I17: bit for bit, in both forms (I23)."""
+        """I17: bit for bit, in both forms (I23); with momentum it is not."""
         averaged = simulated(ModelAverage(local_steps=3), BATCHES, workers=2, optimizer="adam", dtype=tf.float32)
         run(averaged, 4)
         for nesterov in (False, True):
@@ -269,13 +265,10 @@ class TestBmuf:
             filtered = simulated(row, BATCHES, workers=2, optimizer="adam", dtype=tf.float32)
             run(filtered, 4)
             np.testing.assert_array_equal(parameters(filtered), parameters(averaged))
-
-    def test_with_momentum_it_is_not(self):
-        """The negative control."""
-        averaged = simulated(ModelAverage(local_steps=3), BATCHES, workers=2)
-        filtered = simulated(Bmuf(local_steps=3, block_momentum=0.3), BATCHES, workers=2)
-        run(averaged, 2), run(filtered, 2)
-        assert distance(averaged, filtered) > DIFFERENT
+        row = Bmuf(local_steps=3, block_momentum=0.3)
+        other = simulated(row, BATCHES, workers=2, optimizer="adam", dtype=tf.float32)
+        run(other, 4)
+        assert distance(averaged, other) > DIFFERENT
 
     def test_of_one_step_of_sgd_is_sync(self):
         """I18, on batches of equal weight."""
@@ -284,15 +277,6 @@ class TestBmuf:
         together = simulated(Sync(), batches, workers=3)
         run(filtered, 4), run(together, 4)
         assert distance(filtered, together) < EXACT
-
-    def test_default_momentum_of_one_worker_is_none(self):
-        """I19: 1 - 1/N is zero for one worker, which makes it plain training."""
-        filtered, alone = (
-            simulated(Bmuf(local_steps=2), BATCHES, workers=1, optimizer="adam"),
-            local(BATCHES, optimizer="adam"),
-        )
-        run(filtered, 3), run(alone, 6)
-        assert distance(filtered, alone) < EXACT
 
     @pytest.mark.parametrize("nesterov", [False, True])
     def test_equals_sgd_with_momentum_on_the_pseudo_gradient(self, nesterov):

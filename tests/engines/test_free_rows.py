@@ -18,7 +18,6 @@ from tests.engines.building import (
     distance,
     local,
     parameters,
-    rounds,
     run,
     simulated,
 )
@@ -123,14 +122,6 @@ class TestAsync:
 
 
 class TestDelayedAsync:
-    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-    def test_one_worker_equals_the_joined_batch(self, optimizer):
-        """I30: τ gradients at one place are the gradient of τ batches."""
-        delayed = simulated(DelayedAsync(delay=3, local_optimizer_batches=0), BATCHES, workers=1, optimizer=optimizer)
-        alone = local(rounds(BATCHES, 3), optimizer=optimizer)
-        run(delayed, 4), run(alone, 4)
-        assert distance(delayed, alone) < EXACT
-
     def test_without_a_local_optimizer_it_gathers(self):
         """I32: the plain delay is asynchronous training on batches of three, in the same order of events."""
         joined = [toy.join(BATCHES[first : first + 9][worker::3]) for first in range(0, 45, 9) for worker in range(3)]
@@ -171,12 +162,6 @@ class TestDelayedAsync:
         )
         run(with_, 6), run(without, 6)
         assert distance(with_, without) > DIFFERENT
-
-    def test_local_sgd_follows_plain_sgd(self):
-        """I34 is I25 with the delay for both intervals."""
-        delayed, alone = simulated(Downpour(push_every=3, pull_every=3), BATCHES, workers=1), local(BATCHES)
-        run(delayed, 4), run(alone, 12)
-        assert distance(delayed, alone) < EXACT
 
     def test_local_optimizer_ends(self):
         """I35: once its steps are over, its slots stand still and matter no more."""
@@ -245,10 +230,3 @@ class TestSummedAsync:
         assert second.state().counters["weight"] == second.state().counters["arrived"] == 0
         run(later, 1)
         assert distance(through, later) > DIFFERENT
-
-    def test_of_one_worker_is_a_delay(self):
-        """I41: nothing moves inside a group, so a pull for each step brings nothing new."""
-        summed = simulated(SummedAsync(summed_pushes=3), BATCHES, workers=1, optimizer="adam")
-        delayed = simulated(DelayedAsync(delay=3, local_optimizer_batches=0), BATCHES, workers=1, optimizer="adam")
-        run(summed, 4), run(delayed, 4)
-        assert distance(summed, delayed) < EXACT

@@ -100,7 +100,7 @@ def plain(updates, optimizer="adam", workers=1):
     ],
 )
 def test_equality_with_plain_training_needs_its_row(equal, other, updates, options, expected):
-    """The negative controls: with one column changed, what equals plain training no longer does."""
+    """The equality of each invariant, and its negative control: with one column changed it no longer holds."""
     found = []
     for row in (equal, other):
         engine = simulated(row, BATCHES, **{"workers": 1, "optimizer": "adam", **options})

@@ -1,6 +1,7 @@
 """What every model must do; a model's test inherits `ModelContract` and gives the model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -55,8 +56,30 @@ def matrix_operations(run: Callable[[], object]) -> float:
     return total
 
 
+def gradient_of(model: Model, layout: Layout, seed=None, dtype=tf.float64) -> Callable:
+    """(parameters, batch) -> its gradient and its sums, by one graph for every shape."""
+    ids = tf.TensorSpec([None, None], tf.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec([layout.size], dtype), ids, ids])
+    def run(parameters, source_ids, target_ids):
+        return forward_backward(model.loss, layout, parameters, Batch(source_ids, target_ids, None), seed)
+
+    return lambda parameters, batch: run(parameters, batch.source_ids, batch.target_ids)
+
+
+@functools.cache
+def _model(contract: "type[ModelContract]") -> Model:
+    return contract().build(contract.settings)
+
+
+@functools.cache
+def _gradient(contract: "type[ModelContract]", is_dropping: bool) -> Callable:
+    model = _model(contract)
+    return gradient_of(model, Layout(model.parameters), SEED if is_dropping else None)
+
+
 class ModelContract:
-    """Inherited by the test of each model."""
+    """Inherited by the test of each model, whose tests share its graphs: to build them takes most of the time."""
 
     settings: ModelSettings
 
@@ -66,25 +89,29 @@ class ModelContract:
 
     @pytest.fixture
     def model(self) -> Model:
-        return self.build(self.settings)
+        return _model(type(self))
 
     @pytest.fixture
     def layout(self, model) -> Layout:
         return Layout(model.parameters)
+
+    @pytest.fixture
+    def gradient(self) -> Callable:
+        return _gradient(type(self), is_dropping=False)
+
+    @pytest.fixture
+    def dropout_gradient(self) -> Callable:
+        return _gradient(type(self), is_dropping=True)
 
     def parameters(self, layout: Layout, dtype=tf.float64) -> tf.Tensor:
         """Initial values moved a little, so that no scale is 1 and no bias 0."""
         moved = 0.1 * tf.random.stateless_normal([layout.size], [5, 6], dtype=tf.float64)
         return tf.cast(tf.cast(layout.initialize(1), tf.float64) + moved, dtype)
 
-    def gradient(self, model, layout, parameters, batch, seed=None):
-        run = tf.function(lambda parameters: forward_backward(model.loss, layout, parameters, batch, seed))
-        return run(parameters)
-
-    @pytest.mark.parametrize("seed", [None, SEED], ids=["plain", "dropout"])
-    def test_gradient_equals_finite_differences(self, model, layout, seed):
+    @pytest.mark.parametrize("name, seed", [("gradient", None), ("dropout_gradient", SEED)], ids=["plain", "dropout"])
+    def test_gradient_equals_finite_differences(self, model, layout, name, seed, request):
         parameters, batch = self.parameters(layout), make_batch()
-        gradient, _ = self.gradient(model, layout, parameters, batch, seed)
+        gradient, _ = request.getfixturevalue(name)(parameters, batch)
         loss = tf.function(lambda vector: model.loss(layout.unpack(vector), batch, seed).loss)
         step = 1e-5
         for place, parameter in enumerate(layout.parameters):
@@ -96,37 +123,34 @@ class ModelContract:
             slope = np.dot(gradient.numpy(), direction)
             np.testing.assert_allclose(slope, difference / (2 * step), rtol=1e-5, atol=1e-6, err_msg=parameter.name)
 
-    def test_padding_changes_nothing(self, model, layout):
+    def test_padding_changes_nothing(self, model, layout, gradient):
         parameters = self.parameters(layout)
-        gradient, sums = self.gradient(model, layout, parameters, make_batch())
-        padded_gradient, padded_sums = self.gradient(model, layout, parameters, make_batch(extra=3))
+        own, sums = gradient(parameters, make_batch())
+        padded_gradient, padded_sums = gradient(parameters, make_batch(extra=3))
         for name, total, padded in zip(sums._fields, sums, padded_sums):
             np.testing.assert_allclose(total, padded, rtol=1e-12, err_msg=name)
-        np.testing.assert_allclose(gradient, padded_gradient, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(own, padded_gradient, rtol=1e-9, atol=1e-10)
         padded_batch = make_batch(extra=3)
         scores = model.log_probabilities(layout.unpack(parameters), make_batch())
         padded_scores = model.log_probabilities(layout.unpack(parameters), padded_batch)
         np.testing.assert_allclose(scores, padded_scores[:, :-3], rtol=1e-6)
         assert not np.any(padded_scores.numpy()[padded_batch.target_ids.numpy() == PAD_ID])
 
-    def test_halves_sum_to_the_whole(self, model, layout):
+    def test_halves_sum_to_the_whole(self, layout, gradient):
         parameters, batch = self.parameters(layout), make_batch()
-        whole = self.gradient(model, layout, parameters, batch)
+        whole = gradient(parameters, batch)
         halves = [
-            self.gradient(model, layout, parameters, Batch(batch.source_ids[part], batch.target_ids[part], None))
+            gradient(parameters, Batch(batch.source_ids[part], batch.target_ids[part], None))
             for part in (slice(0, 1), slice(1, 3))
         ]
         for total, first, second in zip(*(tf.nest.flatten(part) for part in (whole, *halves))):
             np.testing.assert_allclose(total, first + second, rtol=1e-9, atol=1e-10)
 
-    @pytest.mark.parametrize("streams", [2, 4])
-    def test_parts_side_by_side_sum_to_the_whole(self, model, layout, streams):
-        """Four streams of three sentences: one of them has nothing to do."""
-        parameters, batch = self.parameters(layout), make_batch()
-        cut = tf.function(lambda vector: forward_backward(in_streams(model.loss, streams), layout, vector, batch, None))
-        for total, parts in zip(
-            *map(tf.nest.flatten, (self.gradient(model, layout, parameters, batch), cut(parameters)))
-        ):
+    def test_parts_side_by_side_sum_to_the_whole(self, model, layout, gradient):
+        """Three streams of two sentences: one of them has nothing to do."""
+        parameters, batch = self.parameters(layout), make_batch((4, 6), (5, 3))
+        cut = tf.function(lambda vector: forward_backward(in_streams(model.loss, 3), layout, vector, batch, None))
+        for total, parts in zip(*map(tf.nest.flatten, (gradient(parameters, batch), cut(parameters)))):
             np.testing.assert_allclose(total, parts, rtol=1e-9, atol=1e-10)
 
     def test_loss_is_that_of_the_log_probabilities(self, model, layout):
@@ -177,7 +201,7 @@ class ModelContract:
         for precision in ("float32", "bfloat16"):
             model = self.build(dataclasses.replace(self.settings, precision=precision))
             parameters = self.parameters(layout, tf.float32)
-            views_of[precision] = self.gradient(model, layout, parameters, make_batch())
+            views_of[precision] = gradient_of(model, layout, dtype=tf.float32)(parameters, make_batch())
             assert {parameter.name for parameter in model.parameters} == {p.name for p in layout.parameters}
         (exact, exact_sums), (rounded, rounded_sums) = views_of.values()
         assert rounded.dtype == tf.float32
@@ -185,16 +209,7 @@ class ModelContract:
         cosine = np.dot(exact, rounded) / np.linalg.norm(exact) / np.linalg.norm(rounded)
         assert cosine > 0.99, cosine
 
-    def test_one_graph_serves_every_shape(self, model, layout):
-        parameters, traces = self.parameters(layout, tf.float32), []
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2)
-        def run(source_ids, target_ids):
-            traces.append(1)
-            batch = Batch(source_ids, target_ids, tf.zeros([3], tf.int64))
-            return forward_backward(model.loss, layout, parameters, batch, SEED)[1].loss
-
+    def test_one_graph_serves_every_shape(self, layout, dropout_gradient):
         for lengths in ((4, 6), (3,)):
-            batch = make_batch(lengths, lengths)
-            assert np.isfinite(run(batch.source_ids, batch.target_ids))
-        assert len(traces) == 1
+            gradient, sums = dropout_gradient(self.parameters(layout), make_batch(lengths, lengths))
+            assert np.isfinite(sums.loss) and np.isfinite(gradient).all()

@@ -5,11 +5,14 @@ import pathlib
 
 import sentencepiece
 import tensorflow as tf
-import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
 
+from tfnmt import runtime
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID
 from tfnmt.errors import UserError
+
+with runtime.without_keras():
+    import tensorflow_text as tf_text
 
 JOINT_NAME = "vocabulary.model"
 SOURCE_NAME = "vocabulary.source.model"
