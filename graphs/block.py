@@ -16,6 +16,7 @@ from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
 from graphs.fragments import WHOLE_VECTOR, Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
+from graphs.staleness import pulled_of
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -23,7 +24,11 @@ Vectors = Mapping[str, Any]
 """Vectors [size] by name. They may be tensors or variables: an operation reads a variable when it runs."""
 
 Outbox = Sequence[tf.Variable]
-"""Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server."""
+"""Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server.
+
+Behind them, for a row that compensates staleness, there is one for each shard of what the worker has pulled. It is part
+of the outbox, because a worker may pull again while its last payload waits.
+"""
 
 Reduce = Callable[[Outbox, tf.Tensor], Any]
 """(outbox, weight of the payload in it) -> what is there once all workers' payloads are summed."""
@@ -211,7 +216,8 @@ class BlockGraph:
                     travelling, done = [], self._merge(part, replica, travelling)
                 else:
                     part = self._fragment(action, fragment)
-                    version, clock, done = self._pull(action.kind, part, replica, began)
+                    pulled = pulled_of(outbox, self._payload_vectors, len(self.server.shards))
+                    version, clock, done = self._pull(action.kind, part, replica, began, pulled)
                     work = work._replace(version=version, clock=self._clock(clock, work.sums))
                     travelling, done = (done, [began]) if action.kind == FETCH else ([], done)
             with tf.control_dependencies(done):
@@ -226,8 +232,12 @@ class BlockGraph:
         """The clock of the servers, and the steps of this block, which they do not know yet."""
         return servers + (sums.steps if self.exchange.trains_replicas else 0.0)
 
+    @property
+    def _payload_vectors(self) -> int:
+        return 1 + len(self.local.averaged if self.local else ())
+
     def _pull(
-        self, kind: str, fragment: Fragment, replica: Replica, began: tf.Tensor
+        self, kind: str, fragment: Fragment, replica: Replica, began: tf.Tensor, pulled: Outbox
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
         """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
@@ -237,7 +247,7 @@ class BlockGraph:
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         held = Held(replica.vectors, fragment)
         with tf.control_dependencies([version, steps]):
-            servers = self._server_parameters(kind, fragment, replica)
+            servers = self._server_parameters(kind, fragment, replica, pulled)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
         if kind == FETCH:
@@ -259,15 +269,23 @@ class BlockGraph:
             return WHOLE_VECTOR
         return Fragment((pushed - meeting.back) % self.fragments, self.fragments)
 
-    def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica) -> tf.Tensor:
-        """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now."""
+    def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica, pulled: Outbox) -> tf.Tensor:
+        """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now.
+
+        The variables `pulled`, if there are any, take the same.
+        """
         shards = self.server.shards
         if self.pull_encoding is DENSE:
-            return pull([shard.parameters for shard in shards], fragment)
+            return pull_whole(shards, pulled) if pulled else pull([shard.parameters for shard in shards], fragment)
         if kind == WHOLE:
-            return pull_whole(shards, replica.copies)
-        known = fragment.take(replica.vectors[KNOWN].read_value())
-        return pull_change(self.pull_encoding, shards, replica.copies, known, fragment)
+            servers = pull_whole(shards, replica.copies)
+        else:
+            known = fragment.take(replica.vectors[KNOWN].read_value())
+            servers = pull_change(self.pull_encoding, shards, replica.copies, known, fragment)
+        for copy, variable in zip(replica.copies, pulled):
+            with tf.device(variable.device):
+                variable.assign(copy.read_value())
+        return servers
 
     def _merge(self, fragment: Fragment, replica: Replica, fetched: Sequence[Any]) -> list[Any]:
         """Does with what was fetched what a pull would have done at once; the last operations."""

@@ -165,8 +165,18 @@ class Update(NamedTuple):
     momentum_norm: tf.Tensor  # scalar, of the momentum that the servers carry from update to update; 0 for none
 
 
+Correct = Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
+"""The pieces of a payload as they arrived, each on its server -> as they count."""
+
+
 def receive(
-    server: ServerVariables, payload: Sequence[tf.Variable], weight: tf.Tensor, encoding: Encoding = DENSE
+    server: ServerVariables,
+    payload: Sequence[tf.Variable],
+    weight: tf.Tensor,
+    encoding: Encoding = DENSE,
+    *,
+    share: tf.Tensor | None = None,
+    correct: Correct | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
@@ -175,19 +185,21 @@ def receive(
       payload: variables, each on the device of its shard, of one vector behind the other.
       weight: what the payload adds to the divisor of the sum, a float64 scalar; a payload of weight 0 is left out.
       encoding: how the payload has travelled.
+      share: of the payload and of its weight that counts, a float64 scalar; None for all.
+      correct: changes the payload; None for nothing.
 
     Returns:
       Whether it was taken; its first element that is not finite, -1 when all are; and its norm.
     """
-    pieces = _decoded(server, payload, weight, encoding)
+    pieces = _decoded(server, payload, weight, encoding, correct)
     norm = _norm(server, pieces)
     taken = tf.math.is_finite(norm)
 
     def take() -> tf.Tensor:
         for variable, piece in zip(server.received(), pieces):
             with tf.device(variable.device):
-                variable.assign_add(piece)
-        server.weight.assign_add(weight)
+                variable.assign_add(piece if share is None else piece * tf.cast(share, piece.dtype))
+        server.weight.assign_add(weight if share is None else weight * share)
         return tf.constant(-1, tf.int64)
 
     return taken, tf.cond(taken & (weight > 0), take, lambda: _first_nonfinite(server, pieces)), norm
@@ -225,6 +237,8 @@ def update_from(
     *,
     encoding: Encoding = DENSE,
     square: tf.Tensor | None = None,
+    share: tf.Tensor | None = None,
+    correct: Correct | None = None,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -238,13 +252,16 @@ def update_from(
       learning_rate: version -> scalar.
       clip_norm: largest norm of the mean; 0 for no clipping.
       average_weight: weight of the newest parameters in the moving average, a scalar.
-      local_updates: local updates of all workers for the payload, their sum, a float64 scalar.
+      local_updates: local updates of a worker for its payload, the mean over the payloads, a float64 scalar.
       steps: local steps of each worker for the payload, the mean over all workers, a float64 scalar.
       encoding: how the payload has travelled.
       square: squared norm of the whole payload, where these servers have a part of it; None where they have all.
+      share: of the mean by which the servers move, a scalar; None for all.
+      correct: changes the payload; None for nothing.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    return _update(server, _decoded(server, payload, weight, encoding), weight, learning_rate, *numbers, square)
+    pieces = _decoded(server, payload, weight, encoding, correct)
+    return _update(server, pieces, weight, learning_rate, *numbers, square, share)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -259,13 +276,14 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
 
 
 def _update(
-    server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps, square=None
+    server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps, square=None, share=None
 ) -> Update:
     assert server.update is not None
     own, slots_of_workers = pieces[: len(server.shards)], pieces[len(server.shards) :]
-    version, updates_each = server.version.read_value(), local_updates / tf.maximum(weight, 1)
-    weight = tf.cast(weight, pieces[0].dtype)
-    norm = (_norm(server, own) if square is None else tf.cast(tf.sqrt(square), weight.dtype)) / tf.maximum(weight, 1)
+    divisor = tf.where(weight > 0, weight, tf.ones_like(weight))
+    version = server.version.read_value()
+    weight, divisor = (tf.cast(number, pieces[0].dtype) for number in (weight, divisor))
+    norm = (_norm(server, own) if square is None else tf.cast(tf.sqrt(square), weight.dtype)) / divisor
     rate = learning_rate(version)
     applied = tf.math.is_finite(norm) & (weight > 0)
     if slots_of_workers:
@@ -274,6 +292,7 @@ def _update(
     def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.
         factor = clip_factor(norm, clip_norm) / (1 if server.update.reads_sum else weight)
+        factor = factor if share is None else factor * tf.cast(share, factor.dtype)
         updates = server.updates.read_value()
         for shard, piece in zip(server.shards, own):
             with tf.device(shard.device):
@@ -286,7 +305,7 @@ def _update(
             with tf.device(mean.device):
                 mean.assign(piece / weight)
         if slots_of_workers:
-            server.local_updates.assign_add(updates_each)
+            server.local_updates.assign_add(local_updates)
         # The version is counted last, which nothing else ensures: a worker that pulls meanwhile must not read a version
         # whose parameters are not there yet.
         with tf.control_dependencies(_read(server, [shard.parameters for shard in server.shards])):
@@ -315,13 +334,15 @@ def _move_average(shard: ServerShard, evaluated: str, weight: tf.Tensor | float)
     shard.average.assign_add(tf.cast(weight, newest.dtype) * (newest - shard.average))
 
 
-def _decoded(server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding) -> list[tf.Tensor]:
-    """The pieces of a payload as they were before they travelled, each on its server."""
+def _decoded(
+    server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding, correct: Correct | None
+) -> Sequence[tf.Tensor]:
+    """The pieces of a payload as they were before they travelled, and corrected, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
     for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
         with tf.device(shard.device):
             decoded.append(encoding.decode(piece, weight, shard.parameters.shape[0], dtype))
-    return decoded
+    return correct(decoded) if correct else decoded
 
 
 def _read(server: ServerVariables, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

@@ -23,6 +23,7 @@ def ring_allreduce(
     weight: tf.Tensor,
     numbers: tf.Tensor,
     encoding: Encoding = DENSE,
+    weighted: bool = False,
 ) -> tf.Tensor:
     """Replaces the payload by the sum of all ranks' payloads.
 
@@ -32,6 +33,7 @@ def ring_allreduce(
       weight: what the payload adds to the divisor of the sum, a float64 scalar.
       numbers: float64 [k], which all ranks get unchanged.
       encoding: how payloads travel; all are encoded with the weight of their sum, and are added up so.
+      weighted: whether a payload is a mean, of which the sum takes as much as its weight is of the first one's.
 
     Returns:
       float64 [N, 3 + k], a row of each rank: the weight that counted; of its payload, the index of the first element
@@ -42,7 +44,11 @@ def ring_allreduce(
     seen = _look_at([own])
     counts = (seen[0] < 0) & (weight > 0)
     kept = tf.cond(counts, lambda: own, lambda: tf.zeros_like(own))
-    table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), seen, numbers)
+    weight = tf.where(counts, weight, tf.zeros_like(weight))
+    table = _exchange(transport, weight, seen, numbers)
+    if weighted:
+        unit = _unit(table)
+        table, kept = _relative(table, unit), kept * tf.cast(weight / unit, kept.dtype)
     total = tf.reduce_sum(table[:, 0])
     sums = transport.allreduce(encoding.encode(kept, total), "payload")
     summed = encoding.decode(sums, total, own.shape[0], own.dtype)
@@ -58,6 +64,7 @@ def ring_allgather(
     numbers: tf.Tensor,
     summed: Sequence[tf.Variable],
     encoding: Encoding,
+    weighted: bool = False,
 ) -> tf.Tensor:
     """Sums all ranks' payloads where these are encoded such that they cannot be added up on the way.
 
@@ -71,19 +78,23 @@ def ring_allgather(
       numbers: float64 [k], which all ranks get unchanged.
       summed: one variable [size], which is set to the sum.
       encoding: how payloads travel.
+      weighted: see `ring_allreduce`; such payloads were encoded with a weight of one.
 
     Returns:
       The table of `ring_allreduce`.
     """
     (own,), (total,) = payload, summed
     size, dtype = total.shape[0], total.dtype
-    seen = _look_at([encoding.decode(own.read_value(), weight, size, dtype)])
+    seen = _look_at([encoding.decode(own.read_value(), tf.ones_like(weight) if weighted else weight, size, dtype)])
     counts = (seen[0] < 0) & (weight > 0)
     table = _exchange(transport, tf.where(counts, weight, tf.zeros_like(weight)), seen, numbers)
+    table = _relative(table, _unit(table)) if weighted else table
     gathered, weights = transport.allgather(own.read_value()[tf.newaxis], "payload"), table[:, 0]
 
     def add(rank: tf.Tensor, so_far: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        more = encoding.decode(tf.ensure_shape(gathered[rank], own.shape), weights[rank], size, dtype)
+        sent, of_one = tf.ensure_shape(gathered[rank], own.shape), weights[rank]
+        more = encoding.decode(sent, tf.ones_like(of_one) if weighted else of_one, size, dtype)
+        more = more * tf.cast(of_one, dtype) if weighted else more
         return rank + 1, so_far + tf.where(weights[rank] > 0, more, tf.zeros_like(more))
 
     # One at a time: all at once would be as many vectors as there are ranks.
@@ -184,6 +195,16 @@ def _look_at(pieces: Sequence[tf.Tensor]) -> tf.Tensor:
     half = tf.add_n([tf.nn.l2_loss(piece) for piece in pieces])
     all_finite, look = tf.constant(-1, tf.int64), lambda: first_nonfinite(tf.concat(pieces, axis=0))
     return pack_scalars([tf.cond(tf.math.is_finite(half), lambda: all_finite, look), 2 * half])
+
+
+def _unit(table: tf.Tensor) -> tf.Tensor:
+    """The first weight that counts, a scalar; one without any."""
+    return tf.concat([tf.boolean_mask(table[:, 0], table[:, 0] > 0), tf.ones([1], table.dtype)], axis=0)[0]
+
+
+def _relative(table: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
+    """The table with its weights as multiples of `unit`."""
+    return tf.concat([table[:, :1] / unit, table[:, 1:]], axis=1)
 
 
 def _exchange(transport: Transport, weight: tf.Tensor, seen: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:

@@ -44,6 +44,8 @@ def _parse(*words: str) -> Settings:
         "--plateau_patience=2 --schedule=cosine",
         "--subword_alpha=0.5",
         "--law_tokens=9",
+        "--law_start_tokens=9",
+        "--law_ramp_updates=9 --learning_rate_law=words",
         "--warm_start_law=linear",
     ],
 )
@@ -64,6 +66,7 @@ def test_what_does_nothing_is_refused(words):
         "--schedule=cosine --decay_updates=9 --final_learning_rate=1e-5",
         "--schedule=plateau --plateau_patience=2 --plateau_factor=0.3",
         "--subword_nbest=-1 --subword_alpha=0.5",
+        "--learning_rate_law=words --law_start_tokens=7200 --law_ramp_updates=9",
     ],
 )
 def test_what_does_something_is_not(words):

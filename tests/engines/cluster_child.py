@@ -13,8 +13,11 @@ import time
 from tfnmt import runtime  # before TensorFlow, whose start it makes quiet
 
 # isort: split
+import numpy as np
+
 from tests import toy
 from tests.engines.building import (
+    CONSTANT,
     CONTRACT,
     PLATEAU,
     SCHEDULE,
@@ -25,7 +28,7 @@ from tests.engines.building import (
     run_with_pauses,
     simulated,
 )
-from tests.engines.rows import ROWS, WITHOUT_BARRIER
+from tests.engines.rows import ROWS, WITHOUT_BARRIER, columns
 from tests.engines.traffic import received_bytes
 from tests.listeners import interfaces
 from tfnmt.cluster.addresses import Cluster, ClusterSettings, find_cluster
@@ -205,6 +208,47 @@ def wait(team: Team, row: str) -> dict:
         "delivered": [engine._pace.pushed(worker) for worker in range(first // 2)],
         "contained_at_the_end": [worker["block"] for worker in last.counters["workers"]],
     }
+
+
+def stale(team: Team, row: str) -> dict:
+    """What pushes were computed at, and how they move the servers.
+
+    The first ones wait until all workers have two, and each for its worker's next, which has pulled since.
+    """
+    engine, shards, pushes = team.engine(row, optimizer="sgd", schedule=CONSTANT), team.options["servers"], 6
+    servers, rule = engine._servers, columns(row).staleness
+    absorb, deadline = servers.absorb, time.monotonic() + 60
+    held, found = {0: servers.state().vectors["parameters"]}, []
+
+    def absorb_late(push, waits):
+        def may_go() -> bool:
+            least = min(map(engine._pace.pushed, range(team.options["workers"])))
+            return least >= 2 and engine._pace.pushed(push.worker) > push.block
+
+        while push.block <= 2 and not may_go() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        report, theta = absorb(push, waits), held[servers.version - 1]
+        gradient, pulled = (np.concatenate([part.numpy() for part in parts]) for parts in _halves(push.payload, shards))
+        age, mean = servers.version - 1 - push.version, gradient / push.work.sums.target_tokens
+        held[servers.version] = theta - 0.1 * rule.share(age) * (mean + rule.strength(age) * mean**2 * (theta - pulled))
+        found.append(
+            {
+                "age": age,
+                "pulled": float(abs(pulled - held[push.version]).max()),
+                "pulled_later": float(abs(pulled - theta).max()),
+                "distance": float(abs(servers.state().vectors["parameters"] - held[servers.version]).max()),
+            }
+        )
+        return report
+
+    servers.absorb = absorb_late
+    run(engine, pushes)
+    engine.stop()
+    return {"pushes": found[:pushes]}
+
+
+def _halves(variables, shards: int):
+    return variables[:shards], variables[shards:]
 
 
 def plateau(team: Team, row: str) -> dict:

@@ -22,6 +22,7 @@ from tfnmt.errors import LostError
 from tfnmt.layout import Layout, Parameter
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Async, Bmuf, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
+from tfnmt.strategies.asynchronous import FreeRunning
 
 WORKERS, SERVERS = 2, 2
 PLACES = 1 << 16
@@ -175,7 +176,7 @@ def _train(cluster, connection, directory, row, options):
     model = CountingModel(directory, steps, of_mean=isinstance(row, Downpour))
     options = {"workers": WORKERS, "servers": SERVERS, "model": model, **options}
     engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
-    reports = _killed(engine, connection, is_free=isinstance(row, Async))
+    reports = _killed(engine, connection, is_free=isinstance(row, FreeRunning))
     state = engine.state()
     facts = {
         "updates": [report.update for report in reports],
@@ -186,7 +187,7 @@ def _train(cluster, connection, directory, row, options):
         "losses": [report.loss for report in reports],
         "interface_of_chief": interfaces()[int(cluster.chief.rpartition(":")[2])],
     }
-    if isinstance(row, Async):
+    if isinstance(row, FreeRunning):
         return facts | {"wrongly_counted": wrongly_counted(state)}
     undisturbed = build(InTurn, row, make_batches, **options)
     expected = undisturbed.run(len(reports))

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import STRATEGIES, Async, Bmuf
+from tfnmt.strategies import STRATEGIES, Async, Bmuf, ModelAverage, SummedAsync
 from tfnmt.strategies.streaming import Streaming
 
 _SHORT = {
@@ -26,8 +26,11 @@ def _shortened(settings):
 ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if name != "single"} | {
     "bmuf_classical": Bmuf(local_steps=2, block_momentum=0.5, block_nesterov=False),
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
+    "weighted": ModelAverage(local_steps=2, payload_weights="tokens"),
     "bounded": Async(slack=1),
     "streaming": Streaming(local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5),
+    "compensated": Async(staleness_exponent=1.0, compensation_lambda=0.5),
+    "stale": SummedAsync(summed_pushes=3, staleness_exponent=1.0, compensation_lambda=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
 }
 

@@ -38,6 +38,7 @@ def _two_workers():
         *(f"servers:{row}" for row in MOVED),
         "fall:model_average",
         "wait:async",
+        "stale:compensated",
     ]
     others += [
         "plateau:sync",
@@ -110,6 +111,14 @@ def test_workers_of_a_free_row_compute_while_their_pushes_wait(two_workers):
     assert found["staleness"] == [0, 1, 2, 3]
     assert min(found["contained"]) >= 2
     assert found["contained_at_the_end"] == found["delivered"]
+
+
+def test_stale_payloads_are_compensated_by_what_was_pulled_for_them(two_workers):
+    """Though their workers have pulled again since; an update is the equation's, in NumPy."""
+    pushes = two_workers["stale:compensated"]["pushes"]
+    assert [push["age"] for push in pushes[:4]] == [0, 1, 2, 3]
+    assert max(push["distance"] for push in pushes) < 1e-12
+    assert max(push["pulled"] for push in pushes[:4]) == 0 < pushes[3]["pulled_later"]
 
 
 @pytest.mark.parametrize("row", ["sync", "model_average"])

@@ -33,6 +33,19 @@ def test_the_law_is_what_is_said(row, law, factor, said):
     assert rates.describe() == said
 
 
+@pytest.mark.parametrize("clock, tokens", [(0, 7200), (1000, 5880), (4000, 1920), (9000, 1920)])
+@pytest.mark.parametrize("row", [Sync(), ModelAverage()])
+def test_the_law_of_words_may_begin_with_more_tokens(row, clock, tokens):
+    """The published warm-up: 1.32 fewer at each of 4,000."""
+    settings = StrategySettings(learning_rate_law="words", law_start_tokens=7200)
+    schedule = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
+    rates = LearningRates(schedule, settings, phases(settings, row, 1, OptimizerSettings())[-1])
+    rate = rates.of_worker if isinstance(row, ModelAverage) else rates.of_server
+    found = rate(tf.constant(clock, tf.int64), tf.constant(480.0), tf.constant(1.0), tf.constant(1.0))
+    assert float(found) == pytest.approx(0.1 * 480 / tokens)
+    assert rates.describe() == "times target tokens over 7,200 to 1,920"
+
+
 @pytest.mark.parametrize("row, factor", [(Downpour(local_rate=0.5), 0.5 * 2), (ModelAverage(), 4 * 2)])
 def test_a_local_step_averages_its_own_batches_or_those_of_all_replicas(row, factor):
     """Of four workers, by the linear law, for a step of two batches."""

@@ -45,6 +45,7 @@ def report(ledger, applied=True):
 
 def test_nobody_has_done_anything_at_first(ledger):
     nothing = {"version": 0, "steps": 0.0, "phase_began": 0, "arrived": 0, "sums": NO_SUMS}
+    nothing |= {"weight": 0.0, "whole_weight": 0.0, "unit": 0.0}
     nothing["noise"] = NoiseScale()._asdict()
     assert ledger.counters() == {**nothing, "workers": [{"block": 0, "step": 0, "position": None}] * 2}
 
@@ -83,6 +84,28 @@ def test_a_duplicate_is_told_of_and_not_counted(ledger):
     ledger.note(push(0, 1, 1), Waits(), "it was a duplicate", (8, 4))
     assert ledger.arrived == 1
     assert [each.refused for each in report(ledger).pushes] == [None, "it was a duplicate"]
+
+
+def test_what_is_dropped_has_come_and_no_update_counts_it(ledger):
+    take(ledger, push(0, 1, 1))
+    ledger.drop(push(1, 1, 1), Waits(), "it was old", (8, 4))
+    assert ledger.progress == [Progress(1, 1, (0, 0, 1))] * 2
+    assert (ledger.arrived, ledger.sums.target_tokens) == (1, 10.0)
+    found = report(ledger, applied=False)
+    assert [each.dropped for each in found.pushes] == [False, True]
+    assert "old" not in found.skipped
+
+
+def test_the_share_that_counts_is_of_the_weight_of_what_counts(ledger):
+    assert ledger.mean_share() == 1.0
+    for number, (weight, share) in enumerate([(3.0, 1.0), (6.0, 0.5)]):
+        ledger.count(push(number, 1, 1), Waits(), None, (8, 4), weight=weight, share=share)
+    ledger.count(push(0, 2, 2), Waits(), "it was bad", (8, 4), weight=99.0, share=0.1)
+    same = Ledger(2, lambda: 0.0)
+    same.restore(json.loads(json.dumps(ledger.counters())), phase_began=0)
+    assert same.mean_share() == ledger.mean_share() == 6 / 9
+    report(ledger)
+    assert ledger.mean_share() == 1.0
 
 
 def test_seconds_leave_out_a_pause(ledger, clock):

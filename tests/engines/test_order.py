@@ -8,6 +8,7 @@ from graphs.encodings import DENSE
 from graphs.work import NO_SUMS
 from tests import toy
 from tests.engines.building import build
+from tfnmt.engines.server_graph import Arrived, Numbers
 from tfnmt.engines.servers import UpdateSequence
 from tfnmt.strategies import Downpour, ModelAverage, Single
 from tfnmt.strategies.elastic import Elastic
@@ -70,8 +71,10 @@ def test_a_wait_for_data_begins_before_the_reader_is_asked():
 def test_the_version_counts_behind_the_update():
     """Nothing else would hold it back: it is another variable."""
     servers = build(UpdateSequence, Single(), BATCHES, options={"workers": 1})
-    numbers = [tf.constant(1.0, tf.float64)] * 7
-    graph = servers._update_from[0].get_concrete_function(DENSE, servers.new_outbox(), *numbers).graph
+    one = tf.constant(1.0, tf.float64)
+    arrived, numbers = Arrived(servers.new_outbox(), one, one), Numbers(*[one] * len(Numbers._fields))
+    (graphs,) = servers._graphs
+    graph = graphs.update_from.get_concrete_function(DENSE, arrived, numbers).graph
     (choice,) = [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
     branch = graph._get_function(choice.get_attr("then_branch").name).graph
     counts = [operation for operation in branch.get_operations() if operation.type == "AssignAddVariableOp"]

@@ -44,7 +44,7 @@ def test_slots_are_replaced_by_their_mean():
     assert (found.nonfinite_at, found.momentum_norm, made.version.numpy(), made.steps.numpy()) == (-1, 0, 1, 2)
     np.testing.assert_array_equal(held(made)["parameters"], [2.0] * 4)
     np.testing.assert_array_equal(held(made)["local_m"], [1.0, 1.0, 1.0, 6.0])
-    assert made.local_updates.numpy() == 1.5
+    assert made.local_updates.numpy() == 3.0
     assert found.norm == 4.0
     assert not np.any([held(made)[name] for name in ("received", "received_m")])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.encodings import DENSE, Half
-from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allreduce
+from graphs.encodings import DENSE, Half, Integers
+from graphs.ring_allreduce import exchange_numbers, pack_sums, parameter_sums, ring_allgather, ring_allreduce
 from tests import toy
 from tests.graphs.threads import Threads
 
@@ -17,13 +17,13 @@ def scalar(number):
     return tf.constant(number, tf.float64)
 
 
-def reduce(vectors, weights=WEIGHTS, encoding=DENSE):
+def reduce(vectors, weights=WEIGHTS, encoding=DENSE, weighted=False):
     """Each rank's payload, of two variables, and its table, behind the reduction."""
 
     def work(transport, rank):
         payload = [tf.Variable(part) for part in np.split(vectors[rank], 2)]
         numbers = tf.constant([10.0 * rank], tf.float64)
-        table = ring_allreduce(transport, payload, scalar(weights[rank]), numbers, encoding)
+        table = ring_allreduce(transport, payload, scalar(weights[rank]), numbers, encoding, weighted)
         return np.concatenate(payload), table.numpy()
 
     return Threads(len(vectors)).run(work)
@@ -35,6 +35,39 @@ def test_all_ranks_get_the_sum_and_everybody_s_numbers():
         squares = [np.sum(vector**2) for vector in VECTORS]
         expected = [[weight, -1, squares[rank], 10 * rank] for rank, weight in enumerate(WEIGHTS)]
         np.testing.assert_allclose(table, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("weights, shares", [((2.0, 3.0, 5.0), (1.0, 1.5, 2.5)), ((0.0, 4.0, 2.0), (0.0, 1.0, 0.5))])
+def test_a_mean_is_summed_as_often_as_it_counts_beside_the_first(weights, shares):
+    for payload, table in reduce(VECTORS, weights, weighted=True):
+        np.testing.assert_allclose(payload, shares @ VECTORS, rtol=1e-15)
+        assert table[:, 0].tolist() == list(shares)
+        assert table[:, 3].tolist() == [0, 10, 20]
+
+
+def test_means_that_count_alike_are_summed_bit_for_bit_as_without_weights():
+    """Though 0.3 of a number and the third of it are not."""
+    for (payload, _), (other, table) in zip(reduce(VECTORS), reduce(VECTORS, (0.3, 0.3, 0.3), weighted=True)):
+        np.testing.assert_array_equal(payload, other)
+        assert table[:, 0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("weights, shares", [((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)), ((2.0, 0.0, 5.0), (1.0, 0.0, 2.5))])
+def test_gathered_means_count_as_summed_ones_do(weights, shares):
+    """They were encoded with a weight of one."""
+    vectors = np.sign(np.arange(24.0).reshape(3, 8) - 11.5)  # of which 8-bit integers lose nothing
+    encoding = Integers(8)
+
+    def work(transport, rank):
+        payload = [tf.Variable(encoding.encode(tf.constant(vectors[rank]), scalar(1.0)))]
+        total, numbers = tf.Variable(np.zeros(8)), tf.constant([10.0 * rank], tf.float64)
+        arguments = (transport, payload, scalar(weights[rank]), numbers, [total], encoding, True)
+        table = ring_allgather(*arguments)
+        return total.numpy(), table.numpy()
+
+    for total, table in Threads(3).run(work):
+        np.testing.assert_allclose(total, shares @ vectors, rtol=1e-6)
+        assert table[:, 0].tolist() == list(shares)
 
 
 @pytest.mark.parametrize("bad, place", [(np.nan, 5), (-np.inf, 0)])

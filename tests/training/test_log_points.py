@@ -37,6 +37,7 @@ def test_values_of_three_pushes():
     assert _values(_at(*pushes), "workers") == {
         "workers/pushes_per_second": 3 / 2,
         "workers/refused_pushes_per_second": 1 / 2,
+        "workers/dropped_pushes_per_second": 0,
         "workers/skipped_steps_per_second": 3 / 2,
         "workers/mean_staleness": 2 / 3,
         "workers/max_staleness": 2,
@@ -52,6 +53,12 @@ def test_values_of_three_pushes():
         "workers_speed/target_tokens_per_second_of_0": 50.0,
         "workers_speed/target_tokens_per_second_of_1": 25.0,
     }
+
+
+def test_what_is_dropped_is_refused_too():
+    pushes = [pushed(0, refused="a duplicate"), pushed(1, refused="it was 3 updates old", dropped=True), pushed(2)]
+    found = _values(_at(*pushes), "workers")
+    assert found["workers/refused_pushes_per_second"] == 2 * found["workers/dropped_pushes_per_second"] > 0
 
 
 def test_no_pushes_have_no_values():

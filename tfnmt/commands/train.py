@@ -205,6 +205,7 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     payloads = session.payloads(row) + (row.quorum > 1)  # on their way, and their sum
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     copies = session.workers * (row.pull_encoding is not DENSE)  # of what each worker knows
+    copies += session.payloads(row) * (row.staleness.compensation > 0)  # of what each had pulled for its payload
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors + copies
     of_worker = 1 + len(row.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = session.elements(layout) * 4 / 1e6

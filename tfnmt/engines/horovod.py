@@ -178,6 +178,8 @@ class HorovodEngine(Engine):
             reduction = functools.partial(ring_allgather, transport, summed=self._summed, encoding=encoding)
         else:
             reduction = functools.partial(ring_allreduce, transport, encoding=encoding)
+        if servers.strategy.payload_weight is not None:  # of a row that takes local steps, whose payloads travel whole
+            reduction = functools.partial(reduction, weighted=True)
         reduce = None
         if servers.strategy.overlaps:
             reduce, reduction = self._within_blocks(reduction)

@@ -25,7 +25,7 @@ class LearningRates:
           batches: the same of its batches, a scalar.
           plateau_scale: the plateau schedule's factor, a scalar.
         """
-        return learning_rate(self._schedule, version, plateau_scale) * self._law(target_tokens, batches)
+        return learning_rate(self._schedule, version, plateau_scale) * self._law(version, target_tokens, batches)
 
     def of_worker(
         self, clock: tf.Tensor, target_tokens: tf.Tensor, batches: tf.Tensor, plateau_scale: tf.Tensor
@@ -41,7 +41,7 @@ class LearningRates:
         # The mean of as many replicas moves the servers: together, they have averaged over so many times the batches.
         averaged = self._strategy.averaged_replicas if self._strategy.exchange.trains_replicas else 1
         rate = learning_rate(self._schedule, clock, plateau_scale) * self._strategy.local_rate
-        return rate * self._law(averaged * target_tokens, averaged * batches)
+        return rate * self._law(clock, averaged * target_tokens, averaged * batches)
 
     def describe(self) -> str:
         """The law in words, for the start of a log."""
@@ -53,14 +53,24 @@ class LearningRates:
                 "linear": f"times {batches} by the linear law, for {batches} batches an update",
                 "sqrt": f"times {batches**0.5:.3g} by the square-root law, for {batches} batches an update",
             }
-        text |= {"none": "no law scales it", "words": f"times target tokens over {self._settings.law_tokens:,}"}
+        last, start = self._settings.law_tokens, self._settings.law_start_tokens
+        tokens = f"{last:,}" if start is None else f"{start:,} to {last:,}"
+        text |= {"none": "no law scales it", "words": f"times target tokens over {tokens}"}
         return text[self._name]
 
-    def _law(self, target_tokens: tf.Tensor, batches: tf.Tensor) -> tf.Tensor | float:
+    def _law(self, clock: tf.Tensor, target_tokens: tf.Tensor, batches: tf.Tensor) -> tf.Tensor | float:
         laws = {
             "none": lambda: 1.0,
             "linear": lambda: tf.cast(batches, target_tokens.dtype),
             "sqrt": lambda: tf.sqrt(tf.cast(batches, target_tokens.dtype)),
-            "words": lambda: target_tokens / self._settings.law_tokens,
+            "words": lambda: target_tokens / self._law_tokens(clock, target_tokens.dtype),
         }
         return laws[self._name]()
+
+    def _law_tokens(self, clock: tf.Tensor, dtype: tf.DType) -> tf.Tensor | int:
+        """The target tokens for which the schedule's rate is meant; the ramp is that of Bogoychev's code (2018)."""
+        last, start = self._settings.law_tokens, self._settings.law_start_tokens
+        if start is None:
+            return last
+        passed = tf.minimum(tf.cast(clock, dtype) / self._settings.law_ramp_updates, 1)
+        return start + (last - start) * passed

@@ -29,6 +29,9 @@ class Ledger:
       progress: how far each worker has come.
       arrived: payloads since the last update.
       sums: of those payloads.
+      weight: of the same, as they count.
+      whole_weight: of the same, if all of them counted as they are.
+      unit: the first weight among workers of the same that is not 0, by which the others are measured; 0 before it.
       phase_began: steps that each worker had done when the row that trains now began.
     """
 
@@ -37,7 +40,11 @@ class Ledger:
         self._workers, self._clock = workers, clock
         self.version, self.steps = 0, 0.0
         self.progress = [Progress() for _ in range(workers)]
-        self.arrived, self.sums = 0, NO_SUMS
+        self.sums: Sums
+        self.weight: float
+        self.whole_weight: float
+        self.unit: float
+        self._nothing_arrived()
         self.phase_began = 0
         self._noise = NoiseScale()  # of the row that trains now
         self._pushes: list[PushReport] = []  # since the last report
@@ -59,7 +66,21 @@ class Ledger:
         """Whether the servers have had this push, or a later one of the worker."""
         return push.block <= self.progress[push.worker].block
 
-    def count(self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+    def staleness(self, push: Push) -> int:
+        """Server updates between the worker's last pull and now."""
+        return self.version - push.version
+
+    def count(
+        self,
+        push: Push,
+        waits: Waits,
+        refused: str | None,
+        moved_bytes: tuple[int, int],
+        *,
+        weight: float = 0.0,
+        share: float = 1.0,
+        unit: float = 0.0,
+    ) -> None:
         """Remembers a push that was taken in or, for the reason given, refused; its worker has come that far.
 
         Args:
@@ -67,21 +88,37 @@ class Ledger:
           waits: how long the worker stood still since its last push.
           refused: why it does not count; None for a push that does.
           moved_bytes: that it has pulled and pushed.
+          weight: of its payload.
+          share: of the weight that counts.
+          unit: the payload's weight among workers.
         """
-        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+        self._advance(push)
         self.arrived += 1
         if refused is None:
             self.sums = Sums(*map(operator.add, self.sums, push.work.sums))
+            self.weight += share * weight
+            self.whole_weight += weight
+            self.unit = self.unit or unit
         self.note(push, waits, refused, moved_bytes)
 
-    def note(self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int]) -> None:
+    def drop(self, push: Push, waits: Waits, reason: str, moved_bytes: tuple[int, int]) -> None:
+        """Remembers a push that is too stale: its worker has come that far, and updates wait for as many as before."""
+        self._advance(push)
+        self.note(push, waits, reason, moved_bytes, dropped=True)
+
+    def _advance(self, push: Push) -> None:
+        self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+
+    def note(
+        self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int], *, dropped: bool = False
+    ) -> None:
         """Remembers a push for the next report, and nothing else of it; the arguments are those of `count`."""
         now, (pulled, pushed) = self._clock(), moved_bytes
         seconds, sums = now - self._pushed_at[push.worker], push.work.sums
         self._pushes.append(
             PushReport(
                 worker=push.worker,
-                staleness=self.version - push.version,
+                staleness=self.staleness(push),
                 target_tokens=int(sums.target_tokens),
                 seconds=seconds,
                 wait_seconds=min(waits.others, seconds),  # it may have begun before the last push was taken in
@@ -94,9 +131,14 @@ class Ledger:
                 push_seconds=sums.push_seconds,
                 server_seconds=min(waits.servers, seconds),
                 refused=refused,
+                dropped=dropped,
             )
         )
         self._pushed_at[push.worker] = now
+
+    def mean_share(self) -> float:
+        """What staleness has left of the payloads since the last update: their weight over their whole weight."""
+        return self.weight / self.whole_weight if self.whole_weight else 1.0
 
     def mean_steps(self) -> float:
         """Local steps of each worker in the payloads since the last update, the mean over all workers."""
@@ -118,8 +160,12 @@ class Ledger:
             if gradient_norm is not None and sums.squared_tokens:
                 measured = (sums.target_tokens, gradient_norm**2, sums.squared_tokens, sums.squares)
                 self._noise = self._noise.after(*measured)
-        self.arrived, self.sums = 0, NO_SUMS
+        self._nothing_arrived()
         return sums
+
+    def _nothing_arrived(self) -> None:
+        self.arrived, self.sums = 0, NO_SUMS
+        self.weight = self.whole_weight = self.unit = 0.0
 
     def report(
         self,
@@ -133,7 +179,7 @@ class Ledger:
     ) -> BlockReport:
         """The report of the update that `close` has ended, behind which the next one begins."""
         now, pushes = self._clock(), self._pushes
-        refusals = [push.refused for push in pushes if push.refused]
+        refusals = [push.refused for push in pushes if push.refused and not push.dropped]
         seconds, self._pushes, self._reported_at = now - self._reported_at, [], now
         reported = {name: kind(getattr(sums, name)) for name, kind in _REPORTED.items()}
         reported["data_wait_seconds"] = min(sums.data_wait_seconds / self._workers, seconds)  # of one worker
@@ -159,6 +205,9 @@ class Ledger:
             "phase_began": self.phase_began,
             "arrived": self.arrived,
             "sums": self.sums,
+            "weight": self.weight,
+            "whole_weight": self.whole_weight,
+            "unit": self.unit,
             "noise": self._noise._asdict(),
             "workers": [worker._asdict() for worker in self.progress],
         }
@@ -167,7 +216,8 @@ class Ledger:
         """Takes up the counters of as many workers or fewer or more.
 
         Args:
-          counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began` nor `noise`.
+          counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began` nor `noise` nor
+            `whole_weight` nor `unit`.
           phase_began: what it is taken to be then.
         """
         self.version = counters["version"]
@@ -175,6 +225,8 @@ class Ledger:
         self.steps = counters.get("steps", float(max(each.step for each in self.progress)))
         self.phase_began = counters.get("phase_began", phase_began)
         self.arrived, self.sums = counters["arrived"], Sums(*counters["sums"])
+        self.weight = counters["weight"]
+        self.whole_weight, self.unit = counters.get("whole_weight", self.weight), counters.get("unit", 0.0)
         self._noise = NoiseScale(**counters.get("noise", {}))
 
 

@@ -30,7 +30,8 @@ class PushReport(NamedTuple):
     pull_seconds: float = 0.0  # until what was pulled was there
     push_seconds: float = 0.0  # until the payload was at the servers, or reduced among ranks
     server_seconds: float = 0.0  # in which the worker stood still until the servers had absorbed what was there
-    refused: str | None = None  # why the servers did not take it: a duplicate, or the first bad parameter
+    refused: str | None = None  # why the servers did not take it: a duplicate, too stale, or the first bad parameter
+    dropped: bool = False  # whether they refused it because it was too stale
 
 
 class BlockReport(NamedTuple):

@@ -14,18 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.block import Outbox, Reduce
-from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
-from graphs.reduce_average import ServerVariables, Update, goes_on, receive, update_from, update_from_received
-from graphs.work import Sums, pack_scalars
+from graphs.reduce_average import ServerVariables, Update, goes_on
+from graphs.staleness import pulled_of
+from graphs.work import Sums
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.ledger import Ledger
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, Waits
+from tfnmt.engines.server_graph import Arrived, Numbers, ServerGraph, numbers_of, reading, update_of
 from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
 from tfnmt.strategies import KEEP, Strategy
 
@@ -119,7 +120,8 @@ class UpdateSequence:
     def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
         """Variables for one worker's payloads, a part of each vector's fragment on each server.
 
-        They are for the row's encoding, unless another is given.
+        They are for the row's encoding, unless another is given. Behind them, where staleness is compensated, there are
+        variables for what the worker had pulled.
         """
         encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
         for shard in self.server.of(Fragment(0, self.strategy.fragments)).shards * self.strategy.payload_vectors:
@@ -127,7 +129,7 @@ class UpdateSequence:
                 length = encoding.length(shard.parameters.shape[0], parameters)
                 empty = tf.zeros([length], encoding.dtype(parameters))
                 outbox.append(tf.Variable(empty, trainable=False, name="payload"))
-        return outbox
+        return outbox + [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
 
     def trace(self) -> None:
         """Traces a worker's blocks of every phase, of which the last is then entered."""
@@ -148,22 +150,33 @@ class UpdateSequence:
             return waits or Waits(servers=self._clock() - began + late)
 
         late, self._late_seconds = self._late_seconds, 0.0
-        ledger, quorum, moved_bytes = self._ledger, self.strategy.quorum, self._moved_bytes(push)
+        strategy, ledger, moved_bytes = self.strategy, self._ledger, self._moved_bytes(push)
         if ledger.is_duplicate(push):
             ledger.note(push, waited(), "it was a duplicate", moved_bytes)
             return None
-        weight, update = tf.constant(self.weight_of(push.work.sums), tf.float64), None
-        if quorum == 1 and not ledger.arrived:
-            scalars = self._scalars(push.work.sums)
-            update_from = self._update_from[push.fragment]
-            update = Update(*_numbers(update_from(self.strategy.encoding, push.payload, weight, *scalars)))
+        staleness = ledger.staleness(push)
+        if strategy.staleness.drops(staleness):
+            self._forget_given(push.worker)
+            ledger.drop(push, waited(), f"it was {staleness} updates old", moved_bytes)
+            return None
+        sums, update, graph = push.work.sums, None, self._graphs[push.fragment]
+        weight, unit = float(strategy.exchange.weight(sums)), self._unit(sums)
+        # By the first one's: those that count alike are added up as they are, or their mean would be rounded.
+        beside_others = unit / ledger.unit if ledger.unit else float(unit > 0)
+        share = strategy.staleness.share(staleness) * beside_others
+        arrived = self._arrived(push, weight, share, strategy.staleness.strength(staleness))
+        if strategy.quorum == 1 and not ledger.arrived:
+            numbers = self._numbers(sums, weight, share)
+            update = update_of(graph.update_from(strategy.encoding, arrived, numbers))
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
-            taken, nonfinite_at, norm = _numbers(self._receive[push.fragment](push.payload, weight))
-        self._count(self._measured(push, norm**2), waited(), bool(taken), int(nonfinite_at), moved_bytes)
+            taken, nonfinite_at, norm = numbers_of(graph.receive(strategy.encoding, arrived))
+        outcome = (bool(taken), int(nonfinite_at), moved_bytes)
+        self._count(self._measured(push, norm**2), waited(), *outcome, weight=weight, share=share, unit=unit)
         counted_at = self._clock()
-        if update is None and quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
-            update = Update(*_numbers(self._update_from_received[push.fragment](*self._scalars(ledger.sums))))
+        if update is None and strategy.quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
+            numbers = self._numbers(ledger.sums, ledger.whole_weight, ledger.mean_share())
+            update = update_of(graph.update_from_received(numbers))
             self._late_seconds = self._clock() - counted_at
         return None if update is None else self._report(update, push)
 
@@ -182,24 +195,24 @@ class UpdateSequence:
         for arrival in arrivals:
             taken, push = arrival.nonfinite_at < 0, arrival.push
             push = self._measured(push, arrival.square) if square is None else push
-            self._count(push, arrival.waits, taken, arrival.nonfinite_at, (0, ring_bytes + arrival.other_bytes))
-        weight = tf.constant(sum(arrival.weight for arrival in arrivals), tf.float64)
+            outcome = (taken, arrival.nonfinite_at, (0, ring_bytes + arrival.other_bytes))
+            self._count(push, arrival.waits, *outcome, weight=float(self.strategy.exchange.weight(push.work.sums)))
+        weight = sum(arrival.weight for arrival in arrivals)
+        arrived = Arrived(payload, *(tf.constant(number, tf.float64) for number in (weight, 1.0)))
         whole = None if square is None else tf.constant(square, tf.float64)
-        scalars = self._scalars(self._ledger.sums)
-        last = arrivals[-1].push
-        update = Update(*_numbers(self._update_from[last.fragment](DENSE, payload, weight, *scalars, square=whole)))
+        numbers, last = self._numbers(self._ledger.sums, self._ledger.whole_weight), arrivals[-1].push
+        update = update_of(self._graphs[last.fragment].update_from(DENSE, arrived, numbers, square=whole))
         report = self._report(update, last)
         # Of a momentum, too, each worker has a part, and nobody asks for the norms of the others'.
         return report if square is None else report._replace(momentum_norm=None)
 
     def state(self) -> EngineState:
         """Everything of the servers, and what the workers begin with that have not pushed yet."""
-        vectors, weight, local_updates, updates = self._read()
+        vectors, local_updates, updates = self._read()
         counters = {
             **self._ledger.counters(),
             "evaluated": self.server.evaluated,
             "plateau_scale": self.plateau_scale,
-            "weight": float(weight.numpy()),
             "local_updates": float(local_updates.numpy()),
             "updates": int(updates.numpy()),
             "fragment_size": self._fragment_size,
@@ -240,8 +253,12 @@ class UpdateSequence:
         return self._recipe.layout.size // self.strategy.fragments
 
     def weight_of(self, sums: Sums) -> float:
-        """What a payload counts that was made of `sums`."""
-        return float(self.strategy.exchange.weight(sums))
+        """What a payload counts that was made of `sums`, beside those of other workers."""
+        return float(self.strategy.exchange.weight(sums)) * self._unit(sums)
+
+    def _unit(self, sums: Sums) -> float:
+        weigh = self.strategy.payload_weight
+        return 1.0 if weigh is None else weigh(sums)
 
     def _enter(self, phase: int, summed: bool = False) -> None:
         """Begins a phase: its slots, and graphs that know them; `summed` where payloads are there already."""
@@ -253,34 +270,11 @@ class UpdateSequence:
         self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots, copies)
         self._hand_over(slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
-        clip_norm = self._settings.clip_norm if strategy.exchange.clips_at_servers else 0.0
-
-        def rate_at(tokens, batches, plateau_scale):
-            return lambda version: self.rates.of_server(version, tokens, batches, plateau_scale)
-
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
-        self._read = tf.function(self._reading, autograph=False).get_concrete_function()
-
-        def received(server, payload, weight):
-            return pack_scalars(receive(server, payload, weight, strategy.encoding))
-
-        def update(server, encoding, payload, weight, tokens, batches, plateau, *numbers, square=None):
-            rate = rate_at(tokens, batches, plateau)
-            done = update_from(server, payload, weight, rate, clip_norm, *numbers, encoding=encoding, square=square)
-            return pack_scalars(done)
-
-        def update_of_received(server, tokens, batches, plateau, *numbers):
-            rate = rate_at(tokens, batches, plateau)
-            return pack_scalars(update_from_received(server, rate, clip_norm, *numbers))
-
-        def of_each_fragment(function):
-            parts = [Fragment(number, strategy.fragments) for number in range(strategy.fragments)]
-            servers = [self.server.of(part) for part in parts]
-            return [tf.function(functools.partial(function, server), autograph=False) for server in servers]
-
-        self._receive = of_each_fragment(received)
-        self._update_from = of_each_fragment(update)
-        self._update_from_received = of_each_fragment(update_of_received)
+        self._read = tf.function(functools.partial(reading, self.server), autograph=False).get_concrete_function()
+        parts = [Fragment(number, strategy.fragments) for number in range(strategy.fragments)]
+        numbers = (strategy, self.rates, self._settings.clip_norm)
+        self._graphs = [ServerGraph(self.server.of(part), *numbers) for part in parts]
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:
         """What local optimizers can go on from: the slots and the age of the servers' optimizer, if it is the same.
@@ -307,8 +301,15 @@ class UpdateSequence:
             for shard, piece in zip(self.server.shards, np.split(slots[name], len(self.server.shards))):
                 shard.local_slots[name].assign(piece)
 
-    def _scalars(self, sums: Sums) -> list[tf.Tensor]:
-        """What an update of payloads that were made of `sums` needs to know.
+    def _arrived(self, push: Push, *numbers: float) -> Arrived:
+        """What has come with a push, for the graph: its weight, what counts of it, and how it is compensated."""
+        vectors, shards = self.strategy.payload_vectors, len(self.server.shards)
+        weight, share, strength = (tf.constant(number, tf.float64) for number in numbers)
+        pulled = pulled_of(push.payload, vectors, shards)
+        return Arrived(push.payload[: vectors * shards], weight, share, pulled, strength)
+
+    def _numbers(self, sums: Sums, weight: float, share: float = 1.0) -> Numbers:
+        """What an update of payloads that were made of `sums` needs to know; `share` is what counts of their weight.
 
         The moving average counts time in steps of all workers, so that one rate means one memory in tokens, however
         many steps and workers an update takes in.
@@ -317,12 +318,10 @@ class UpdateSequence:
         average = average_weight(self._settings.average_rate, self._ledger.steps, steps)
         tokens, batches = self.strategy.exchange.averaged(sums)
         plateau = self._plateau()
-        return [
-            tf.constant(tokens, plateau.dtype),
-            tf.constant(batches, tf.float64),
-            plateau,
-            *(tf.constant(number, tf.float64) for number in (average, sums.steps - sums.refused, steps)),
-        ]
+        local_updates = (sums.steps - sums.refused) / max(weight, 1)
+        share, tokens = (tf.constant(number, plateau.dtype) for number in (share, tokens))
+        others = [tf.constant(number, tf.float64) for number in (batches, average, local_updates, steps)]
+        return Numbers(share, tokens, plateau, *others)
 
     def _measured(self, push: Push, square: float) -> Push:
         """The push with what its payload says of the noise scale; nothing where payloads are no sums of gradients.
@@ -335,10 +334,16 @@ class UpdateSequence:
         sums = sums._replace(squares=square, squared_tokens=sums.target_tokens**2)
         return push._replace(work=push.work._replace(sums=sums))
 
-    def _count(self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int]) -> None:
-        for name in [name for name in list(self._given) if name.startswith(worker_vector(push.worker, ""))]:
+    def _count(
+        self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int], **weights: float
+    ) -> None:
+        self._forget_given(push.worker)
+        self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes, **weights)
+
+    def _forget_given(self, worker: int) -> None:
+        """A worker that has pushed begins with nothing of a checkpoint any more."""
+        for name in [name for name in list(self._given) if name.startswith(worker_vector(worker, ""))]:
             del self._given[name]
-        self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes)
 
     def _moved_bytes(self, push: Push) -> tuple[int, int]:
         """Bytes that a worker has pulled and pushed for this push."""
@@ -388,11 +393,6 @@ class UpdateSequence:
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
 
-    def _reading(self) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Every vector [size], the weight of what was received, and the ages of the averaged and of the own slots."""
-        server, vectors = self.server, {name: pull(shards) for name, shards in self.server.vectors().items()}
-        return vectors, server.weight.read_value(), server.local_updates.read_value(), server.updates.read_value()
-
 
 def average_weight(rate: float, updates_before: float, updates: float) -> float:
     """The weight d of the newest parameters in a ← a + d (θ - a), behind so many updates at once.
@@ -401,7 +401,3 @@ def average_weight(rate: float, updates_before: float, updates: float) -> float:
     """
     newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
     return 1 - (1 - newest) ** updates
-
-
-def _numbers(packed: tf.Tensor) -> list[float]:
-    return packed.numpy().tolist()

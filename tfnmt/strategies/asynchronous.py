@@ -1,11 +1,12 @@
 """Asynchronous rows: no worker waits for another, unless `--slack` bounds how far the fastest may be ahead.
 
 Sources: Dean et al. 2012 (Downpour); Bogoychev et al. 2018 (delayed updates, local optimizers); Aji & Heafield 2019
-(summed updates).
+(summed updates). What becomes of stale payloads stands in `graphs.staleness`.
 """
 
 import dataclasses
 
+from graphs.staleness import Staleness
 from tfnmt.optimizers.optimizers import OptimizerSettings, Sgd, build_optimizer, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import StepSum
@@ -13,8 +14,23 @@ from tfnmt.strategies.row import Meetings, Strategy
 
 
 @dataclasses.dataclass(frozen=True)
-class Async:
-    """Asynchronous SGD: the servers make an update of every push as soon as it comes."""
+class StaleRates:
+    """The flags of rows whose payloads may be stale."""
+
+    staleness_exponent: float = setting(
+        0.0,
+        "A push that is s updates old counts at the learning rate over (1 + s) to the power of this, a delta as much "
+        "less; 0 for all of it, 1 for the rate over 1 + s.",
+        minimum=0,
+    )
+    max_staleness: int | None = setting(
+        None, "Servers drop a push that is more updates old than this; empty for no limit.", minimum=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeRunning(StaleRates):
+    """The flags of every row whose servers move by gradients as these come."""
 
     slack: int | None = setting(
         None, "Blocks that the fastest worker may be ahead of the slowest; empty for no limit.", minimum=1
@@ -22,12 +38,34 @@ class Async:
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
-        return Strategy(build_optimizer(optimizer), slack=self.slack)
+        staleness = Staleness(self.staleness_exponent, self.max_staleness)
+        return Strategy(build_optimizer(optimizer), slack=self.slack, staleness=staleness)
 
 
 @dataclasses.dataclass(frozen=True)
-class Downpour(Async):
-    """Downpour SGD (Dean et al., 2012): workers train on between pulls, and push the sum of their steps' gradients."""
+class Async(FreeRunning):
+    """Asynchronous SGD: the servers make an update of every push as soon as it comes."""
+
+    compensation_lambda: float = setting(
+        0.0,
+        "Servers correct a stale gradient g by this times g squared times the parameters' move since its pull "
+        "(DC-ASGD; published values are 0.04 to 2), and hold what was pulled for each push; 0 for not at all.",
+        minimum=0,
+    )
+
+    def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
+        """See `tfnmt.strategies.table.RowSettings`."""
+        row = super().row(workers, optimizer)
+        staleness = dataclasses.replace(row.staleness, compensation=self.compensation_lambda)
+        return dataclasses.replace(row, staleness=staleness)
+
+
+@dataclasses.dataclass(frozen=True)
+class Downpour(FreeRunning):
+    """Downpour SGD (Dean et al., 2012): workers train on between pulls, and push the sum of their steps' gradients.
+
+    No gradient is compensated: the square of such a sum does not say how each of its gradients would change.
+    """
 
     push_every: int = setting(5, "Steps between two pushes.", minimum=1)
     pull_every: int = setting(5, "Steps between two pulls.", minimum=1)

@@ -2,6 +2,9 @@
 
 The server updates below are optimizers whose argument `gradient` is G, the mean of the workers' deltas.
 
+With `--payload_weights=tokens` G is the mean Σ w Δ / Σ w of deltas Δ that count by what they were learnt from: of a
+worker with T target tokens in k steps, w = T · T / k (Decoupled DiLoCo, 2026).
+
 Sources: Alibaba's TensorFlow code of 2017 (tensorflow/tensorflow pull request 11581); Chen & Huo, ICASSP 2016. The
 Nesterov form of block momentum equals SGD with Nesterov momentum on the pseudo-gradient -G, which is also the outer
 step of DiLoCo (Douillard et al., 2023).
@@ -12,6 +15,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from graphs.work import Sums
 from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import ParameterDelta
@@ -64,6 +68,12 @@ class BlockMomentum(Optimizer):
         tf.raw_ops.AssignVariableOp(resource=parameters, value=filtered + self._momentum * update)
 
 
+def token_weight(sums: Sums) -> float:
+    """w = T · T / k of T target tokens in k steps, of which refused ones are none; 0 without any."""
+    steps = sums.steps - sums.refused
+    return float(sums.target_tokens**2 / steps) if steps else 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelAverage:
     """Model averaging: every worker trains its replica for H steps, then the replicas are averaged."""
@@ -78,6 +88,12 @@ class ModelAverage:
         "it is averaged too, for which as many more vectors travel, two with Adam.",
         choices=(KEEP, RESET, AVERAGE),
     )
+    payload_weights: str = setting(
+        "equal",
+        "What the workers' deltas count in their mean: all alike, or each by what it was learnt from, its target "
+        "tokens times its tokens a step.",
+        choices=("equal", "tokens"),
+    )
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
@@ -88,6 +104,7 @@ class ModelAverage:
             local_update=local_optimizer(optimizer),
             local_slots=self.local_slots,
             quorum=workers,
+            payload_weight=token_weight if self.payload_weights == "tokens" else None,
         )
 
     def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from graphs.staleness import Staleness
 from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
+from tfnmt.strategies.asynchronous import StaleRates
 from tfnmt.strategies.exchanges import ParameterDelta
 from tfnmt.strategies.row import Meetings, Strategy
 
@@ -59,7 +61,7 @@ class DelayedMomentum(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class DelayedNesterov:
+class DelayedNesterov(StaleRates):
     """Asynchronous local SGD: each worker pushes its delta every H steps; the servers' momentum moves at every d-th."""
 
     local_steps: int = setting(50, "Steps of a worker between two pushes, H.", minimum=1)
@@ -87,4 +89,5 @@ class DelayedNesterov:
             local_update=local_optimizer(optimizer),
             replicas=delay,
             slack=None,
+            staleness=Staleness(self.staleness_exponent, self.max_staleness),
         )

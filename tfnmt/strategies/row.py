@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
 from graphs.block import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Exchange, Meeting, Steps
 from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN, RESIDUAL
-from graphs.work import NO_SUMS
+from graphs.staleness import Staleness
+from graphs.work import NO_SUMS, Sums
 from tfnmt.optimizers.optimizers import Optimizer
 from tfnmt.strategies.exchanges import GradientSum
 
@@ -107,6 +108,9 @@ class Strategy:
         parameters.
       most_workers: how many workers the row allows; None for any number.
       slack: blocks that the fastest worker may be ahead of the slowest; 0 is a barrier, None is no limit.
+      staleness: what the servers make of a payload that is stale.
+      payload_weight: what a payload counts beside those of other workers by the sums of its steps, where payloads are
+        means or deltas; None for all alike.
     """
 
     server_update: Optimizer
@@ -123,6 +127,8 @@ class Strategy:
     ring: bool = False
     most_workers: int | None = None
     slack: int | None = 0
+    staleness: Staleness = Staleness()  # noqa: RUF009
+    payload_weight: Callable[[Sums], float] | None = None
 
     @property
     def averaged_slots(self) -> Mapping[str, float | None]:
@@ -172,9 +178,11 @@ class Strategy:
     def sums_gradients(self) -> bool:
         """Whether an update is a sum of gradients over its target tokens, whose spread tells the noise scale.
 
-        What arrives with error feedback is as long as the encoding makes it.
+        What arrives with error feedback is as long as the encoding makes it. Stale gradients may count less than fresh
+        ones beside them, or be changed.
         """
-        return self.exchange.clips_at_servers and not self.encoding.keeps_rest
+        unequal = self.staleness.compensation > 0 or (self.staleness.exponent > 0 and self.quorum > 1)
+        return self.exchange.clips_at_servers and not self.encoding.keeps_rest and not unequal
 
     @property
     def pushes_gradients_at_once(self) -> bool:

@@ -72,6 +72,19 @@ class StrategySettings:
         minimum=1,
         only_with={"learning_rate_law": ("words",), "warm_start_law": ("words",)},
     )
+    law_start_tokens: int | None = setting(
+        None,
+        "The same at the first update, for a warm-up by the law of words: it changes to --law_tokens in a straight "
+        "line; empty for --law_tokens from the start.",
+        minimum=1,
+        only_with={"learning_rate_law": ("words",), "warm_start_law": ("words",)},
+    )
+    law_ramp_updates: int = setting(
+        4000,
+        "Updates, or steps of a worker where replicas are trained, until the law of words has come to --law_tokens.",
+        minimum=1,
+        only_with={"law_start_tokens": None},
+    )
     global_batch_tokens: int = setting(
         0,
         "Target tokens of one step of all workers: each accumulates batches until it has its share; 0 for one batch "

@@ -132,6 +132,12 @@ COUNTERS = (
         is_sum=True,
     ),
     Counter(
+        "workers/dropped_pushes",
+        "of these, because they were more than --max_staleness updates old",
+        lambda at: at.of_pushes(lambda push: push.dropped),
+        is_sum=True,
+    ),
+    Counter(
         "workers/skipped_steps",
         "local updates left out: their gradient was not finite",
         lambda at: at.of_pushes(lambda push: push.skipped_steps),

@@ -259,7 +259,7 @@ class Trainer:
         if report.skipped:
             logging.warning("Update skipped: %s.", report.skipped)
         for push in report.pushes:
-            if push.refused and not report.skipped:
+            if push.refused and not push.dropped and not report.skipped:
                 logging.warning("A push of worker %d was refused: %s.", push.worker, push.refused)
             if push.skipped_steps:
                 logging.warning("Worker %d left out %d steps that were not finite.", push.worker, push.skipped_steps)
