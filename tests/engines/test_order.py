@@ -31,6 +31,10 @@ def traced(row, block):
 
 def kinds_before(operation):
     """The types of all operations that must have ended before this one begins."""
+    return {other.type for other in all_before(operation)}
+
+
+def all_before(operation):
     found, coming = set(), [operation]
     while coming:
         one = coming.pop()
@@ -38,7 +42,17 @@ def kinds_before(operation):
             if other not in found:
                 found.add(other)
                 coming.append(other)
-    return {other.type for other in found}
+    return found
+
+
+def test_the_reader_is_not_asked_before_its_step_begins():
+    """Where a function of the step is called several times, which asks as soon as it has its inputs."""
+    servers = build(UpdateSequence, Downpour(), BATCHES, options={"workers": 1})
+    graph, batches = servers.worker_graph(), iter(toy.dataset(BATCHES)(None))
+    parameters, number = servers.server.shards[0].parameters.read_value(), tf.constant(0, tf.int64)
+    function = graph._traced_gradient.get_concrete_function(parameters, batches, number, number).graph
+    (reader,) = [operation for operation in function.get_operations() if operation.type == "IteratorGetNext"]
+    assert function.inputs[-1].op in all_before(reader)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class WorkerGraph:
         )
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
-        self._traced_gradient = tf.function(self._gradient, autograph=False)
+        self._traced_gradient = tf.function(self._gradient_behind, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
         # Of a payload that is one gradient the servers know the norm.
@@ -135,6 +135,11 @@ class WorkerGraph:
 
     def _reading(self, replica: Replica) -> dict[str, tf.Tensor]:
         return {name: variable.read_value() for name, variable in self.kept(replica).items()}
+
+    def _gradient_behind(self, parameters, batches, worker, step) -> tuple[tf.Tensor, Work]:
+        """The same, for a function of its own: what its call waits for does not hold back the reader in it."""
+        with tf.control_dependencies([step]):
+            return self._gradient(parameters, batches, worker, step)
 
     def _gradient(self, parameters, batches, worker, step) -> tuple[tf.Tensor, Work]:
         """The gradient sum [size] of one step: one batch, or as many as hold the worker's share of the tokens."""
