@@ -74,6 +74,9 @@ class Results:
         self.study, self.laboratory, self.cells, self.target = study, study.laboratory, cells, study.target()
         self.batch_tokens = self.laboratory.batch_tokens(1)
         self.outcomes = {cell: [each for each in self._outcomes(cell) if each] for cell in cells}
+        synchronous = [cell for cell in cells if cell[0] in (BASELINE[0], "sync") and self.efficiency(cell)]
+        # sync on N workers is one worker that accumulates N batches: of all batches, the one that needs fewest tokens.
+        self.best_batch: Cell | None = max(synchronous, key=self._certain_efficiency, default=None)
         self.critical_batches = {
             workers: batch
             for strategy, workers in cells
@@ -84,6 +87,9 @@ class Results:
         """Tokens of one worker over those of the cell; None where one of them has not reached the target."""
         tokens = [[each.tokens for each in self.outcomes[name]] for name in (BASELINE, cell)]
         return statistics.median(tokens[0]) / statistics.median(tokens[1]) if all(tokens) else None
+
+    def _certain_efficiency(self, cell: Cell) -> float:
+        return self.efficiency(cell) or 0.0
 
     def factors(self, cell: Cell, network: Network) -> Factors | None:
         """Both factors on a network; None where it is not known."""
@@ -128,9 +134,10 @@ class Results:
 
     def law_of_larger(self, workers: int, network: Network) -> Factors | None:
         """What the law of B* says of sync on more workers than were trained; the throughput is priced all the same."""
-        if not self.critical_batches:
+        if not self.critical_batches or self.best_batch is None:
             return None
         batch = self.batch_tokens / self.critical_batches[max(self.critical_batches)]
+        best, most = self._certain_efficiency(self.best_batch), self.best_batch[1]
         rounds = 20
         drawn = random.Random(workers)
         seen = [tokens for worker in self.laboratory.step_tokens(max(self.critical_batches)) for tokens in worker]
@@ -139,11 +146,15 @@ class Results:
         seconds = update_seconds(self._costs(workers, network, 1), row, tokens, rounds)[-1]
         one = self.outcomes[BASELINE][0]
         throughput = sum(map(sum, tokens)) / seconds / (one.tokens / one.seconds[network])
-        return Factors(throughput, (1 + batch) / (1 + workers * batch))
+        return Factors(throughput, best * (1 + most * batch) / (1 + workers * batch))
 
     def _critical_batch(self, workers: int) -> float | None:
+        """B* by what a larger batch than the best one needs."""
         efficiency = self.efficiency(("sync", workers))
-        return efficiency and critical_batch(self.batch_tokens, workers, 1 / efficiency)
+        if efficiency is None or self.best_batch is None or workers <= self.best_batch[1]:
+            return None
+        ratio, fewer = self._certain_efficiency(self.best_batch) / efficiency, self.best_batch[1]
+        return critical_batch(fewer * self.batch_tokens, workers / fewer, ratio)
 
     def _outcomes(self, cell: Cell) -> Iterable[Outcome | None]:
         """Of each seed that has been trained; None where the target was not reached."""
@@ -214,6 +225,7 @@ def _factors_table(results: Results) -> str:
             "token efficiency",
             f"throughput, {_name(SHOWN)}",
             "speed-up",
+            "against the best batch",
             "published",
             "N b / B*",
             "BLEU",
@@ -223,6 +235,7 @@ def _factors_table(results: Results) -> str:
         name, workers = cell
         network = SHOWN if results.study.has_barrier(cell) else FREE
         found, batch = results.factors(cell, network), _critical(results)
+        best = results.best_batch and results.efficiency(results.best_batch)
         rows.append(
             (
                 name,
@@ -232,6 +245,7 @@ def _factors_table(results: Results) -> str:
                 _number(results.efficiency(cell)),
                 _number(found and found.throughput) + (f" ({_name(FREE)})" if network == FREE and found else ""),
                 _number(found and found.speed_up),
+                _number(found and best and found.speed_up / best),
                 PUBLISHED.get(cell, ""),
                 f"{workers * results.batch_tokens / batch:.2g}" if batch else "–",
                 _bleu(results, cell),
@@ -239,6 +253,12 @@ def _factors_table(results: Results) -> str:
         )
     batches = ", ".join(f"{batch:,.0f} by sync on {workers}" for workers, batch in results.critical_batches.items())
     note = f"\nPublished: {PUBLISHED_BY}. B*, target tokens: {batches or 'not known yet'}.\n"
+    if results.best_batch:
+        tokens = results.best_batch[1] * results.batch_tokens
+        note += (
+            f"One worker needs fewest tokens with batches of {tokens:.0f} (`sync` on N workers is one that accumulates "
+            "N batches): `against the best batch` is the speed-up over that worker.\n"
+        )
     return _table(rows) + note
 
 
@@ -278,7 +298,7 @@ def _larger_table(results: Results) -> str:
         found = [results.law_of_larger(workers, network) for network in NETWORKS]
         if any(found):
             rows.append(("sync", workers, *map(_product, found)))
-    return _table(rows) + "\nTokens by the law, (1 + b / B*) / (1 + N b / B*); nothing was trained with so many.\n"
+    return _table(rows) + "\nTokens by the law of B*, from the best batch on; nothing was trained with so many.\n"
 
 
 def _rates_table(results: Results) -> str:
@@ -323,7 +343,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def picture(results: Results) -> Figure:
     """Three panels against the workers: throughput, token efficiency, and their product beside what was published."""
-    figure = Figure(figsize=(13, 4.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(16, 4.5), dpi=100, layout="constrained")
     panels = figure.subplots(1, 3)
     ticks = sorted({workers for _, workers in results.cells})
     for strategy in dict.fromkeys(strategy for strategy, _ in results.cells if strategy != "single"):
@@ -342,7 +362,7 @@ def picture(results: Results) -> Figure:
         panel.plot(ticks, ticks, color="grey", linestyle=":", label="as many times as workers")
     published = [(workers, float(text.strip("> "))) for (_, workers), text in PUBLISHED.items()]
     panels[2].plot(*zip(*published), "k^", markersize=8, label=f"published: more than ({PUBLISHED_BY})")
-    panels[2].legend(fontsize=8)
+    panels[2].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     return figure
 
 

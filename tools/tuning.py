@@ -60,7 +60,7 @@ def halve(
     return left[0], history
 
 
-def critical_batch(batch_tokens: float, workers: int, token_ratio: float) -> float | None:
+def critical_batch(batch_tokens: float, workers: float, token_ratio: float) -> float | None:
     """B*, from how many times the tokens N times the batch needs: (1 + N b / B*) / (1 + b / B*).
 
     >>> round(critical_batch(100, 8, (1 + 800 / 2000) / (1 + 100 / 2000)))
