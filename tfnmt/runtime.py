@@ -44,7 +44,7 @@ def standard_error_aside(messages: list[str]) -> Iterator[None]:
 def without_keras() -> Iterator[None]:
     """Lets TensorFlow and TensorFlow Text be imported without Keras and what that imports, which nothing here uses.
 
-    A command starts a quarter faster. Whoever asks for `tf.keras` later imports it then.
+    Commands start sooner. Whoever asks for `tf.keras` later imports it then.
     """
     # TensorFlow ignores that it cannot import the first. TensorFlow Text must find the second, where its layers are.
     text_layers = "tensorflow_text.python.keras"

@@ -114,10 +114,12 @@ def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates):
     assert distance(whole, forgetful) > 0
 
 
-def test_workers_begin_anew_where_other_servers_have_moved_the_fragments():
+@pytest.mark.parametrize("pull_encoding, number_bytes", [("none", 8), ("float16", 2)])
+def test_workers_begin_anew_where_other_servers_have_moved_the_fragments(pull_encoding, number_bytes):
     """Or the part of a fragment that was pushed, and is now another's, would be pushed twice."""
     row = streaming(local_steps=6, fragments=2, fragment_delay=2)
-    first, same, moved = (simulated(row, BATCHES, workers=2, servers=servers) for servers in (1, 1, 2))
+    how = {"workers": 2, "pull_encoding": pull_encoding}
+    first, same, moved = (simulated(row, BATCHES, servers=servers, **how) for servers in (1, 1, 2))
     run(first, 3)
     layouts = [Layout(toy.ToyModel.parameters, shards) for shards in (2, 4)]
     assert len({layout.size for layout in layouts}) == 2
@@ -126,7 +128,7 @@ def test_workers_begin_anew_where_other_servers_have_moved_the_fragments():
     repacked = {name: layouts[1].pack_arrays(layouts[0].unpack_array(each)) for name, each in vectors.items()}
     same.restore(state), moved.restore(state.with_vectors(repacked))
     pulled = [{push.bytes_pulled for push in run(engine, 1)[0].pushes} for engine in (same, moved)]
-    assert pulled == [{layouts[0].size * 8 // 2}, {layouts[1].size * 8}]
+    assert pulled == [{layouts[0].size * number_bytes // 2}, {layouts[1].size * 8}]
 
 
 def slow_network(seconds, row, **more):

@@ -230,7 +230,8 @@ class UpdateSequence:
         self._given = {name: vector for name, vector in vectors.items() if name.startswith(WORKER_VECTOR)}
         if self.strategy.fragments > 1 and counters.get("fragment_size") != self._fragment_size:
             # Padding has moved the fragments: what is pushed and not merged yet would in part be pushed once more.
-            outdated = [worker_vector(w, name) for w in range(self._workers) for name in self.strategy.exchange.saved]
+            names = [*self.strategy.exchange.saved, KNOWN]  # without which a worker begins by pulling everything
+            outdated = [worker_vector(w, name) for w in range(self._workers) for name in names]
             self._given = {name: vector for name, vector in self._given.items() if name not in outdated}
         for name, shards in server.vectors().items():
             if name.startswith("received") and name not in vectors:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from graphs.block import MERGE, PUSH, WHOLE, Block, Steps
+from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger
@@ -147,13 +147,11 @@ class _IdleWorker:
         self.step += steps
         sums = NO_SUMS._replace(target_tokens=float(tokens), steps=float(steps), batches=float(steps))
         self._sums = Sums(*(before + more for before, more in zip(self._sums, sums)))
-        if isinstance(action, Steps):
-            pass
-        elif action.kind == PUSH:
-            self._pushes = True
-        elif action.kind != MERGE:
-            self._whole_pulls += action.kind == WHOLE
-            self._pulls += action.kind != WHOLE
+        kind = None if isinstance(action, Steps) else action.kind
+        self._pushes |= kind == PUSH
+        self._whole_pulls += kind == WHOLE
+        self._pulls += kind in (PULL, FETCH)
+        if kind in (WHOLE, PULL, FETCH):
             self._version = self._ledger.version
         work = Work(sums, -1, self._version, float(self.step), START)
         if not (self._pushes and ends):
