@@ -135,7 +135,7 @@ def cluster_commands(hosts: Hosts, servers: int, words: Sequence[str]) -> list[l
     places = [f"{address}:{PORT}" for address in hosts.addresses]
     flags = [f"--chief_hosts={places[0]}", f"--ps_hosts={','.join(places[1 : 1 + servers])}"]
     flags += [f"--worker_hosts={','.join(places[1 + servers :])}", *words]
-    launch = [_PROGRAMS / "tfnmt-launch", "--print_commands", *flags]
+    launch = [str(_PROGRAMS / "tfnmt-launch"), "--print_commands", *flags]
     printed = subprocess.run(launch, capture_output=True, text=True, check=True).stdout
     commands = []
     for heading, line in (block.splitlines() for block in printed.strip().split("\n\n")):
