@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from graphs.broadcast import pull
-from graphs.encodings import DENSE, Encoding
+from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
 from graphs.fragments import WHOLE_VECTOR, Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
@@ -121,6 +121,11 @@ Block = tuple[Action, ...]
 
 FETCHED = "fetched"
 """The name of the vector in which a worker has what it has fetched and not yet merged."""
+
+
+def fetched(slot: str) -> str:
+    """The name of the same for an averaged slot."""
+    return f"{FETCHED}_{slot}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +263,7 @@ class BlockGraph:
             changed = self.exchange.pull(held, servers)
         done = replica.assign(held.whole(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers}))
         if self.local is not None:
-            done += self._pull_slots(self.local, replica)
+            done += self._pull_slots(self.local, kind, fragment, replica)
         # The servers' schedule counts versions. Where replicas are trained it counts steps, the mean over all workers:
         # by their own steps, workers of unequal speed would have unequal rates.
         return version, steps if self.exchange.trains_replicas else tf.cast(version, tf.float64), done
@@ -287,23 +292,43 @@ class BlockGraph:
                 variable.assign(copy.read_value())
         return servers
 
-    def _merge(self, fragment: Fragment, replica: Replica, fetched: Sequence[Any]) -> list[Any]:
+    def _merge(self, fragment: Fragment, replica: Replica, came: Sequence[Any]) -> list[Any]:
         """Does with what was fetched what a pull would have done at once; the last operations."""
         held = Held(replica.vectors, fragment)
-        with tf.control_dependencies(fetched):
-            return replica.assign(held.whole(self.exchange.pull(held, held[FETCHED])))
+        with tf.control_dependencies(came):
+            done = replica.assign(held.whole(self.exchange.pull(held, held[FETCHED])))
+            for name in self.local.averaged if self.local else ():
+                slot = fragment.put(replica.slots[name], held[fetched(name)])
+                done.append(replica.slots[name].assign(slot, read_value=False))
+        return done
 
-    def _pull_slots(self, local: LocalTraining, replica: Replica) -> list[tf.Operation]:
+    def _pull_slots(self, local: LocalTraining, kind: str, fragment: Fragment, replica: Replica) -> list[Any]:
         if local.resets:
             for name, first in local.optimizer.slots.items():
                 replica.slots[name].assign((first or 0.0) * tf.ones_like(replica.slots[name]))
             replica.updates.assign(0)
         done = []
         for name in local.averaged:
-            slot = pull([shard.local_slots[name] for shard in self.server.shards])
-            done.append(replica.slots[name].assign(slot, read_value=False))
-            replica.updates.assign(self.server.local_updates)
+            variable = replica.vectors[fetched(name)] if kind == FETCH else replica.slots[name]
+            slot = fragment.put(variable, self._mean_slot(name, kind, fragment))
+            done.append(variable.assign(slot, read_value=False))
+            if fragment.of == 1 and kind != FETCH:  # or the slots are of several ages: a worker goes by its own steps
+                replica.updates.assign(self.server.local_updates)
         return done
+
+    def _mean_slot(self, name: str, kind: str, fragment: Fragment) -> tf.Tensor:
+        """What the servers hold of a slot's fragment."""
+        slots = [shard.local_slots[name] for shard in self.server.shards]
+        if kind == WHOLE or self.pull_encoding is DENSE:
+            return pull(slots, fragment)
+        encoding, one, dtype = slot_encoding(self.pull_encoding), tf.ones([], tf.float64), slots[0].dtype
+
+        def give(slot: tf.Variable) -> tf.Tensor:
+            with tf.device(slot.device):
+                return encoding.encode(slot.read_value(), one)
+
+        pieces = [encoding.decode(each, one, slots[0].shape[0], dtype) for each in fragment.on_each_server(give, slots)]
+        return tf.concat(pieces, axis=0)
 
     def _push(
         self, fragment: Fragment, replica: Replica, outbox: Outbox, weight: tf.Tensor
@@ -315,6 +340,11 @@ class BlockGraph:
         held = Held(replica.vectors, fragment)
         payload, changed = self.exchange.push(held)
         payload, place = tf.convert_to_tensor(payload), tf.constant(-1, tf.int64)
+        slots = [
+            fragment.take(replica.slots[name].read_value()) for name in (self.local.averaged if self.local else ())
+        ]
+        encoding = slot_encoding(self.encoding)
+        of_slots = [encoding.encode(part, weight) for slot in slots for part in self._split(slot)]
         if self.encoding.keeps_rest:
             found = send(self.encoding, self._split, payload, tf.convert_to_tensor(held[RESIDUAL]), weight)
             parts, changed, place = found.parts, {**changed, RESIDUAL: found.residual}, found.nonfinite_at
@@ -322,9 +352,8 @@ class BlockGraph:
                 first = tf.cast(fragment.place(0, replica.parameters.shape[0]), place.dtype)
                 place = tf.where(place < 0, place, first + place)
         else:
-            averaged = self.local.averaged if self.local else ()
-            vectors = [payload, *(replica.slots[name].read_value() for name in averaged)]
-            parts = [self.encoding.encode(part, weight) for vector in vectors for part in self._split(vector)]
+            parts = [self.encoding.encode(part, weight) for part in self._split(payload)]
+        parts = [*parts, *of_slots]
         sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:
             with tf.control_dependencies(sent):

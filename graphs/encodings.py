@@ -247,14 +247,23 @@ def _read(encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 DENSE = Dense()
+_BFLOAT16 = BFloat16()
 ENCODINGS: dict[str, Encoding] = {
     "none": DENSE,
     "float16": Half(),
-    "bfloat16": BFloat16(),
+    "bfloat16": _BFLOAT16,
     "int8": Integers(8),
     "int4": Integers(4),
     "topk": TopK(),
 }
+
+
+def slot_encoding(encoding: Encoding) -> Encoding:
+    """How an optimizer's slots travel beside payloads of this encoding.
+
+    Squares of gradients span more than integers or half floats reach: those that became zero would divide by it.
+    """
+    return DENSE if encoding is DENSE else _BFLOAT16
 
 
 def find_encoding(name: str, topk_fraction: float) -> Encoding:

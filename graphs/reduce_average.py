@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from graphs.encodings import DENSE, Encoding
+from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.fragments import Fragment
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -339,9 +339,10 @@ def _decoded(
 ) -> Sequence[tf.Tensor]:
     """The pieces of a payload as they were before they travelled, and corrected, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
-    for shard, piece in zip(itertools.cycle(server.shards), _read(server, payload)):
+    for number, (shard, piece) in enumerate(zip(itertools.cycle(server.shards), _read(server, payload))):
+        of_vector = encoding if number < len(server.shards) else slot_encoding(encoding)
         with tf.device(shard.device):
-            decoded.append(encoding.decode(piece, weight, shard.parameters.shape[0], dtype))
+            decoded.append(of_vector.decode(piece, weight, shard.parameters.shape[0], dtype))
     return correct(decoded) if correct else decoded
 
 

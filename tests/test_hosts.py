@@ -10,7 +10,7 @@ import pytest
 from tests.jobs import SHALLOW
 from tests.programs import SECONDS
 from tfnmt.errors import UserError
-from tfnmt.installation import horovod_fault
+from tfnmt.installation import ROOT, horovod_fault
 from tools import hosts
 
 
@@ -69,12 +69,19 @@ def run(command):
     return ended.stdout + ended.stderr
 
 
-def test_what_print_commands_prints_trains_on_hosts(words):
-    with hosts.Hosts(4) as found:
-        *others, chief = hosts.cluster_commands(found, 1, [*words, "--strategy=sync"])
-        tasks = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in others]
-        assert "update 3" in run(chief)
-        assert [task.wait(SECONDS) for task in tasks] == [0, 0, 0]
+def test_the_study_trains_on_hosts_what_print_commands_prints(corpus, tmp_path):
+    """One worker alone and two with a server, whose workers get a share of a core once they train."""
+    rows = {"single": "--strategy=single", "sync": "--strategy=sync"}
+    for name, flag in rows.items():
+        (tmp_path / f"{name}.flags").write_text(f"{flag}\n--log_every_updates=1\n--evaluate_every_updates=2\n")
+    flags = [*SHALLOW, f"--data={corpus}", f"--output={tmp_path / 'study'}", "--cores=0.5", "--max_tokens=4000"]
+    trainings = f"--trainings={tmp_path / 'single.flags'}:1,{tmp_path / 'sync.flags'}:2:800"
+    told = run([sys.executable, str(ROOT / "tools" / "hosts_study"), *flags, trainings, "--target_bleu=100"])
+    assert [line.split(" | ")[:3] for line in told.splitlines() if "not there" in line] == [
+        ["| single", "1", "none"],
+        ["| sync", "2", "800"],
+    ]
+    assert (tmp_path / "study" / "hosts.png").exists()
 
 
 @pytest.mark.skipif(horovod_fault() is not None, reason=str(horovod_fault()))

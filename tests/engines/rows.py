@@ -29,6 +29,9 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "weighted": ModelAverage(local_steps=2, payload_weights="tokens"),
     "bounded": Async(slack=1),
     "streaming": Streaming(local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5),
+    "streaming_slots": Streaming(
+        local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5, local_slots="average"
+    ),
     "compensated": Async(staleness_exponent=1.0, compensation_lambda=0.5),
     "stale": SummedAsync(summed_pushes=3, staleness_exponent=1.0, compensation_lambda=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),

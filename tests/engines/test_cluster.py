@@ -11,7 +11,7 @@ from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 600  # a hang must not hold up the suite
-RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming+int8+int4"]
+RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4"]
 MOVED = ["sync", "averaged_slots"]
 ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}

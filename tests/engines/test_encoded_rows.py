@@ -19,8 +19,7 @@ from tfnmt.strategies import Async, RingAllreduce, Sync
 BATCHES = toy.make_batches(48)
 LOSSY = [name for name, encoding in ENCODINGS.items() if encoding.keeps_rest]
 ENCODED = [name for name in ENCODINGS if name != "none"]
-CAN_BE_ENCODED = [name for name in ROWS if not columns(name).averaged_slots]
-PAIRS = [*zip(CAN_BE_ENCODED, itertools.cycle(ENCODED)), *itertools.product(["sync", "model_average"], ENCODED)]
+PAIRS = [*zip(ROWS, itertools.cycle(ENCODED)), *itertools.product(["sync", "model_average"], ENCODED)]
 """Every row with some encoding, and every encoding with a row that pushes gradients and one that pushes deltas."""
 
 
@@ -181,7 +180,7 @@ def two_way(row, name, workers=2, **options):
     return simulated(row, BATCHES, workers=workers, pull_encoding=name, topk_fraction=FRACTION, **options)
 
 
-PULLED_ROWS = [name for name in CAN_BE_ENCODED if not columns(name).ring]
+PULLED_ROWS = [name for name in ROWS if not columns(name).ring]
 PULLS = [*zip(PULLED_ROWS, itertools.cycle(LOSSY)), *(("sync", name) for name in ENCODED)]
 
 

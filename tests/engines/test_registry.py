@@ -186,18 +186,18 @@ def test_shared_tables_need_ranks_that_stay(two_ranks, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "encoding, slots, fault",
+    "encoding, slots, engine, settings, is_fault",
     [
-        ("float16", "average", "--encoding=float16: squares"),
-        ("topk", "average", "--encoding=topk: squares"),
-        ("float16", "keep", None),
-        ("none", "average", None),
+        ("float16", "average", "horovod", RankSettings(), True),
+        ("topk", "average", "simulated", SimulationSettings(network="ring"), True),
+        ("topk", "average", "simulated", SimulationSettings(), False),
+        ("float16", "keep", "horovod", RankSettings(), False),
+        ("none", "average", "horovod", RankSettings(), False),
     ],
 )
-@pytest.mark.parametrize("engine, settings", [("horovod", RankSettings()), ("simulated", SimulationSettings())])
-def test_averaged_slots_are_not_encoded(two_ranks, engine, settings, encoding, slots, fault):
+def test_averaged_slots_are_encoded_where_there_are_servers(two_ranks, encoding, slots, engine, settings, is_fault):
     found = faults(session_of(engine, settings), Bmuf(local_slots=slots), encoding=encoding)
-    assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
+    assert [text.startswith(f"--encoding={encoding}: without parameter servers") for text in found] == [True] * is_fault
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,22 @@ from tests.engines.building import DIFFERENT, EXACT, distance, parameters, run, 
 from tfnmt.engines.schedule import PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import Bmuf
 from tfnmt.strategies.streaming import Streaming
 
 BATCHES = toy.make_batches(48)
 RATE, MOMENTUM = 0.1, 0.5
+HEAVY = OptimizerSettings(optimizer="momentum", momentum=0.8)
 
 
 def by_equations(row, steps, workers, servers):
-    """The server parameters behind so many steps of each worker, step by step; every worker's optimizer is SGD."""
+    """The server parameters behind so many steps of each worker, step by step; each moves by the heavy ball."""
     layout = Layout(toy.ToyModel.parameters, servers * row.fragments)
     theta = layout.initialize(1, tf.float64).numpy()
     filtered, momentum = theta.copy(), np.zeros_like(theta)
     replicas, pulled = ([theta.copy() for _ in range(workers)] for _ in range(2))
+    slots, mean_slot = [np.zeros_like(theta) for _ in range(workers)], np.zeros_like(theta)
     parts = np.split(np.arange(layout.size), row.fragments)
     block, merges, delay = row.local_steps // row.fragments, {}, row.fragment_delay
     beside_push = delay - delay // 2  # steps of a block that come behind its push
@@ -35,18 +38,22 @@ def by_equations(row, steps, workers, servers):
         for worker, replica in enumerate(replicas):
             batch = BATCHES[(step - 1) * workers + worker]
             gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(replica), batch, None)
-            replica -= RATE * (gradient / sums.target_tokens).numpy()
+            slots[worker] = HEAVY.momentum * slots[worker] + (gradient / sums.target_tokens).numpy()
+            replica -= RATE * slots[worker]
         if step in merges:
             merge(replicas, pulled, theta, merges[step], row.kept_replica)
+            replace(slots, mean_slot, merges[step], row.local_slots)
         if (step + beside_push) % block == 0:
             part = parts[((step + beside_push) // block - 1) % row.fragments]
             mean = np.mean([replica - base for replica, base in zip(replicas, pulled)], axis=0)[part]
             momentum[part] = MOMENTUM * momentum[part] + mean
             filtered[part] += momentum[part]
             theta[part] = filtered[part] + MOMENTUM * momentum[part]
+            mean_slot[part] = np.mean(slots, axis=0)[part]
             merges[step + delay] = part
             if not delay:
                 merge(replicas, pulled, theta, part, row.kept_replica)
+                replace(slots, mean_slot, part, row.local_slots)
     return theta
 
 
@@ -54,6 +61,11 @@ def merge(replicas, pulled, theta, part, kept):
     for replica, base in zip(replicas, pulled):
         replica[part] = kept * replica[part] + (1 - kept) * theta[part]
         base[part] = theta[part]
+
+
+def replace(slots, mean, part, local_slots):
+    for slot in slots if local_slots == "average" else []:
+        slot[part] = mean[part]
 
 
 def streaming(**flags):
@@ -65,27 +77,31 @@ def streaming(**flags):
     [
         (1, {"local_steps": 6, "fragments": 2, "fragment_delay": 2}),
         (2, {"local_steps": 6, "fragments": 3, "fragment_delay": 1, "kept_replica": 0.25}),
-        (2, {"local_steps": 4, "fragments": 2, "fragment_delay": 0}),
+        (2, {"local_steps": 4, "fragments": 2, "fragment_delay": 0, "local_slots": "average"}),
+        (2, {"local_steps": 6, "fragments": 2, "fragment_delay": 3, "local_slots": "average"}),
         (1, {"local_steps": 3, "fragments": 1, "fragment_delay": 3}),
     ],
 )
 def test_follows_its_equations(servers, flags):
     row = streaming(**flags)
-    engine = simulated(row, BATCHES, workers=2, servers=servers)
+    how = {"workers": 2, "servers": servers, "optimizer": HEAVY}
+    engine = simulated(row, BATCHES, **how)
     updates = 6
     run(engine, updates)
     block = row.local_steps // row.fragments
     expected = by_equations(row, updates * block, workers=2, servers=servers)
     np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
-    other = simulated(streaming(**{**flags, "kept_replica": 0.9}), BATCHES, workers=2, servers=servers)
-    run(other, updates)
-    assert distance(engine, other) > DIFFERENT
+    slots = "keep" if row.local_slots == "average" else "average"
+    for changed in ({"kept_replica": 0.9}, {"local_slots": slots}):
+        other = simulated(streaming(**{**flags, **changed}), BATCHES, **how)
+        run(other, updates)
+        assert distance(engine, other) > DIFFERENT
 
 
-@pytest.mark.parametrize("optimizer, servers", [("sgd", 1), ("adam", 2)])
-def test_one_fragment_without_delay_is_block_momentum(optimizer, servers):
+@pytest.mark.parametrize("optimizer, servers, slots", [("sgd", 1, "keep"), ("adam", 2, "keep"), ("adam", 2, "average")])
+def test_one_fragment_without_delay_is_block_momentum(optimizer, servers, slots):
     how = {"workers": 3, "servers": servers, "optimizer": optimizer, "dtype": tf.float32}
-    flags = {"local_steps": 2, "block_momentum": MOMENTUM}
+    flags = {"local_steps": 2, "block_momentum": MOMENTUM, "local_slots": slots}
     one = simulated(Streaming(fragments=1, fragment_delay=0, kept_replica=0.0, **flags), BATCHES, **how)
     other = simulated(Bmuf(**flags), BATCHES, **how)
     run(one, 6), run(other, 6)
@@ -95,10 +111,10 @@ def test_one_fragment_without_delay_is_block_momentum(optimizer, servers):
     assert distance(one, late) > DIFFERENT
 
 
-@pytest.mark.parametrize("updates", [1, 2, 3])
-def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates):
+@pytest.mark.parametrize("updates, slots", [(1, "keep"), (2, "average"), (3, "keep"), (3, "average")])
+def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates, slots):
     """Behind any update: a worker begins anywhere in its round, with its replica and what it has pulled."""
-    row = streaming(local_steps=6, fragments=2, fragment_delay=2)
+    row = streaming(local_steps=6, fragments=2, fragment_delay=2, local_slots=slots)
     how = {"workers": 2, "optimizer": "adam", "encoding": "int8", "pull_encoding": "float16", "average_rate": 0.1}
     whole, first, second = (simulated(row, BATCHES, **how) for _ in range(3))
     run(whole, updates + 4), run(first, updates)
@@ -106,12 +122,14 @@ def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates):
     run(second, 4)
     for name, vector in whole.state().vectors.items():
         np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
-    forgetful = simulated(row, BATCHES, **how)
     state = first.state()
-    vectors = {name: vector for name, vector in state.vectors.items() if name != "worker_0_replica"}
-    forgetful.restore(dataclasses.replace(state, vectors=vectors))
-    run(forgetful, 4)
-    assert distance(whole, forgetful) > 0
+    for forgotten in ("worker_0_replica", "worker_0_m"):
+        forgetful = simulated(row, BATCHES, **how)
+        vectors = {name: vector for name, vector in state.vectors.items() if name != forgotten}
+        assert len(vectors) < len(state.vectors)
+        forgetful.restore(dataclasses.replace(state, vectors=vectors))
+        run(forgetful, 4)
+        assert distance(whole, forgetful) > 0
 
 
 @pytest.mark.parametrize("pull_encoding, number_bytes", [("none", 8), ("float16", 2)])
@@ -172,6 +190,21 @@ def test_a_push_moves_the_bytes_of_one_fragment():
     assert {push.bytes_pushed for report in reports for push in report.pushes} == {size}
     assert [push.bytes_pulled for push in reports[0].pushes] == [4 * size] * 2  # all, where they begin
     assert {push.bytes_pulled for report in reports[1:] for push in report.pushes} == {size}
+
+
+def test_slots_travel_in_sixteen_bits_where_payloads_are_encoded():
+    """Two bytes of each parameter, and as many of each of the two slots of Adam."""
+    row = streaming(local_steps=8, fragments=4, fragment_delay=2, local_slots="average")
+    how = {"workers": 2, "optimizer": "adam", "encoding": "bfloat16", "pull_encoding": "float16"}
+    size = Layout(toy.ToyModel.parameters, 4).size // 4
+    reports = run(simulated(row, BATCHES, **how), 3)
+    assert {push.bytes_pushed for report in reports for push in report.pushes} == {size * (2 + 2 * 2)}
+    assert {push.bytes_pulled for report in reports[1:] for push in report.pushes} == {size * (2 + 2 * 2)}
+    exact = simulated(row, BATCHES, workers=2, optimizer="adam")
+    run(exact, 3)
+    coarse = simulated(row, BATCHES, **how)
+    run(coarse, 3)
+    assert 0 < distance(exact, coarse) < 0.01
 
 
 @pytest.mark.parametrize("kind", [PULLED, STEPPED, PUSHED])

@@ -47,12 +47,6 @@ def test_candidates_are_all_rows_with_all_that_they_can_choose():
     assert {one.servers for one in ranking.candidates([4], 1, [5], ["none"]) if one.strategy == "sync"} == {1}
 
 
-def test_slots_that_are_averaged_are_not_encoded():
-    found = [one for one in ranking.candidates([2], 0, [5], ["none", "float16"]) if one.strategy == "model_average"]
-    averaged = [one for one in found if one.columns(ADAM).averaged_slots]
-    assert all(one.encoding == "none" for one in averaged)
-
-
 def test_ranks_that_share_tables():
     """A step of 1 s; a vector of 1,000 numbers, of which tables are a quarter, takes a second."""
     whole = Candidate("ring_allreduce", RingAllreduce(), "none", 2, 0)

@@ -5,6 +5,7 @@ book-keeping of a strategy are the same in one process, under a virtual clock an
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.block import Outbox, Reduce
-from graphs.encodings import DENSE, Encoding
+from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
@@ -124,10 +125,12 @@ class UpdateSequence:
         variables for what the worker had pulled.
         """
         encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
-        for shard in self.server.of(Fragment(0, self.strategy.fragments)).shards * self.strategy.payload_vectors:
+        of_slots = [slot_encoding(encoding)] * len(self.strategy.averaged_slots)
+        shards = self.server.of(Fragment(0, self.strategy.fragments)).shards
+        for of_vector, shard in itertools.product([encoding, *of_slots], shards):
             with tf.device(shard.device):
-                length = encoding.length(shard.parameters.shape[0], parameters)
-                empty = tf.zeros([length], encoding.dtype(parameters))
+                length = of_vector.length(shard.parameters.shape[0], parameters)
+                empty = tf.zeros([length], of_vector.dtype(parameters))
                 outbox.append(tf.Variable(empty, trainable=False, name="payload"))
         return outbox + [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
 

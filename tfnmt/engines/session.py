@@ -100,13 +100,11 @@ class Session(abc.ABC):
         found = []
         if strategy.most_workers is not None and self.workers > strategy.most_workers:
             found.append(f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy.")
-        ways = {"encoding": strategy.encoding, "pull_encoding": strategy.pull_encoding}
-        found += [
-            f"--{name}={getattr(shared, name)}: squares of gradients would vanish; choose another --local_slots than "
-            f"{AVERAGE}."
-            for name, encoding in ways.items()
-            if encoding is not DENSE and strategy.averaged_slots
-        ]
+        if strategy.encoding is not DENSE and strategy.averaged_slots and self._pulls_nothing(strategy):
+            found.append(
+                f"--encoding={shared.encoding}: without parameter servers slots do not travel encoded; choose another "
+                f"--local_slots than {AVERAGE}."
+            )
         if strategy.pull_encoding is not DENSE and self._pulls_nothing(strategy):
             found.append(
                 f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."

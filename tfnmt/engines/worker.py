@@ -19,7 +19,7 @@ from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.streams import in_streams
-from tfnmt.strategies import KEEP, RESET, Strategy
+from tfnmt.strategies import RESET, Strategy
 
 WORKER_VECTOR = "worker_"
 """How the names of the vectors begin that a checkpoint holds of the workers."""
@@ -130,7 +130,7 @@ class WorkerGraph:
     def kept(self, replica: Replica) -> dict[str, tf.Variable]:
         """What a worker holds that outlives a block: vectors, slots and, where there are such, the age of these."""
         vectors = {name: replica.vectors[name] for name in self.strategy.saved}
-        slots = replica.slots if self.strategy.local_slots == KEEP else {}
+        slots = replica.slots if self.strategy.saves_slots else {}
         return {**vectors, **slots, **({"updates": replica.updates} if slots else {})}
 
     def _reading(self, replica: Replica) -> dict[str, tf.Tensor]:

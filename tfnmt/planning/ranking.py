@@ -113,7 +113,7 @@ def candidates(
                 if faults_of(row):  # so few steps do not suit it
                     continue
                 columns = row.row(number, OptimizerSettings())
-                for encoding in ("none",) if columns.averaged_slots else encodings:
+                for encoding in encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
                 if columns.ring:
                     yield Candidate(name, row, "none", number, 0, vocabulary_parallel=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
-from graphs.block import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Exchange, Meeting, Steps
-from graphs.encodings import DENSE, Encoding
+from graphs.block import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Exchange, Meeting, Steps, fetched
+from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN, RESIDUAL
+from graphs.local_steps import REPLICA
 from graphs.staleness import Staleness
 from graphs.work import NO_SUMS, Sums
 from tfnmt.optimizers.optimizers import Optimizer
@@ -142,11 +143,15 @@ class Strategy:
 
     def pushed_bytes(self, size: int, parameters: tf.DType) -> int:
         """Bytes on their way of a payload whose vectors have `size` numbers, or of its part for one server."""
-        return self.payload_vectors * self.encoding.bytes(size, parameters)
+        return self._bytes(self.encoding, size, parameters)
 
     def pulled_bytes(self, size: int, parameters: tf.DType) -> int:
         """The same of a pull."""
-        return self.payload_vectors * self.pull_encoding.bytes(size, parameters)
+        return self._bytes(self.pull_encoding, size, parameters)
+
+    def _bytes(self, encoding: Encoding, size: int, parameters: tf.DType) -> int:
+        of_slots = len(self.averaged_slots) * slot_encoding(encoding).bytes(size, parameters)
+        return encoding.bytes(size, parameters) + of_slots
 
     @property
     def fragments(self) -> int:
@@ -157,12 +162,18 @@ class Strategy:
     def keeps(self) -> Sequence[str]:
         """Names of the vectors that a worker holds beside its replica."""
         fetches = any(isinstance(action, Meeting) and action.kind == FETCH for action in self.program()[0])
-        return [*self.exchange.keeps, *([FETCHED] if fetches else []), *self._residuals]
+        of_fetches = [FETCHED, *map(fetched, self.averaged_slots)] if fetches else []
+        return [*self.exchange.keeps, *of_fetches, *self._residuals]
 
     @property
     def saved(self) -> Sequence[str]:
         """Names of those that checkpoints must hold."""
         return [*self.exchange.saved, *self._residuals]
+
+    @property
+    def saves_slots(self) -> bool:
+        """Whether checkpoints must hold the slots of the local update: no pull replaces all of them."""
+        return self.local_slots == KEEP or (self.local_slots == AVERAGE and REPLICA in self.exchange.saved)
 
     @property
     def _residuals(self) -> Sequence[str]:

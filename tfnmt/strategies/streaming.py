@@ -9,6 +9,9 @@ replica and θ what the servers hold, of one fragment:
 where θ' is what the worker has pulled last. The push and the pull travel while these τ steps go on, each of the P-th
 part of a vector: block momentum sends all at once, and waits. α keeps a part of what the worker has learned meanwhile.
 
+With `--local_slots=average` the workers' slots are averaged as well: each fragment of them is pushed and pulled beside
+that of the parameters, and what is pulled replaces the worker's own.
+
 Source: Streaming DiLoCo (Douillard et al., 2025).
 """
 
@@ -24,7 +27,7 @@ from tfnmt.optimizers.optimizers import OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.averaging import BlockMomentumSettings
 from tfnmt.strategies.exchanges import ParameterDelta
-from tfnmt.strategies.row import Meetings, Strategy
+from tfnmt.strategies.row import AVERAGE, KEEP, Meetings, Strategy
 
 
 class MixedDelta(ParameterDelta):
@@ -65,6 +68,12 @@ class Streaming(BlockMomentumSettings):
     kept_replica: float = setting(
         0.5, "Share of its own parameters that a worker keeps when it pulls a fragment, α.", minimum=0, maximum=1
     )
+    local_slots: str = setting(
+        KEEP,
+        "What becomes of the local optimizers' state: each worker keeps its own, or each fragment of it is averaged "
+        "with that of the parameters, for which as many more vectors travel, two with Adam.",
+        choices=(KEEP, AVERAGE),
+    )
 
     def faults(self) -> list[str]:
         """Fragments that do not fit into the steps."""
@@ -85,5 +94,6 @@ class Streaming(BlockMomentumSettings):
             exchange=MixedDelta(self.kept_replica),
             meetings=Meetings.staggered(self.local_steps // self.fragments, self.fragments, self.fragment_delay),
             local_update=local_optimizer(optimizer),
+            local_slots=self.local_slots,
             quorum=workers,
         )
