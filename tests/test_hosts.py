@@ -74,7 +74,8 @@ def test_the_study_trains_on_hosts_what_print_commands_prints(corpus, tmp_path):
     rows = {"single": "--strategy=single", "sync": "--strategy=sync"}
     for name, flag in rows.items():
         (tmp_path / f"{name}.flags").write_text(f"{flag}\n--log_every_updates=1\n--evaluate_every_updates=2\n")
-    flags = [*SHALLOW, f"--data={corpus}", f"--output={tmp_path / 'study'}", "--cores=0.5", "--max_tokens=4000"]
+    flags = [*SHALLOW, f"--data={corpus}", f"--output={tmp_path / 'study'}", "--cores=0.5", "--max_tokens=8000"]
+    flags += ["--batch_positions=256"]
     trainings = f"--trainings={tmp_path / 'single.flags'}:1,{tmp_path / 'sync.flags'}:2:800"
     told = run([sys.executable, str(ROOT / "tools" / "hosts_study"), *flags, trainings, "--target_bleu=100"])
     assert [line.split(" | ")[:3] for line in told.splitlines() if "not there" in line] == [

@@ -80,6 +80,19 @@ def test_nothing_ends_unannounced(longest, caplog):
     assert "Waiting for 0 for" in caplog.text
 
 
+@pytest.mark.parametrize("is_alive, longest, limit", [(True, 0.0, 600.0), (False, 0.0, 60.0), (True, 1.0, 60.0)])
+def test_who_answers_may_take_long_for_its_first_block(is_alive, longest, limit, caplog):
+    """It builds graphs, on a machine that may be busy; nobody is left in doubt meanwhile."""
+    busy = []
+    watch = StallWatch(60.0, lambda: busy, str, is_alive=lambda worker: is_alive)
+    for seconds in range(5, 1000, 5):
+        busy[:] = [(1, float(seconds), longest)]
+        if watch.look():
+            break
+    assert seconds == limit
+    assert len(caplog.records) == limit // 10 - 1
+
+
 def test_slow_worker_is_named_when_all_answer(alive, caplog):
     cluster = Cluster("", (alive, alive), (alive,))
     watch = StallWatch(60.0, lambda: [(1, 20.0, 1.0)], lambda worker: culprit(cluster, worker))

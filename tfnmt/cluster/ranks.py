@@ -136,7 +136,12 @@ class Ranks:
         self.hosts = self.gather(socket.gethostname())
         self._addresses = self.gather(self._pulse.address)
         self._answered = [time.monotonic()] * self.size
-        self._watch = StallWatch(self._settings.stall_timeout, self._busy, self._name)
+        self._watch = StallWatch(
+            self._settings.stall_timeout,
+            self._busy,
+            self._name,
+            is_alive=lambda rank: feel(self._addresses[rank]) is not None,
+        )
 
     @property
     def have_changed(self) -> bool:

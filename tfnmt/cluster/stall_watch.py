@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # It imports the addresses, which import this module's settin
 
 _LOOK_SECONDS = 0.5
 _NOTICE_SECONDS = 5.0
+_FIRST = 10.0
+"""Timeouts within which somebody who answers may be at its first piece of work, for which it builds graphs."""
 
 Busy = tuple[int, float, float]
 """A task at work: its number, the seconds so far, and the seconds of its longest piece of work."""
@@ -31,7 +33,8 @@ class StallSettings:
 
     stall_timeout: float = setting(
         600.0,
-        "Seconds without an answer after which training ends and names who did not answer.",
+        "Seconds without an answer after which training ends and names who did not answer. The first piece of work of "
+        "a worker may take ten times as long while it answers probes: it builds graphs.",
         minimum=1,
         may_change=True,
     )
@@ -50,6 +53,7 @@ class StallWatch:
         busy: Callable[[], list[Busy]],
         name: Callable[[int], str],
         make_guard: Callable[[], "StallGuard"] | None = None,
+        is_alive: Callable[[int], bool] = lambda number: False,
     ):
         """The watch begins when it is entered.
 
@@ -58,8 +62,10 @@ class StallWatch:
           busy: tells who is at work; it must not wait for the main thread.
           name: number -> the name of whoever it stands for, asked for once there is something to say.
           make_guard: what watches this thread, if anything does.
+          is_alive: whether somebody who has done nothing yet, and takes longer than the timeout, answers.
         """
         self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
+        self._is_alive = is_alive
         self._entered = 0
         self._ended = threading.Event()
         self._noticed = threading.Event()
@@ -110,7 +116,8 @@ class StallWatch:
         timeout = self._timeout_seconds
         for worker, seconds, longest in self._busy():
             wait = self._waits.setdefault(worker, Wait(functools.partial(self._name, worker)))
-            if wait.is_over(timeout, seconds, longest):
+            is_first = not longest and seconds >= timeout and self._is_alive(worker)
+            if wait.is_over(_FIRST * timeout if is_first else timeout, seconds, longest):
                 return LostError(
                     f"{self._name(worker)} has not answered for {seconds:.0f} s (--stall_timeout={timeout:g}); "
                     "training ends. Look at its log; start training again, and it goes on from the newest checkpoint."

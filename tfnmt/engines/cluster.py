@@ -26,7 +26,7 @@ from absl import logging
 from tfnmt.cluster.addresses import SERVER, Cluster
 from tfnmt.cluster.coordinator import Coordinator, current_task
 from tfnmt.cluster.probes import is_listening
-from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit
+from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit, silent_tasks
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import Engine, EngineState
@@ -65,6 +65,7 @@ class ClusterEngine(Engine):
             self._busy,
             lambda worker: culprit(cluster, worker),
             lambda: StallGuard(cluster),
+            lambda worker: not silent_tasks(cluster.tasks()),
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[Lane] = []
