@@ -27,6 +27,7 @@ class HostRun:
 
     Attributes:
       directory: of the run.
+      hosts: on which it is.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class HostRun:
           log: what its tasks print.
         """
         self.directory, self._log = directory / "run", log
-        self._hosts, self._workers = hosts, range(len(hosts.addresses) - workers, len(hosts.addresses))
+        self.hosts, self._workers = hosts, range(len(hosts.addresses) - workers, len(hosts.addresses))
         words = [*words, f"--run_directory={self.directory}", "--threads=1"]
         if servers:
             commands = cluster_commands(hosts, servers, words)
@@ -57,11 +58,8 @@ class HostRun:
             commands = [rank_command(hosts, words, directory)]
         else:
             commands = [hosts.command(0, [str(pathlib.Path(sys.executable).with_name("tfnmt-train")), *words])]
-        with log.open("w") as output:
-            self._tasks = [
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-                for command in commands
-            ]
+        log.write_text("")
+        self._commands, self._tasks = commands, [self._start(command) for command in commands]
 
     def limit(self, cores: Sequence[float]) -> None:
         """Gives each worker so much of a core, once all of them have pushed, and waits until they have pushed anew.
@@ -72,8 +70,18 @@ class HostRun:
         pushes = _FIRST_PUSHES * len(self._workers)
         self.wait(pushes)
         for host, share in zip(self._workers, cores, strict=True):
-            self._hosts.limit(host, share)
+            self.hosts.limit(host, share)
         self.wait(sum(self.pushes()) + pushes)
+
+    def host(self, worker: int) -> int:
+        """The host of a worker of a cluster."""
+        return self._workers[worker]
+
+    def restart(self, worker: int) -> None:
+        """Starts the task of a worker of a cluster that has ended."""
+        host = self.host(worker)
+        self._tasks[host].wait()
+        self._tasks[host] = self._start(self._commands[host])
 
     def wait(self, pushes: int) -> None:
         """Returns once there are so many pushes, of all workers.
@@ -93,6 +101,10 @@ class HostRun:
     def has_ended(self) -> bool:
         """Whether one of its tasks has, whatever for."""
         return any(task.poll() is not None for task in self._tasks)
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen:
+        with self._log.open("a") as output:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
     def pushes(self) -> list[int]:
         """Of each log point so far."""

@@ -113,6 +113,17 @@ class Hosts:
         """Cuts a host off, or joins it to the others again."""
         _run(f"ip link set {self._names[host]} {'up' if up else 'down'}")
 
+    def set_speed(self, host: int, bytes_per_second: float) -> None:
+        """Gives a host, whose link has a speed, another one."""
+        for where, shape in self._shapes(self._names[host], bytes_per_second):
+            _run(f"{where} qdisc replace {shape}")
+
+    def signal(self, host: int, number: int) -> None:
+        """Sends a signal to all processes of a host."""
+        for process in _processes(_group(self._names[host])):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
     def _make(self, name: str, address: str) -> None:
         group = _group(name)
         group.mkdir()
@@ -125,24 +136,31 @@ class Hosts:
         for interface in ("lo", _INTERFACE):
             _run(f"ip -n {name} link set {interface} up")
         if self._bytes_per_second is not None:
-            shape = f"root tbf rate {round(8 * self._bytes_per_second)}bit burst {_BURST_BYTES} latency {_QUEUE}"
-            _run(f"tc -n {name} qdisc add dev {_INTERFACE} {shape}")  # what it sends
-            _run(f"tc qdisc add dev {name} {shape}")  # what it receives
+            for where, shape in self._shapes(name, self._bytes_per_second):
+                _run(f"{where} qdisc add {shape}")
+
+    def _shapes(self, name: str, bytes_per_second: float) -> list[tuple[str, str]]:
+        """Of what a host sends and of what it receives, where the shape is and what it is, in the words of tc."""
+        shape = f"root tbf rate {round(8 * bytes_per_second)}bit burst {_BURST_BYTES} latency {_QUEUE}"
+        return [(f"tc -n {name}", f"dev {_INTERFACE} {shape}"), ("tc", f"dev {name} {shape}")]
 
 
 def cluster_commands(hosts: Hosts, servers: int, words: Sequence[str]) -> list[list[str]]:
-    """The commands that tfnmt-launch prints for a chief, so many parameter servers, and workers on all other hosts."""
+    """The commands that tfnmt-launch prints for a chief, so many parameter servers, and workers on all other hosts.
+
+    There is one for each host, in their order.
+    """
     places = [f"{address}:{PORT}" for address in hosts.addresses]
     flags = [f"--chief_hosts={places[0]}", f"--ps_hosts={','.join(places[1 : 1 + servers])}"]
     flags += [f"--worker_hosts={','.join(places[1 + servers :])}", *words]
     launch = [str(_PROGRAMS / "tfnmt-launch"), "--print_commands", *flags]
     printed = subprocess.run(launch, capture_output=True, text=True, check=True).stdout
-    commands = []
+    commands: dict[int, list[str]] = {}
     for heading, line in (block.splitlines() for block in printed.strip().split("\n\n")):
         program, *rest = shlex.split(line)
         host = hosts.addresses.index(heading.rpartition(" ")[2])
-        commands.append(hosts.command(host, [str(_PROGRAMS / program), *rest]))
-    return commands
+        commands[host] = hosts.command(host, [str(_PROGRAMS / program), *rest])
+    return [commands[host] for host in sorted(commands)]
 
 
 def rank_command(hosts: Hosts, words: Sequence[str], directory: pathlib.Path) -> list[str]:
@@ -184,15 +202,19 @@ def _group(name: str) -> pathlib.Path:
     return _groups() / name
 
 
+def _processes(group: pathlib.Path) -> list[int]:
+    return [*map(int, (group / "cgroup.procs").read_text().split())]
+
+
 def _kill(group: pathlib.Path) -> None:
     """Ends every process of a group, and the group."""
     if not group.is_dir():
         return
     limit = time.monotonic() + _END_SECONDS
-    while (processes := (group / "cgroup.procs").read_text().split()) and time.monotonic() < limit:
+    while (processes := _processes(group)) and time.monotonic() < limit:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
         time.sleep(0.05)
     group.rmdir()
 
