@@ -15,6 +15,10 @@ KINDS = {
 _LEAST_SECONDS, _MOST_SECONDS = 5.0, 15.0  # for which it stays so
 
 
+START_SECONDS = 3.0
+"""No process can push sooner behind its start: what comes meanwhile, its worker had pushed before."""
+
+
 class Fault(NamedTuple):
     """What befalls a worker, in seconds since the first moment that counts."""
 
@@ -22,6 +26,10 @@ class Fault(NamedTuple):
     worker: int
     began: float
     ended: float  # of a killed worker, when its process is started again
+
+    def is_over(self, at: float) -> bool:
+        """Whether a push that is seen then shows that the worker is back."""
+        return at >= self.ended + (START_SECONDS if self.kind == KILL else 0.0)
 
 
 def schedule(seed: int, seconds: float, every: float, workers: int, kinds: Sequence[str]) -> Iterator[Fault]:
@@ -79,7 +87,7 @@ def outcome(updates: Sequence[Update], faults: Sequence[Fault], workers: int, to
     """
     back, dead, last = {}, 0.0, updates[-1].at
     for fault in faults:
-        pushed = next((each.at for each in updates if each.at >= fault.ended and fault.worker in each.workers), None)
+        pushed = next((each.at for each in updates if fault.is_over(each.at) and fault.worker in each.workers), None)
         if pushed is not None:
             back[fault] = pushed - fault.ended
         if fault.kind == KILL:
