@@ -77,7 +77,7 @@ def test_the_study_trains_on_hosts_what_print_commands_prints(corpus, tmp_path):
     flags = [*SHALLOW, f"--data={corpus}", f"--output={tmp_path / 'study'}", "--cores=0.5", "--max_tokens=8000"]
     flags += ["--batch_positions=256"]
     trainings = f"--trainings={tmp_path / 'single.flags'}:1,{tmp_path / 'sync.flags'}:2:800"
-    told = run([sys.executable, str(ROOT / "tools" / "hosts_study"), *flags, trainings, "--target_bleu=100"])
+    told = run([sys.executable, str(ROOT / "tools" / "hosts_study"), *flags, trainings, "--target=100"])
     assert [line.split(" | ")[:3] for line in told.splitlines() if "not there" in line] == [
         ["| single", "1", "none"],
         ["| sync", "2", "800"],

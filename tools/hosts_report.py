@@ -1,4 +1,4 @@
-"""What trainings on hosts say: a table and a picture of how soon each comes to a BLEU."""
+"""What trainings on hosts say: a table and a picture of how soon each comes to a quality."""
 
 import math
 import pathlib
@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from tfnmt.training.log_points import METRICS
+from tfnmt.training.stopping import HIGHER_IS_BETTER
+
 _HEADING = (
     "row",
     "workers",
     "Mbit/s",
     "target tokens/s",
     "of workers alone",
-    "minutes to BLEU {:g}",
+    "minutes to {}",
     "times as soon",
     "of workers alone",
     "million tokens to it",
@@ -53,8 +56,24 @@ class Training(NamedTuple):
         return f"{self.row}-{self.workers}" + (f"-{self.megabits:g}mbit" if self.megabits else "")
 
 
+class Target(NamedTuple):
+    """A quality: a BLEU, or a cross entropy of the validation text in nats a token."""
+
+    metric: str
+    value: float
+
+    @property
+    def sign(self) -> int:
+        """Of better."""
+        return 1 if HIGHER_IS_BETTER[self.metric] else -1
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{METRICS[self.metric][0]} {self.value:g}"
+
+
 class Arrival(NamedTuple):
-    """When a training comes to a BLEU."""
+    """When a training comes to a quality."""
 
     hours: float
     tokens: float
@@ -67,6 +86,7 @@ class Curve(NamedTuple):
       hours: of training, at each evaluation.
       tokens: target tokens, those of the start included, at each evaluation.
       bleu: of each evaluation.
+      cross_entropy: of each evaluation.
       tokens_per_second: target tokens of all workers.
       computing_share: of the workers' time.
       bytes_pushed: for each target token, by all workers.
@@ -75,6 +95,7 @@ class Curve(NamedTuple):
     hours: list[float]
     tokens: list[int]
     bleu: list[float]
+    cross_entropy: list[float]
     tokens_per_second: float
     computing_share: float
     bytes_pushed: float
@@ -90,36 +111,42 @@ class Curve(NamedTuple):
             [each["training_hours"] - began for each in seen],
             [each["target_tokens"] for each in seen],
             [each["bleu"] for each in seen],
+            [each["cross_entropy"] for each in seen],
             tokens / hours / 3600,
             sum(each["compute_share"] * span for each, span in zip(later, spans)) / sum(spans),
             sum(each["bytes_pushed"] for each in later) / tokens,
         )
 
-    def at(self, target: float) -> Arrival | None:
-        """When the BLEU first comes to `target`, linear between evaluations; None if it never does."""
-        first = next((number for number, bleu in enumerate(self.bleu) if bleu >= target), None)
+    def values(self, metric: str) -> list[float]:
+        """Of each evaluation."""
+        return self._asdict()[metric]
+
+    def at(self, target: Target) -> Arrival | None:
+        """When it first comes to the target, linear between evaluations; None if it never does."""
+        values, sign = self.values(target.metric), target.sign
+        first = next((number for number, value in enumerate(values) if sign * value >= sign * target.value), None)
         if first is None:
             return None
         before = max(first - 1, 0)
-        rise = self.bleu[first] - self.bleu[before]
-        share = (target - self.bleu[before]) / rise if rise else 0.0
+        rise = values[first] - values[before]
+        share = (target.value - values[before]) / rise if rise else 0.0
         return Arrival(
             self.hours[before] + share * (self.hours[first] - self.hours[before]),
             self.tokens[before] + share * (self.tokens[first] - self.tokens[before]),
         )
 
 
-def baseline(found: Mapping[Training, Curve], target: float) -> Curve:
-    """That of one worker which is soonest at the target or, where none comes there, has the best BLEU."""
+def baseline(found: Mapping[Training, Curve], target: Target) -> Curve:
+    """That of one worker which is soonest at the target or, where none comes there, is best in the end."""
 
     def rank(curve: Curve) -> tuple[float, float]:
         arrival = curve.at(target)
-        return (arrival.hours if arrival else math.inf, -max(curve.bleu, default=0.0))
+        return arrival.hours if arrival else math.inf, -target.sign * curve.values(target.metric)[-1]
 
     return min((curve for training, curve in found.items() if training.workers == 1), key=rank)
 
 
-def table(found: Mapping[Training, Curve], target: float) -> str:
+def table(found: Mapping[Training, Curve], target: Target) -> str:
     """All trainings in Markdown, in their order."""
     alone = baseline(found, target)
     lines = [[each.format(target) for each in _HEADING], ["---"] * len(_HEADING)]
@@ -137,15 +164,16 @@ def table(found: Mapping[Training, Curve], target: float) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def picture(found: Mapping[Training, Curve], target: float) -> Figure:
-    """BLEU over minutes of training."""
+def picture(found: Mapping[Training, Curve], target: Target) -> Figure:
+    """The metric over minutes of training."""
     figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     axes = figure.subplots()
     for number, (training, curve) in enumerate(found.items()):
         style = {1: ":", 2: "--"}.get(training.workers, "-")
-        axes.plot([60 * hour for hour in curve.hours], curve.bleu, style, color=f"C{number % 10}", label=training.name)
-    axes.axhline(target, color="grey", linewidth=0.8)
-    axes.set(xlabel="minutes of training", ylabel="BLEU")
+        minutes, values = [60 * hour for hour in curve.hours], curve.values(target.metric)
+        axes.plot(minutes, values, style, color=f"C{number % 10}", label=training.name)
+    axes.axhline(target.value, color="grey", linewidth=0.8)
+    axes.set(xlabel="minutes of training", ylabel=METRICS[target.metric][0])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
