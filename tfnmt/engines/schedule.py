@@ -110,6 +110,9 @@ class Servers(Protocol):
     def new_worker(self, graph: Any, number: int, outbox: Any) -> Any:
         """A worker that has come as far as the servers know."""
 
+    def steps_of(self, worker: int) -> int:
+        """Steps of a worker's next block."""
+
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         """Takes in a push; the report when it made an update, or would have."""
 
@@ -271,7 +274,7 @@ class Schedule:
         row = self._servers.strategy
         began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
         push = None
-        for number in range(steps.count):
+        for number in range(min(steps.count, self._servers.steps_of(worker.number))):
             if limit and self._clock.now - began >= limit:
                 break
             one, is_last = Steps(1, steps.first and number == 0), number == steps.count - 1
