@@ -60,6 +60,10 @@ class _Spent:
     waiting: float = 0.0  # for others
     servers: float = 0.0
 
+    def forget_block(self) -> None:
+        """Leaves out what a block has cost that is done anew: no graph would tell it."""
+        self.compute = self.pull = self.push = 0.0
+
     def in_place_of_real(self, push: Push) -> Push:
         """The push with this instead of what the real machine needed; a virtual clock knows no reader."""
         sums = push.work.sums._replace(
@@ -381,6 +385,8 @@ class Schedule:
         self._timeline.forget(worker)
         self._under_way[worker] = None
         self._awaited.discard(worker)
+        if fault.kind != ABSORBED:  # or the servers have the block, or are going to have it
+            self._spent[worker].forget_block()
         self.crew[worker] = self._new_worker(worker)
         fresh = self._life(self.crew[worker])
 
