@@ -185,6 +185,7 @@ class BlockGraph:
         plateau_scale: tf.Tensor,
         earlier: Sums,
         fragment: tf.Tensor,
+        most_steps: tf.Tensor | None = None,
     ) -> Work:
         """Does one block of one worker, or a part of one.
 
@@ -199,6 +200,7 @@ class BlockGraph:
           plateau_scale: the plateau schedule's factor of the learning rate, a scalar.
           earlier: sums of the block's parts before this one.
           fragment: which the block pushes, an int32 scalar.
+          most_steps: of any `Steps`, an int64 scalar; None for as many as they say.
         """
         work, began = no_work(clock), tf.timestamp()
         travelling: list[Any] = []  # while steps go on
@@ -208,7 +210,8 @@ class BlockGraph:
             with tf.control_dependencies([began] if number else []):
                 if isinstance(action, Steps):
                     before = tf.cast(work.sums.steps, tf.int64)
-                    more = self._steps(action, replica, step_gradient, step + before, work.clock, plateau_scale)
+                    numbers = (step + before, work.clock, plateau_scale)
+                    more = self._steps(action, replica, step_gradient, *numbers, most_steps)
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action.kind == PUSH:
                     sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
@@ -365,8 +368,8 @@ class BlockGraph:
         shards = len(self.server.shards) // self.fragments
         return tf.split(vector, shards) if shards > 1 else [vector]
 
-    def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale) -> Work:
-        """`steps.count` steps or, with a limit of time, at least one and as many as begin within it."""
+    def _steps(self, steps: Steps, replica, step_gradient, step, clock, plateau_scale, most_steps) -> Work:
+        """`steps.count` steps, or `most_steps`; with a limit of time, at least one and as many as begin within it."""
         if steps.count == 1:
             return self._step(replica, step_gradient, step, clock, plateau_scale, steps.first)
         if steps.first:  # clears what was gathered: a first step before the loop would be a second copy of the model
@@ -376,6 +379,8 @@ class BlockGraph:
 
         def more(work: Work, now: tf.Tensor) -> tf.Tensor:
             wanted = work.sums.steps < steps.count
+            if most_steps is not None:
+                wanted &= tf.cast(work.sums.steps, tf.int64) < most_steps
             if self.most_seconds:
                 wanted &= (now - started < self.most_seconds) | (work.sums.steps == 0)
             return wanted

@@ -20,6 +20,8 @@ SCHEDULE = ScheduleSettings(learning_rate=0.1, schedule="inverse_sqrt", warmup_u
 CONSTANT = ScheduleSettings(learning_rate=0.1, schedule="constant", warmup_updates=0)
 PLATEAU = ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates=0)
 EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
+HALF_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=2.0**-20, stragglers=("1:2",))
+"""Worker 1 is half as fast, and steps are shorter than real ones, so that these can be said to be as long."""
 CONTRACT = {"model": toy.ToyModel(dropout=0.3), "global_batch_tokens": 80, "average_rate": 0.1}
 """What every engine computes as the simulation does: dropout, steps of several batches, a moving average."""
 EXACT = 1e-12
@@ -66,6 +68,13 @@ def simulated(row, batches, *, workers, costs=EQUAL_SPEED, script=None, faults=(
     """The simulated engine, all of whose workers are equally fast by default."""
     more = {"workers": workers, "costs": costs, "script": script, "faults": faults}
     return build(SimulatedEngine, row, batches, workers=workers, options=more, **options)
+
+
+def at_half_speed(push):
+    """A real push that has taken as long as `HALF_SPEED` says."""
+    sums = push.work.sums
+    seconds = sums.steps * HALF_SPEED.step_seconds * (2 if push.worker == 1 else 1)
+    return push._replace(work=push.work._replace(sums=sums._replace(step_seconds=seconds, data_wait_seconds=0.0)))
 
 
 def run(engine, updates=None):

@@ -19,8 +19,11 @@ from tests import toy
 from tests.engines.building import (
     CONSTANT,
     CONTRACT,
+    EQUAL_SPEED,
+    HALF_SPEED,
     PLATEAU,
     SCHEDULE,
+    at_half_speed,
     build,
     parts_and_whole,
     run,
@@ -61,7 +64,11 @@ class Team:
 
     def engine(self, row: str, cluster: Cluster | None = None, **options) -> ClusterEngine:
         options = {**self.options, **options}
-        return build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
+        engine = build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
+        if columns(row).meetings.by_speed:
+            absorb = engine._servers.absorb
+            engine._servers.absorb = lambda push, waits: absorb(at_half_speed(push), waits)
+        return engine
 
     def train(
         self,
@@ -93,13 +100,15 @@ def compare(team: Team, row: str) -> dict:
     """With the simulation; a state that is taken on the way moves nothing."""
     # Where nobody waits it would have in it the reports of what came meanwhile.
     reports, _, state = team.train(row, team.updates, looks=row not in WITHOUT_BARRIER)
-    virtual = simulated(ROWS[row], BATCHES, **team.options, **CONTRACT)
+    costs = HALF_SPEED if columns(row).meetings.by_speed else EQUAL_SPEED
+    virtual = simulated(ROWS[row], BATCHES, costs=costs, **team.options, **CONTRACT)
     run(virtual, state.counters["version"])  # a worker that does not wait may have been further on at once
     expected = virtual.state()
     if row in WITHOUT_BARRIER:  # workers are already somewhere in their next block
         state, expected = (dataclasses.replace(each, vectors=_of_servers(each)) for each in (state, expected))
     return {
         **_difference(state, expected),
+        "steps": [worker["step"] for worker in state.counters["workers"]],
         "updates": [report.update for report in reports],
         "staleness": [push.staleness for report in reports for push in report.pushes],
         "parts": parts_and_whole(reports),

@@ -21,8 +21,11 @@ from tests import toy
 from tests.engines.building import (
     CONSTANT,
     CONTRACT,
+    EQUAL_SPEED,
+    HALF_SPEED,
     PLATEAU,
     SCHEDULE,
+    at_half_speed,
     build,
     local,
     parts_and_whole,
@@ -32,7 +35,7 @@ from tests.engines.building import (
     run_with_pauses,
     simulated,
 )
-from tests.engines.rows import ROWS
+from tests.engines.rows import ROWS, columns
 from tests.engines.traffic import received_bytes
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
 from tfnmt.engines.horovod import HorovodEngine
@@ -53,7 +56,15 @@ class Team:
 
     def engine(self, row, batches=BATCHES, settings=UNCHECKED, **options):
         more = {"ranks": self.ranks, "settings": settings}
-        return build(HorovodEngine, ROWS[row], batches, options=more, **{**self.options, **options})
+        engine = build(HorovodEngine, ROWS[row], batches, options=more, **{**self.options, **options})
+        if columns(row).meetings.by_speed:
+            absorb = engine._servers.absorb_reduced
+
+            def absorb_at_half_speed(arrivals, *numbers):
+                return absorb([each._replace(push=at_half_speed(each.push)) for each in arrivals], *numbers)
+
+            engine._servers.absorb_reduced = absorb_at_half_speed
+        return engine
 
     def train(self, row, updates=UPDATES, start=None, **options):
         """The reports of a run and its last state."""
@@ -78,7 +89,8 @@ class Team:
 
     def simulate(self, row, updates=UPDATES, start=None, batches=BATCHES, **options):
         """The same under a virtual clock."""
-        engine = simulated(ROWS[row], batches, **{**self.options, **options})
+        costs = HALF_SPEED if columns(row).meetings.by_speed else EQUAL_SPEED
+        engine = simulated(ROWS[row], batches, **{"costs": costs, **self.options, **options})
         if start:
             engine.restore(start)
         return run(engine, updates), engine.state()
@@ -93,6 +105,7 @@ def compare(team, row):
     return {
         **_difference(state, virtual),
         "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
+        "steps": [worker["step"] for worker in state.counters["workers"]],
         "tokens": [[report.target_tokens for report in each] for each in (reports, expected)],
         "workers": [[push.worker for push in report.pushes] for report in reports],
         "staleness": [push.staleness for report in reports for push in report.pushes],

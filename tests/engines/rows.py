@@ -35,6 +35,7 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "compensated": Async(staleness_exponent=1.0, compensation_lambda=0.5),
     "stale": SummedAsync(summed_pushes=3, staleness_exponent=1.0, compensation_lambda=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
+    "by_speed": Bmuf(local_steps=2, block_momentum=0.5, payload_weights="tokens", blocks_by_speed=True),
 }
 
 

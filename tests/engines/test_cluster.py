@@ -11,7 +11,7 @@ from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 SECONDS = 600  # a hang must not hold up the suite
-RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4"]
+RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4", "by_speed"]
 MOVED = ["sync", "averaged_slots"]
 ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
@@ -63,6 +63,12 @@ def test_rows_with_a_barrier_equal_the_simulation(two_workers, row):
     assert on_servers == pytest.approx(simulated, rel=1e-9)
     least, parts, whole = found["parts"]
     assert least >= 0 and 0 < parts <= whole
+
+
+def test_blocks_are_as_long_as_speeds_say(two_workers):
+    """A block of 2 steps each, and three at half speed for worker 1."""
+    assert two_workers["by_speed"]["progress"]
+    assert two_workers["by_speed"]["steps"] == [4 * 2, 2 + 3 * 1]
 
 
 @pytest.mark.parametrize("row", RESUMED)

@@ -13,7 +13,7 @@ from tfnmt.cluster.rank_launch import rank_tasks
 SECONDS = 600  # a hang must not hold up the suite
 EXACT = 1e-12
 DIFFERENT = 1e-6
-RESUMED = ["bmuf", "averaged_slots", "elastic_barrier", "streaming+int4"]
+RESUMED = ["bmuf", "averaged_slots", "elastic_barrier", "streaming+int4", "by_speed"]
 ENCODED_ROWS = ["ring_allreduce", "model_average"]
 GATHERED = {"bfloat16": lambda size: 2 * size, "int8": lambda size: 4 + size, "topk": lambda size: size // 4 * 10}
 """Encodings of which ranks gather payloads, and their bytes for a short vector of float64, the largest quarter."""
@@ -89,6 +89,11 @@ def test_two_ranks_equal_the_simulation(two, row):
     assert on_ranks == simulated and min(on_ranks) >= 80
     assert found["workers"] == [[0, 1]] * 4
     assert set(found["staleness"]) == {0}
+
+
+def test_blocks_are_as_long_as_speeds_say(two):
+    """Every rank knows its own share: a block of 2 steps each, and three at half speed for rank 1."""
+    assert two["compare:by_speed"]["steps"] == [4 * 2, 2 + 3 * 1]
 
 
 def test_four_ranks_equal_the_simulation(four):

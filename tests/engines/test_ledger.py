@@ -45,7 +45,7 @@ def report(ledger, applied=True):
 
 def test_nobody_has_done_anything_at_first(ledger):
     nothing = {"version": 0, "steps": 0.0, "phase_began": 0, "arrived": 0, "sums": NO_SUMS}
-    nothing |= {"weight": 0.0, "whole_weight": 0.0, "unit": 0.0}
+    nothing |= {"weight": 0.0, "whole_weight": 0.0, "unit": 0.0, "speeds": []}
     nothing["noise"] = NoiseScale()._asdict()
     assert ledger.counters() == {**nothing, "workers": [{"block": 0, "step": 0, "position": None}] * 2}
 
@@ -158,6 +158,25 @@ def test_the_noise_scale_is_of_gradients_that_count_and_of_the_row_that_trains_n
     assert told(applied=False, gradient_norm=9.0) == told(gradient_norm=None) == pytest.approx(10.0)
     ledger.begin_phase()
     assert told() is None
+
+
+def test_all_go_by_the_speeds_behind_the_last_update(ledger, clock):
+    """Whoever has done its next block already; of other numbers of workers nothing is known."""
+    ledger.begin_phase(by_speed=True)
+    for worker, seconds in ((0, 1.0), (1, 4.0)):
+        take(ledger, push(worker, 1, 8, steps=8.0, step_seconds=seconds))
+        assert ledger.steps_of(1, most=8) == 8
+    report(ledger)
+    take(ledger, push(0, 2, 16, steps=8.0, step_seconds=9.0))
+    assert [ledger.steps_of(worker, most=8) for worker in range(2)] == [8, 2]
+    for workers, steps in ((2, 5), (3, 8)):
+        other = Ledger(workers, clock)
+        other.begin_phase(by_speed=True)
+        other.restore(json.loads(json.dumps(ledger.counters())), phase_began=0)
+        assert other.steps_of(0, most=8) == steps  # 12 steps in 9.5 s, and 8 in 4 s
+    ledger.begin_phase()
+    assert ledger.steps_of(1, most=8) == 8
+    assert ledger.counters()["speeds"] == []
 
 
 def test_counters_are_taken_up(ledger, clock):

@@ -23,7 +23,7 @@ def traced(row, block):
     replica, batches = graph.new_replica(0), iter(toy.dataset(BATCHES)(None))
     whole, number = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
     sums, fragment = tf.zeros([len(NO_SUMS)], tf.float64), tf.constant(0)
-    arguments = (replica, outbox, batches, whole, whole, number, number, sums, fragment)
+    arguments = (replica, outbox, batches, whole, whole, number, number, sums, fragment, whole)
     function = graph.function(block).get_concrete_function(*arguments)
     parameters = servers.server.shards[0].parameters.handle
     return function.graph, [inner for outer, inner in function.graph.captures if outer is parameters]

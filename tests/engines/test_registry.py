@@ -10,13 +10,13 @@ from tests.engines.building import build
 from tfnmt import runtime
 from tfnmt.cluster.addresses import ClusterSettings
 from tfnmt.cluster.ranks import RankSettings
-from tfnmt.engines import rank_session
+from tfnmt.engines import rank_session, session
 from tfnmt.engines.local import LocalEngine, LocalSettings
 from tfnmt.engines.registry import SETTINGS, open_session
 from tfnmt.engines.simulated import SimulatedEngine, SimulationSettings
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import Async, Bmuf, RingAllreduce, Single, StrategySettings, Sync, phases
+from tfnmt.strategies import Async, Bmuf, ModelAverage, RingAllreduce, Single, StrategySettings, Sync, phases
 
 ADAM = OptimizerSettings()
 
@@ -212,6 +212,15 @@ def test_averaged_slots_are_encoded_where_there_are_servers(two_ranks, encoding,
 def test_pulls_are_encoded_where_there_are_some(two_ranks, engine, settings, row, is_fault):
     found = faults(session_of(engine, settings), row, pull_encoding="int8")
     assert found == ["--pull_encoding=int8: nothing is pulled without parameter servers; leave it out."] * is_fault
+
+
+@pytest.mark.parametrize("workers, elastic, is_fault", [(1, False, True), (1, True, False), (2, False, False)])
+def test_blocks_go_by_speed_where_there_are_several_workers(monkeypatch, workers, elastic, is_fault):
+    """Or may be again."""
+    monkeypatch.setattr(session, "is_elastic", lambda: elastic)
+    found = faults(session_of("simulated", SimulationSettings(workers=workers)), ModelAverage(blocks_by_speed=True))
+    fault = "--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out."
+    assert found == [fault] * is_fault
 
 
 def test_ranks_need_somebody_who_starts_them():

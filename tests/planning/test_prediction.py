@@ -29,6 +29,10 @@ COSTS = CostSettings(
     network_bytes_per_second=2e3,
 )
 ROWS = {name: make for name, make in STRATEGIES.items() if name != "single"}
+MORE = {
+    "fragments": Streaming(local_steps=6, fragments=2),
+    "by_speed": ModelAverage(local_steps=4, blocks_by_speed=True),
+}
 
 
 def costs(is_ring=False, settings=COSTS, fragments=1):
@@ -43,10 +47,10 @@ def quick(make):
     return make(**{name: value for name, value in flags.items() if name in names})
 
 
-@pytest.mark.parametrize("name", [*ROWS, "fragments"])
+@pytest.mark.parametrize("name", [*ROWS, *MORE])
 def test_every_update_comes_when_the_simulated_engine_has_it(name):
     """And moves as many bytes, with as many steps behind it, and has waited as long."""
-    row = quick(ROWS[name]) if name in ROWS else Streaming(local_steps=6, fragments=2)
+    row = quick(ROWS[name]) if name in ROWS else MORE[name]
     engine = simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=COSTS, dtype=tf.float32)
     columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
     machines = costs(columns.ring, fragments=columns.fragments)

@@ -163,7 +163,7 @@ class ClusterEngine(Engine):
         worker = self._worker(index, lane)
         # The servers may yet have to absorb the payload before, which is in another outbox.
         worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
-        _, push = worker.run(worker.next_block(), self._servers.plateau_scale)
+        _, push = worker.run(worker.next_block(), self._servers.plateau_scale, self._servers.steps_of(lane))
         with self._condition:
             if push:
                 for ready in self._pace.arrive(push):

@@ -244,7 +244,8 @@ class HorovodEngine(Engine):
             self._begin_phase()
         with self._computing():
             block = self._worker.next_block()
-            _, push = self._ranks.run(self._worker.run, block, self._servers.plateau_scale)
+            numbers = (self._servers.plateau_scale, self._servers.steps_of(self._ranks.rank))
+            _, push = self._ranks.run(self._worker.run, block, *numbers)
         if push is None:
             return None
         arrivals = self._reduce(push)

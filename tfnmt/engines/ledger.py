@@ -14,6 +14,7 @@ from graphs.work import NO_SUMS, Sums
 from tfnmt.batch import START
 from tfnmt.engines.noise_scale import NoiseScale
 from tfnmt.engines.report import BlockReport, PushReport, Waits
+from tfnmt.engines.speeds import Speed, steps_in_proportion
 from tfnmt.engines.worker import Progress, Push
 
 _REPORTED = {name: BlockReport.__annotations__[name] for name in Sums._fields if name in BlockReport._fields}
@@ -47,14 +48,16 @@ class Ledger:
         self._nothing_arrived()
         self.phase_began = 0
         self._noise = NoiseScale()  # of the row that trains now
+        self._set_speeds([])
         self._pushes: list[PushReport] = []  # since the last report
         self._pushed_at = [clock()] * workers
         self._reported_at = clock()
 
-    def begin_phase(self) -> None:
-        """Another row trains from now on."""
+    def begin_phase(self, by_speed: bool = False) -> None:
+        """Another row trains from now on, whose blocks go by the workers' speeds or not."""
         self.phase_began = max(each.step for each in self.progress)
         self._noise = NoiseScale()
+        self._set_speeds([Speed()] * (self._workers if by_speed else 0))
 
     def restart_clock(self) -> None:
         """Forgets the time since the last report: it was not spent on training."""
@@ -69,6 +72,10 @@ class Ledger:
     def staleness(self, push: Push) -> int:
         """Server updates between the worker's last pull and now."""
         return self.version - push.version
+
+    def steps_of(self, worker: int, most: int) -> int:
+        """How many of a block's steps a worker does; where blocks go by speed, while the fastest does all of them."""
+        return steps_in_proportion(self._speeds, worker, most) if self._speeds else most
 
     def count(
         self,
@@ -108,6 +115,9 @@ class Ledger:
 
     def _advance(self, push: Push) -> None:
         self.progress[push.worker] = Progress(push.block, push.step, push.work.position)
+        if self._measured:
+            before, sums = self._measured[push.worker], push.work.sums
+            self._measured[push.worker] = before.after(sums.steps, sums.step_seconds)
 
     def note(
         self, push: Push, waits: Waits, refused: str | None, moved_bytes: tuple[int, int], *, dropped: bool = False
@@ -161,7 +171,15 @@ class Ledger:
                 measured = (sums.target_tokens, gradient_norm**2, sums.squared_tokens, sums.squares)
                 self._noise = self._noise.after(*measured)
         self._nothing_arrived()
+        self._set_speeds(self._measured)
         return sums
+
+    def _set_speeds(self, speeds: Sequence[Speed]) -> None:
+        """Lets all workers go by these speeds until the next update.
+
+        One may have done its next block before another begins it: that must not change what the other one does.
+        """
+        self._measured, self._speeds = list(speeds), list(speeds)
 
     def _nothing_arrived(self) -> None:
         self.arrived, self.sums = 0, NO_SUMS
@@ -209,6 +227,7 @@ class Ledger:
             "whole_weight": self.whole_weight,
             "unit": self.unit,
             "noise": self._noise._asdict(),
+            "speeds": self._measured,
             "workers": [worker._asdict() for worker in self.progress],
         }
 
@@ -217,7 +236,7 @@ class Ledger:
 
         Args:
           counters: what `counters` returned; version 0.1 wrote neither `steps` nor `phase_began` nor `noise` nor
-            `whole_weight` nor `unit`.
+            `whole_weight` nor `unit` nor `speeds`.
           phase_began: what it is taken to be then.
         """
         self.version = counters["version"]
@@ -228,6 +247,9 @@ class Ledger:
         self.weight = counters["weight"]
         self.whole_weight, self.unit = counters.get("whole_weight", self.weight), counters.get("unit", 0.0)
         self._noise = NoiseScale(**counters.get("noise", {}))
+        speeds = [Speed(*each) for each in counters.get("speeds", ())]
+        if len(speeds) == len(self._measured):
+            self._set_speeds(speeds)
 
 
 def _progress_of(saved: Sequence[Mapping[str, Any]], workers: int) -> list[Progress]:

@@ -60,6 +60,10 @@ class _Spent:
     waiting: float = 0.0  # for others
     servers: float = 0.0
 
+    def forget_block(self) -> None:
+        """Leaves out what a block has cost that is done anew: no graph would tell it."""
+        self.compute = self.pull = self.push = 0.0
+
     def in_place_of_real(self, push: Push) -> Push:
         """The push with this instead of what the real machine needed; a virtual clock knows no reader."""
         sums = push.work.sums._replace(
@@ -109,6 +113,9 @@ class Servers(Protocol):
 
     def new_worker(self, graph: Any, number: int, outbox: Any) -> Any:
         """A worker that has come as far as the servers know."""
+
+    def steps_of(self, worker: int) -> int:
+        """Steps of a worker's next block."""
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         """Takes in a push; the report when it made an update, or would have."""
@@ -271,7 +278,7 @@ class Schedule:
         row = self._servers.strategy
         began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
         push = None
-        for number in range(steps.count):
+        for number in range(min(steps.count, self._servers.steps_of(worker.number))):
             if limit and self._clock.now - began >= limit:
                 break
             one, is_last = Steps(1, steps.first and number == 0), number == steps.count - 1
@@ -378,6 +385,8 @@ class Schedule:
         self._timeline.forget(worker)
         self._under_way[worker] = None
         self._awaited.discard(worker)
+        if fault.kind != ABSORBED:  # or the servers have the block, or are going to have it
+            self._spent[worker].forget_block()
         self.crew[worker] = self._new_worker(worker)
         fresh = self._life(self.crew[worker])
 

@@ -134,6 +134,10 @@ class UpdateSequence:
                 outbox.append(tf.Variable(empty, trainable=False, name="payload"))
         return outbox + [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
 
+    def steps_of(self, worker: int) -> int:
+        """Steps of a worker's next block, by its speed where the row says so; the same until the next update."""
+        return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
+
     def trace(self) -> None:
         """Traces a worker's blocks of every phase, of which the last is then entered."""
         for phase in range(len(self._recipe.phases)):
@@ -267,8 +271,8 @@ class UpdateSequence:
     def _enter(self, phase: int, summed: bool = False) -> None:
         """Begins a phase: its slots, and graphs that know them; `summed` where payloads are there already."""
         self.phase = phase
-        self._ledger.begin_phase()
         strategy = self.strategy
+        self._ledger.begin_phase(strategy.meetings.by_speed)
         slots = self._slots_for_workers()
         copies = 0 if strategy.pull_encoding is DENSE else self._workers
         self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots, copies)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from graphs.encodings import DENSE
 from tfnmt import runtime
+from tfnmt.cluster.elasticity import is_elastic
 from tfnmt.cluster.launched import threads_of_rank
 from tfnmt.cluster.supervisor import Task
 from tfnmt.engines.base import Engine, EngineState
@@ -109,6 +110,8 @@ class Session(abc.ABC):
             found.append(
                 f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."
             )
+        if strategy.meetings.by_speed and self.workers == 1 and not is_elastic():
+            found.append("--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out.")
         return found
 
     def _pulls_nothing(self, strategy: Strategy) -> bool:

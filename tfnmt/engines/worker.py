@@ -96,23 +96,25 @@ class WorkerGraph:
 
         Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
         scalars; the clock of its local updates, a float64 scalar, which a pull sets; what the plateau schedule has
-        come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; and which fragment it pushes, an
-        int32 scalar.
+        come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; which fragment it pushes, an
+        int32 scalar; and most steps, an int64 scalar, which is read where blocks go by speed.
         """
         if block not in self._functions:
             # A partial each: of many functions with one code, TensorFlow would warn that it traces one too often.
             self._functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
         return self._functions[block]
 
-    def _run(self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment) -> tf.Tensor:
-        gradient = self._gradient
+    def _run(
+        self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment, most_steps
+    ) -> tf.Tensor:
+        gradient, limit = self._gradient, most_steps if self.strategy.meetings.by_speed else None
         if sum(isinstance(action, Steps) for action in block) > 1:
             gradient = self._traced_gradient  # the model once, and not for all steps of a block
 
         def step_gradient(parameters, step):
             return gradient(parameters, batches, worker, step)
 
-        numbers = (step, clock, plateau_scale, Sums(*tf.unstack(earlier)), fragment)
+        numbers = (step, clock, plateau_scale, Sums(*tf.unstack(earlier)), fragment, limit)
         return pack_work(self._block.run(block, replica, outbox, step_gradient, *numbers))
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
@@ -120,7 +122,7 @@ class WorkerGraph:
         whole, clock = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float64)
         scalar, sums = tf.TensorSpec([], self._recipe.dtype), tf.TensorSpec([len(Sums._fields)], tf.float64)
         replica = self.new_replica(0)
-        numbers = (whole, whole, clock, scalar, sums, tf.TensorSpec([], tf.int32))
+        numbers = (whole, whole, clock, scalar, sums, tf.TensorSpec([], tf.int32), whole)
         first, *others = self.strategy.program()
         for block in {first, self.strategy.beginning(first), *others}:
             traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
@@ -244,10 +246,13 @@ class Worker:
             block, self._holds_nothing = self._graph.strategy.beginning(block), False
         return block
 
-    def run(self, block: Block, plateau_scale: float, *, ends: bool = True) -> tuple[Work, Push | None]:
+    def run(
+        self, block: Block, plateau_scale: float, most_steps: int | None = None, *, ends: bool = True
+    ) -> tuple[Work, Push | None]:
         """Does one block, or a part of one, with which the block `ends`: what that came to, and its push if it has one.
 
-        The steps that go on while a push travels belong to it: a worker that pushes has come as far as its block goes.
+        Where blocks go by speed it has `most_steps`, None for all. The steps that go on while a push travels belong to
+        it: a worker that pushes has come as far as its block goes.
         """
         dtype = self.replica.parameters.dtype
         packed = self._graph.function(block)(
@@ -260,6 +265,7 @@ class Worker:
             tf.constant(plateau_scale, dtype),
             tf.constant(self._work.sums if self._work else NO_SUMS, tf.float64),
             tf.constant(self._fragment),
+            tf.constant(most_steps or self._graph.strategy.meetings.steps_per_push, tf.int64),
         )
         work = unpack_work(packed)
         self.step += int(work.sums.steps)

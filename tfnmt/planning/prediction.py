@@ -98,6 +98,7 @@ class _CountingServers:
     def __init__(self, strategy: Strategy, clock: VirtualClock, costs: Costs, workers: int, step_tokens: StepTokens):
         self.strategy, self._costs, self._step_tokens = strategy, costs, step_tokens
         self._ledger = Ledger(workers, clock)
+        self._ledger.begin_phase(strategy.meetings.by_speed)
 
     @property
     def progress(self) -> Sequence[Progress]:
@@ -111,6 +112,9 @@ class _CountingServers:
 
     def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
         return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
+
+    def steps_of(self, worker: int) -> int:
+        return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
 
     def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
         encoded, fragments = (self.strategy.pulled_bytes, self.strategy.pushed_bytes), self.strategy.fragments

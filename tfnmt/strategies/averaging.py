@@ -5,6 +5,9 @@ The server updates below are optimizers whose argument `gradient` is G, the mean
 With `--payload_weights=tokens` G is the mean Σ w Δ / Σ w of deltas Δ that count by what they were learnt from: of a
 worker with T target tokens in k steps, w = T · T / k (Decoupled DiLoCo, 2026).
 
+With `--blocks_by_speed` the fastest worker does H steps, and every other one as many as it does meanwhile
+(`tfnmt.engines.speeds`), so that nobody waits for a slow one.
+
 Sources: Alibaba's TensorFlow code of 2017 (tensorflow/tensorflow pull request 11581); Chen & Huo, ICASSP 2016. The
 Nesterov form of block momentum equals SGD with Nesterov momentum on the pseudo-gradient -G, which is also the outer
 step of DiLoCo (Douillard et al., 2023).
@@ -94,13 +97,30 @@ class ModelAverage:
         "tokens times its tokens a step.",
         choices=("equal", "tokens"),
     )
+    blocks_by_speed: bool = setting(
+        False,
+        "The fastest worker does all --local_steps between two averagings, and every other one as many as it does "
+        "meanwhile, by the speeds measured so far; --payload_weights=tokens goes with it.",
+    )
+
+    def faults(self) -> list[str]:
+        """Blocks in which there is nothing to be left out."""
+        if self.blocks_by_speed and self.local_steps == 1:
+            return ["--blocks_by_speed: no worker can do less than --local_steps=1; leave it out."]
+        if self.blocks_by_speed and self.sync_every_seconds:
+            return [
+                f"--blocks_by_speed: with --sync_every_seconds={self.sync_every_seconds:g} all blocks take equally "
+                "long; leave out either."
+            ]
+        return []
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
+        meetings = Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds)
         return Strategy(
             self.server_update(workers, optimizer),
             exchange=ParameterDelta(),
-            meetings=Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds),
+            meetings=dataclasses.replace(meetings, by_speed=self.blocks_by_speed),
             local_update=local_optimizer(optimizer),
             local_slots=self.local_slots,
             quorum=workers,

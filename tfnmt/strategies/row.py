@@ -27,11 +27,13 @@ class Meetings:
       fragments: parts of the vectors; each block pushes the one behind that of the block before.
       most_seconds: a worker that has computed for so long since its pull pushes before it has done all its steps; 0 for
         no such limit.
+      by_speed: whether the fastest worker alone does all its steps, and others as many as they do meanwhile.
     """
 
     blocks: tuple[Block, ...]
     fragments: int = 1
     most_seconds: float = 0.0
+    by_speed: bool = False
 
     @classmethod
     def at(cls, meetings: Iterable[tuple[int, str]], most_seconds: float = 0.0) -> "Meetings":
@@ -228,7 +230,8 @@ class Strategy:
         steps = self.meetings.steps_per_push
         wait = {None: "nobody waits", 0: "all wait for all"}.get(self.slack, f"at most {self.slack} blocks ahead")
         payloads = f"{self.quorum} {self.exchange.name}{'s' if self.quorum > 1 else ''}"
-        return f"{payloads} of {steps} step{'s' if steps > 1 else ''}; {wait}"
+        at_most = "up to " if self.meetings.by_speed else ""
+        return f"{payloads} of {at_most}{steps} step{'s' if steps > 1 else ''}; {wait}"
 
     def program(self) -> tuple[Block, ...]:
         """The blocks of one round; a worker repeats them."""
