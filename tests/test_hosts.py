@@ -1,6 +1,7 @@
 """What trains on one machine trains on hosts, which share but a network: namespaces, where root may make them."""
 
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,18 @@ def test_the_study_trains_on_hosts_what_print_commands_prints(corpus, tmp_path):
         ["| sync", "2", "800"],
     ]
     assert (tmp_path / "study" / "hosts.png").exists()
+
+
+def test_who_is_told_to_end_leaves_nothing():
+    program = "import time; from tools.hosts import Hosts\nwith Hosts(1) as hosts:\n"
+    program += " print(hosts.name(0), flush=True)\n time.sleep(60)"
+    holding = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    name = holding.stdout.readline().strip()
+    assert name in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
+    holding.terminate()
+    assert holding.wait(SECONDS) == 128 + signal.SIGTERM
+    holding.stdout.close()
+    assert name not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
 
 
 @pytest.mark.skipif(horovod_fault() is not None, reason=str(horovod_fault()))

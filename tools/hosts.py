@@ -32,6 +32,8 @@ _END_SECONDS = 10.0
 class Hosts:
     """So many hosts, until the context ends; behind it their processes, namespaces and groups are gone.
 
+    SIGTERM ends the context, too, and the process with it.
+
     Attributes:
       addresses: of each host.
     """
@@ -56,6 +58,7 @@ class Hosts:
         """
         if problem := missing():
             raise UserError(f"Hosts in network namespaces need {problem}.")
+        self._handler = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             _run(f"ip link add {self._bridge} type bridge")
             _run(f"ip link set {self._bridge} up")
@@ -74,6 +77,7 @@ class Hosts:
             _run(f"ip link delete {name}", may_fail=True)  # a namespace would take its end away some time later
             _run(f"ip netns delete {name}", may_fail=True)
         _run(f"ip link delete {self._bridge}", may_fail=True)
+        signal.signal(signal.SIGTERM, self._handler)
 
     def name(self, host: int) -> str:
         """Of its namespace, its link on the bridge and its group."""
