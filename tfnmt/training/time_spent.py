@@ -26,13 +26,16 @@ TIME = {
         "data_wait_seconds", "reader", "The reader needs more --threads, or training files that are not compressed."
     ),
     "pull_share": Part(
-        "pull_seconds", "pulls", "Rows with local steps pull less: --strategy=model_average --local_steps=30."
+        "pull_seconds", "pulls", "--strategy=streaming pulls once in --local_steps, and while the workers go on."
     ),
     "push_share": Part(
-        "push_seconds", "pushes", "Rows with local steps push less: --strategy=model_average --local_steps=30."
+        "push_seconds", "pushes", "--strategy=streaming pushes once in --local_steps, and while the workers go on."
     ),
     "barrier_wait_share": Part(
-        "wait_seconds", "waiting for others", "Rows without a barrier wait for nobody: --strategy=summed_async."
+        "wait_seconds",
+        "waiting for others",
+        "Nobody waits under --strategy=summed_async, or for a slow machine under --strategy=model_average "
+        "--blocks_by_speed.",
     ),
     "server_share": Part(
         "server_seconds", "servers", "Servers do more at once with more --parameter_servers or --threads."
