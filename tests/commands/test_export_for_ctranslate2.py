@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import sacrebleu
 
 from tests.decoding import trained_transformer
 from tfnmt.commands import evaluate, export, translate
@@ -35,7 +36,9 @@ def test_an_exported_folder_translates_without_the_run(run, call, tmp_path, capl
         expected, _ = call(translate, f"--run_directory={run.path}", *search, standard_input=INPUT)
         found, _ = call(translate, f"--exported={tmp_path / 'exported'}", *search, standard_input=INPUT)
         assert len(found) == 12 and found[4] == found[11] == ""
-        assert sum(map(str.__eq__, expected, found)) >= 9  # 8 bits may change a word
+        # 8 bits may change words, and how many depends on the processor.
+        assert sacrebleu.corpus_chrf(found, [expected]).score > 80
+        assert sacrebleu.corpus_chrf(found[::-1], [expected]).score < 60
     _, error = call(translate, f"--exported={tmp_path}", f"--run_directory={run.path}", expect=2)
     assert "give one of them" in error
     _, error = call(translate, f"--exported={tmp_path}", "--checkpoint=newest", expect=2)
