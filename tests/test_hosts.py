@@ -102,5 +102,5 @@ def test_who_is_told_to_end_leaves_nothing():
 def test_ranks_train_on_hosts_whose_names_are_the_loopback_s(words, tmp_path):
     """Gloo took the address of the host's own name for the last of its connections, whatever the interface."""
     with hosts.Hosts(2) as found:
-        told = run(hosts.rank_command(found, [*words, "--strategy=ring_allreduce"], pathlib.Path(tmp_path)))
+        told = run(hosts.rank_command(found, ["tfnmt-train", *words, "--strategy=ring_allreduce"], tmp_path))
     assert "update 3" in told

@@ -52,12 +52,13 @@ class HostRun:
         self.directory, self._log = directory / "run", log
         self.hosts, self._workers = hosts, range(len(hosts.addresses) - workers, len(hosts.addresses))
         words = [*words, f"--run_directory={self.directory}", "--threads=1"]
+        training = [str(pathlib.Path(sys.executable).with_name("tfnmt-train")), *words]
         if servers:
             commands = cluster_commands(hosts, servers, words)
         elif workers > 1:
-            commands = [rank_command(hosts, words, directory)]
+            commands = [rank_command(hosts, training, directory)]
         else:
-            commands = [hosts.command(0, [str(pathlib.Path(sys.executable).with_name("tfnmt-train")), *words])]
+            commands = [hosts.command(0, training)]
         log.write_text("")
         self._commands, self._tasks = commands, [self._start(command) for command in commands]
 

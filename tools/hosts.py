@@ -168,13 +168,13 @@ def cluster_commands(hosts: Hosts, servers: int, words: Sequence[str]) -> list[l
 
 
 def rank_command(hosts: Hosts, words: Sequence[str], directory: pathlib.Path) -> list[str]:
-    """The command by which horovodrun starts a rank of tfnmt-train on each host; the stand-in for ssh is written."""
+    """The command by which horovodrun starts `words` as a rank on each host; the stand-in for ssh is written."""
     hosts.write_ssh(directory)
     places = ",".join(f"{address}:1" for address in hosts.addresses)
     path = f"PATH={directory}:{_PROGRAMS}:{os.environ['PATH']}"
     start = ["horovodrun", "--gloo", "--disable-cache", "--network-interfaces", _INTERFACE]
     start += ["-np", str(len(hosts.addresses)), "-H", places]
-    return hosts.command(0, ["env", path, *start, str(_PROGRAMS / "tfnmt-train"), *words])
+    return hosts.command(0, ["env", path, *start, *words])
 
 
 def missing() -> str:
