@@ -1,6 +1,5 @@
 """What trains on one machine trains on hosts, which share but a network: namespaces, where root may make them."""
 
-import pathlib
 import signal
 import socket
 import subprocess

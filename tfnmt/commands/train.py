@@ -29,13 +29,15 @@ from tfnmt.engines import registry
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.report import PushReport
 from tfnmt.engines.session import Drive, Lead, Session
 from tfnmt.errors import refuse
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import build_model
+from tfnmt.planning.advice import Machines
 from tfnmt.run_directory import RunDirectory
-from tfnmt.strategies import Phase, most_fragments, phases
+from tfnmt.strategies import Phase, RowSettings, most_fragments, phases
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.stopping import describe_limits
 from tfnmt.training.trainer import Trainer
@@ -145,7 +147,7 @@ class _Job:
         self._quieten_tensorflow(run.logs)
 
         def train(engine: Engine) -> int:
-            monitor = Monitor(run, settings.monitoring, settings.stopping)
+            monitor = Monitor(run, settings.monitoring, settings.stopping, self._speed_up)
             trainer = self._trainer(run, engine, monitor)
             if trainer.resume(self._session.workers, live):
                 logging.info("Going on from update %s of %s.", f"{trainer.update:,}", run.path)
@@ -153,6 +155,15 @@ class _Job:
             return trainer.train()
 
         return drive(train)
+
+    def _speed_up(self, row: RowSettings, pushes: Sequence[PushReport]) -> float | None:
+        """How much faster another row would be, by early pushes; None where it cannot run here."""
+        settings, session, layout = self._settings, self._session, self._parts.layout
+        other = phases(settings.strategy, row, session.workers, settings.optimizer)[-1].strategy
+        if session.faults(settings.strategy, other):
+            return None
+        machines = Machines(session.workers, session.servers, layout.size * tf.float32.size, session.has_no_servers)
+        return machines.speed_up(other, self._phases()[0].strategy, pushes)
 
     def _quieten_tensorflow(self, directory: Path) -> None:
         if self._session.has_peers:

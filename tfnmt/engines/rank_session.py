@@ -94,7 +94,8 @@ class RankSession(Session):
         """A rank's own part, where tables are sharded."""
         return VocabularyShard(layout, 0, self.workers, self._settings.vocabulary_parallel).layout.size
 
-    def _pulls_nothing(self, strategy: Strategy) -> bool:
+    def has_no_servers(self, strategy: Strategy) -> bool:
+        """Every rank makes all updates."""
         return True
 
     def payloads(self, strategy: Strategy) -> int:

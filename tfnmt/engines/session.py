@@ -101,12 +101,12 @@ class Session(abc.ABC):
         found = []
         if strategy.most_workers is not None and self.workers > strategy.most_workers:
             found.append(f"--strategy={shared.strategy}: cannot use {self.workers} workers; choose another --strategy.")
-        if strategy.encoding is not DENSE and strategy.averaged_slots and self._pulls_nothing(strategy):
+        if strategy.encoding is not DENSE and strategy.averaged_slots and self.has_no_servers(strategy):
             found.append(
                 f"--encoding={shared.encoding}: without parameter servers slots do not travel encoded; choose another "
                 f"--local_slots than {AVERAGE}."
             )
-        if strategy.pull_encoding is not DENSE and self._pulls_nothing(strategy):
+        if strategy.pull_encoding is not DENSE and self.has_no_servers(strategy):
             found.append(
                 f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."
             )
@@ -114,8 +114,8 @@ class Session(abc.ABC):
             found.append("--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out.")
         return found
 
-    def _pulls_nothing(self, strategy: Strategy) -> bool:
-        """Whether workers have what they would pull: each makes every server update itself."""
+    def has_no_servers(self, strategy: Strategy) -> bool:
+        """Whether workers have what they would pull: each makes every server update of the row itself."""
         return strategy.ring
 
     @abc.abstractmethod

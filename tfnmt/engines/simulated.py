@@ -118,7 +118,8 @@ class SimulatedSession(Session):
         fault = f"--network={RING}: --strategy={shared.strategy} has no barrier; use --network={STAR}."
         return super().faults(shared, strategy) + [fault] * (self._costs.network == RING and not strategy.has_barrier)
 
-    def _pulls_nothing(self, strategy: Strategy) -> bool:
+    def has_no_servers(self, strategy: Strategy) -> bool:
+        """Where the network is a ring, and where the row itself makes one."""
         return strategy.ring or self._costs.network == RING
 
     def run(self, job: Job) -> int:

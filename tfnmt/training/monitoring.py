@@ -7,7 +7,7 @@ comes from the engine's reports, whose seconds leave out evaluation and saving: 
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +18,7 @@ from tfnmt.evaluation import Scores
 from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import setting, value_text
+from tfnmt.strategies import RowSettings
 from tfnmt.training.events import EventFile
 from tfnmt.training.log_points import (
     LAYOUT,
@@ -77,15 +78,23 @@ class MonitoringSettings:
 class Monitor:
     """Watches one run. It holds nothing that a checkpoint needs: the totals come with every report."""
 
-    def __init__(self, run_directory: RunDirectory, settings: MonitoringSettings, stopping: StoppingSettings):
+    def __init__(
+        self,
+        run_directory: RunDirectory,
+        settings: MonitoringSettings,
+        stopping: StoppingSettings,
+        speed_up: Callable[[RowSettings, Sequence[PushReport]], float | None] = lambda row, pushes: None,
+    ):
         """Nothing is written before the first report or evaluation.
 
         Args:
           run_directory: where events and metrics go.
           settings: how often, and how much.
           stopping: the limits, from which the time left follows.
+          speed_up: predicts how much faster another row would be, by pushes of this run.
         """
         self._directory, self._settings, self._stopping = run_directory, settings, stopping
+        self._speed_up = speed_up
         self._profiler = Profiler(parse_range(settings.profile_updates), run_directory.events)
         self._description: tuple[Mapping[str, bool | int | float | str], str] = ({}, "")
         self._events: EventFile | None = None
@@ -207,7 +216,8 @@ class Monitor:
         self._early += report.pushes
         if since_built.updates < _UPDATES_BEFORE_WARNING:
             return
-        if text := remedy_text(time_shares(self._early)):
+        early = self._early
+        if text := remedy_text(time_shares(early), lambda row: self._speed_up(row, early)):
             logging.warning("%s", text)
         self._early = None
 
