@@ -69,6 +69,13 @@ def test_benchmark_vocabulary_parallel():
     assert [float(share) for share in shares] == pytest.approx([1, 1], abs=0.01)
 
 
+def test_try_slurm_names_what_is_missing(tmp_path):
+    words = [sys.executable, str(ROOT / "tools" / "try_slurm"), f"--data={tmp_path}", f"--output={tmp_path}"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env={"PATH": ""})
+    assert ended.returncode == 2
+    assert "`slurmctld` is not installed." in ended.stderr and f"--output={tmp_path}: exists already." in ended.stderr
+
+
 def test_mutate_tells_what_is_known(tmp_path):
     """A mutant without a result, one that was killed, and one whose text was another when it survived."""
     file, output = "tfnmt/engines/pace.py", tmp_path / "mutants.jsonl"
