@@ -1,5 +1,6 @@
 """What every test starts from: a quiet TensorFlow on the processor, few threads, the same random numbers."""
 
+import gc
 import os
 import random
 import signal
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name not in _SPREAD:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_collection_finish():
+    """Lets Python look for garbage less often: graphs are many small objects, and most of them stay."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 10)
 
 
 @pytest.fixture(autouse=True)
