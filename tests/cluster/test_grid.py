@@ -24,8 +24,9 @@ def test_every_rank_is_in_one_group_and_owns_one_part():
     assert set(grid.parts()) == {members(rank) for members in (grid.group, grid.owners) for rank in range(12)}
 
 
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("together", [1, 3, 4, 5])
 def test_single_ranks_and_all_of_them_are_no_parts(together):
+    """Nor are groups that some ranks would be missing from: they are refused once all have met."""
     assert not list(Grid(size=4, together=together).parts())
 
 

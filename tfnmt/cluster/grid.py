@@ -19,7 +19,7 @@ class Grid(NamedTuple):
 
     Attributes:
       size: how many ranks there are.
-      together: how many share a copy, a divisor of that.
+      together: how many share a copy, a divisor of that; where it is none, that is refused before anything is shared.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
         return range(rank % self.together, self.size, self.together)
 
     def parts(self) -> Iterator[range]:
-        """Every group and all owners of each part, where these are neither single ranks nor all of them."""
-        if 1 < self.together < self.size:
+        """Every group and all owners of each part; none where these are single ranks or all, or there is no grid."""
+        if 1 < self.together < self.size and self.size % self.together == 0:
             yield from (self.group(first) for first in range(0, self.size, self.together))
             yield from (self.owners(place) for place in range(self.together))
