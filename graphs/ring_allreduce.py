@@ -110,6 +110,7 @@ def pack_sums(
     seen: tf.Variable,
     gradients: Mapping[str, tf.Tensor],
     complete: Collection[str] = (),
+    owners: Transport | None = None,
 ) -> tf.Tensor:
     """The vector [size] of the sums of all ranks' gradients, in pieces that overlap with the backward pass.
 
@@ -123,18 +124,19 @@ def pack_sums(
       seen: float64 [2], set to the first element of this rank's own gradient that is not finite, or -1, and to the
         squared norm.
       gradients: this rank's gradients by name.
-      complete: the names of parameters that this rank alone has, whose gradients are sums already. They stay as they
-        are, and `seen` leaves them out, of its count too: a bad gradient of another rank may have spoilt them.
+      complete: the names of parameters that not all ranks have, whose gradients are sums already of those that share
+        them. `seen` leaves them out, of its count too: a bad gradient of another rank may have spoilt them.
+      owners: the calls of the ranks that have the same of these, and sum them; None where this one alone has them.
     """
     parts = layout.split(pieces, complete)
     vectors = [part.pack(gradients) for part in parts]
     is_summed = [part.parameters[0].name not in complete for part in parts]
-    seen.assign(_look_at([vector for vector, sums in zip(vectors, is_summed) if sums]))
-    numbered = enumerate(zip(vectors, is_summed))
-    return tf.concat(
-        [transport.allreduce(vector, f"piece_{number}") if sums else vector for number, (vector, sums) in numbered],
-        axis=0,
-    )
+    seen.assign(_look_at([vector for vector, by_all in zip(vectors, is_summed) if by_all]))
+    summed = []
+    for number, (vector, by_all) in enumerate(zip(vectors, is_summed)):
+        by_whom = transport if by_all else owners
+        summed.append(by_whom.allreduce(vector, f"piece_{number}") if by_whom else vector)
+    return tf.concat(summed, axis=0)
 
 
 def exchange_numbers(
@@ -163,19 +165,24 @@ def exchange_squares(
     layout: Layout,
     complete: Collection[str],
 ) -> tf.Tensor:
-    """`exchange_numbers` where ranks have some parameters alone, with two columns more, of which follows the norm.
+    """`exchange_numbers` where not all ranks have some parameters, with the two columns of `squares_apart` more."""
+    both = squares_apart(layout, summed[0].read_value(), complete)
+    return exchange_numbers(transport, summed, weight, tf.concat([numbers, both], axis=0), seen)
 
-    They are the squared norms of what is summed and of what is complete on the rank. Ranks whose norms differ by a bit
-    would drift apart, so all take the first row's square of the one, and add all rows' squares of the other.
+
+def squares_apart(layout: Layout, vector: tf.Tensor, complete: Collection[str]) -> tf.Tensor:
+    """The squared norms, float64 [2], of what all ranks hold of a vector and of the parameters that not all have.
+
+    Ranks whose norms differ by a bit would drift apart, so all take the first rank's square of the one, and add the
+    other's of ranks that have all of it together.
     """
     parts = layout.split(1, complete)
-    pieces = tf.split(summed[0].read_value(), [part.size for part in parts])
+    pieces = tf.split(vector, [part.size for part in parts])
     is_own = [part.parameters[0].name in complete for part in parts]
-    both = pack_scalars(
+    return pack_scalars(
         2 * tf.add_n([tf.nn.l2_loss(piece) for piece, own in zip(pieces, is_own) if own == wanted])
         for wanted in (False, True)
     )
-    return exchange_numbers(transport, summed, weight, tf.concat([numbers, both], axis=0), seen)
 
 
 def parameter_sums(layout: Layout, parameters: tf.Tensor) -> tf.Tensor:

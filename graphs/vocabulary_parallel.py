@@ -1,8 +1,9 @@
 """The vocabulary-parallel subgraph: tables with a row for each token, of which each rank holds some of the rows.
 
-A rank looks up rows of all ranks, and projects its states onto the rows of all ranks. Every rank calls these functions
-for its own batch at the same time; numbers of tokens may differ. What comes back is what a whole table would give, and
-the gradient of a rank's rows is complete on it: a sum over the tokens of all ranks.
+A rank looks up rows of all ranks, and projects its states onto the rows of all ranks. All are those that share a copy
+of the tables: whoever the transport reaches, and numbers of ranks are places among them. Every rank calls these
+functions for its own batch at the same time; numbers of tokens may differ. What comes back is what a whole table would
+give, and the gradient of a rank's rows is complete on it: a sum over the tokens of all ranks.
 
 Splitting the last layer by its outputs: Krizhevsky, 2014; its cross entropy: Shoeybi et al., 2019. Departures: label
 smoothing spreads over the whole vocabulary and not over a rank's part of it; the normalizer of a token is merged on the

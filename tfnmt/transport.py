@@ -5,7 +5,7 @@ Whatever has these calls may take Horovod's place.
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -43,22 +43,27 @@ def load_horovod() -> ModuleType:
     return hvd
 
 
-def horovod_transport(hvd: ModuleType) -> Transport:
-    """Horovod's collectives, over Gloo, MPI or NCCL."""
+def horovod_transport(hvd: ModuleType, members: Any = None) -> Transport:
+    """Horovod's collectives, over Gloo, MPI or NCCL, among all ranks or the members of one of its process sets.
+
+    A root is a number among all ranks in any case.
+    """
+    members = members or hvd.global_process_set
+    whose = {"ignore_name_scope": True, "process_set": members}
 
     def allgather(rows: tf.Tensor, name: str) -> tf.Tensor:
-        return _from_bits(hvd.allgather(_as_bits(rows), name=name, ignore_name_scope=True), rows.dtype)
+        return _from_bits(hvd.allgather(_as_bits(rows), name=name, **whose), rows.dtype)
 
     def alltoall(rows: tf.Tensor, counts: tf.Tensor, name: str) -> tuple[tf.Tensor, tf.Tensor]:
-        found, found_counts = hvd.alltoall(_as_bits(rows), counts, name=name, ignore_name_scope=True)
+        found, found_counts = hvd.alltoall(_as_bits(rows), counts, name=name, **whose)
         return _from_bits(found, rows.dtype), found_counts
 
     return Transport(
-        hvd.size,
-        lambda vector, name: hvd.allreduce(vector, op=hvd.Sum, name=name),
+        members.size,
+        lambda vector, name: hvd.allreduce(vector, op=hvd.Sum, name=name, process_set=members),
         allgather,
         alltoall,
-        lambda tensor, root, name: hvd.broadcast(tensor, root, name=name),
+        lambda tensor, root, name: hvd.broadcast(tensor, root, name=name, process_set=members),
     )
 
 

@@ -45,6 +45,7 @@ BATCHES = toy.make_batches(128)
 UPDATES = 4
 UNCHECKED = RankSettings(check_replicas_every=0)
 SHARDED = RankSettings(vocabulary_parallel=True, check_replicas_every=1)
+PAIRS = dataclasses.replace(SHARDED, model_parallel=2, reduction_pieces=2)
 
 
 class Team:
@@ -71,18 +72,18 @@ class Team:
         reports, _, state = self.train_in_halves(row, updates, start, looks=False, **options)
         return reports, state
 
-    def train_in_halves(self, row, updates=UPDATES, start=None, looks=True, **options):
-        """The reports of a run, its state half of the way if it `looks`, and its last."""
+    def train_in_halves(self, row, updates=UPDATES, start=None, looks=True, halfway=0, **options):
+        """The reports of a run, its state half of the way, or at another update, if it `looks`, and its last."""
         engine = self.engine(row, **options)
         if self.ranks.rank:
             engine.follow()
             return [], None, None
         if start:
             engine.restore(start)
-        blocks = engine.blocks()
-        reports = list(itertools.islice(blocks, updates // 2))
+        blocks, halfway = engine.blocks(), halfway or updates // 2
+        reports = list(itertools.islice(blocks, halfway))
         half = engine.state() if looks else None
-        reports += itertools.islice(blocks, updates - updates // 2)
+        reports += itertools.islice(blocks, updates - halfway)
         state = engine.state()
         self.ranks.command(Command(END))
         return reports, half, state
@@ -259,7 +260,52 @@ def tables(team, row):
         "norms": max(abs(one.gradient_norm - other.gradient_norm) for one, other in zip(reports, expected)),
         "from_unclipped": _difference(state, unclipped)["distance"],
         "from_pieces": _difference(state, in_pieces)["distance"],
+        "bytes_pushed": [push.bytes_pushed for push in reports[0].pushes],
     }
+
+
+def alone(team, row):
+    """Ranks that have all rows each, though they might share them, and ranks that do not know of sharing."""
+    options = {"model": toy.TableModel(), "clip_norm": 0.05}
+    _, state = team.train(row, 2, settings=dataclasses.replace(SHARDED, model_parallel=1), **options)
+    _, plain = team.train(row, 2, **options)
+    return {} if state is None else _difference(state, plain)
+
+
+def pairs(team, row):
+    """Pairs of ranks that have a copy of the tables each: 4 updates, and 1 + 3.
+
+    Behind the first update go on two workers and, behind these, ranks that all share one copy.
+    """
+    options = {"model": toy.TableModel(), "clip_norm": 0.05, "average_rate": 0.05, "optimizer": "momentum"}
+    reports, first, whole = team.train_in_halves(row, halfway=1, settings=PAIRS, **options)
+    _, parts = team.train(row, UPDATES - 1, start=first, settings=PAIRS, **options)
+    second = None if first is None else team.simulate(row, start=first, **options, workers=2)[1]
+    _, third = team.train(row, start=second, settings=SHARDED, **options)
+    error = _apart(team, row)
+    if third is None:
+        return {}
+    expected, virtual = team.simulate(row, **options)
+    measured = [[(each.loss, each.gradient_norm, each.momentum_norm) for each in run] for run in (reports, expected)]
+    return {
+        **_difference(whole, virtual),
+        "measured": np.abs(np.subtract(*measured)).max(),
+        "resumed": _difference(whole, parts)["distance"],
+        "regrouped": _difference(third, team.simulate(row, start=second, **options)[1])["distance"],
+        "bytes_pushed": [push.bytes_pushed for push in reports[0].pushes],
+        "apart": error,
+    }
+
+
+def _apart(team, row):
+    """What is said of pairs that do not sum the gradients of their rows."""
+    engine = team.engine(row, settings=PAIRS, model=toy.TableModel())
+    engine._owners = None
+    try:
+        run(engine, 1) if team.ranks.rank == 0 else engine.follow()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def share(team, row):
@@ -431,7 +477,7 @@ def _difference(state, other):
 
 def main(scenarios: list[str]) -> None:
     runtime.prepare()
-    with Ranks(RankSettings(stall_timeout=240.0)) as ranks:
+    with Ranks(dataclasses.replace(PAIRS, stall_timeout=240.0)) as ranks:  # who are a grid from their beginning
         team = Team(ranks)
         for scenario in scenarios:
             name, _, row = scenario.partition(":")

@@ -65,13 +65,13 @@ def _two(tmp_path_factory):
 def _sharing(tmp_path_factory):
     """Two ranks with a part of the tables each."""
     scenarios = ["tables:ring_allreduce", "tables:sync", "share:ring_allreduce", "interchange:ring_allreduce"]
-    scenarios += ["spoil:ring_allreduce", "carry:ring_allreduce"]
+    scenarios += ["spoil:ring_allreduce", "carry:ring_allreduce", "alone:ring_allreduce"]
     return train(2, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
 @pytest.fixture(name="four", scope="module")
 def _four(tmp_path_factory):
-    scenarios = ["compare:ring_allreduce", "plain:ring_allreduce", "tables:ring_allreduce", "drift:0"]
+    scenarios = ["compare:ring_allreduce", "plain:ring_allreduce", "pairs:sync", "drift:0"]
     return train(4, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
@@ -231,10 +231,28 @@ def test_sharded_tables_equal_whole_ones(sharing, row):
 
 
 def test_tables_of_11_rows_on_four_ranks(four):
-    found = four["tables:ring_allreduce"]
+    """Which go on from a checkpoint of two workers, who went on from one of pairs of ranks."""
+    assert four["pairs:sync"]["regrouped"] < EXACT
+
+
+def test_pairs_of_ranks_that_share_tables_equal_whole_ones(four):
+    """A copy for each pair, of 5 and 6 rows, in pieces; under a norm of one of the copies, which clips as above."""
+    found = four["pairs:sync"]
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
-    assert found["losses"] < 1e-9
+    assert found["measured"] < 1e-9
+    assert found["resumed"] == 0
+
+
+def test_pairs_that_would_not_sum_the_gradients_of_their_rows_are_seen(four):
+    """The negative control, and what finds it in use: a rank is compared with the owner of the same rows."""
+    assert four["pairs:sync"]["apart"].startswith("rank 2 on ")
+    assert "has other values of embedding than rank 0. Its memory" in four["pairs:sync"]["apart"]
+
+
+def test_ranks_that_might_share_tables_and_do_not(sharing):
+    """I43: plain training, bit for bit."""
+    assert sharing["alone:ring_allreduce"]["distance"] == 0
 
 
 def test_a_rank_holds_its_share_of_every_vector(sharing):
@@ -260,6 +278,17 @@ def test_with_sharded_tables_one_bad_gradient_stops_everybody(sharing):
 def test_bytes_of_sharded_tables_go_through_the_connections(sharing):
     """I46."""
     assert 1 <= sharing["carry:ring_allreduce"]["least"] < 1.01
+
+
+def test_bytes_of_pairs_are_those_of_two_ranks_and_of_sums_beyond(sharing, four):
+    """In the first update, in which the first pair of four has the batches of two.
+
+    The rest, a line of 16 numbers for the transform and one for the bias, is summed by four in place of two, and 5 or 6
+    rows of 3 numbers in one or two lines by their two owners.
+    """
+    alone, paired = (found[key]["bytes_pushed"][:2] for found, key in ((sharing, "tables:sync"), (four, "pairs:sync")))
+    more = [2 * 8 * (32 * 3 / 4 - 32 / 2) + 2 * 8 * rows / 2 for rows in (16, 32)]
+    assert paired == [number + beyond for number, beyond in zip(alone, more)]
 
 
 def test_rank_that_drifts_is_named(two, four):

@@ -179,6 +179,13 @@ def test_shared_tables_need_all_ranks_in_every_step(two_ranks, row, shared, faul
     assert [text.startswith(fault) for text in found] == [True] * (fault is not None)
 
 
+@pytest.mark.parametrize("together, is_fault", [(0, False), (1, False), (2, False), (3, True), (4, True)])
+def test_groups_that_share_tables_are_equal(two_ranks, together, is_fault):
+    settings = RankSettings(vocabulary_parallel=True, model_parallel=together)
+    fault = f"--model_parallel={together}: 2 ranks cannot be parted into groups of so many; choose 1, 2, or 0 for all."
+    assert faults(session_of("horovod", settings), RingAllreduce()) == [fault] * is_fault
+
+
 def test_shared_tables_need_ranks_that_stay(two_ranks, monkeypatch):
     monkeypatch.setattr(rank_session, "is_elastic", lambda: True)
     (found,) = faults(session_of("horovod", RankSettings(vocabulary_parallel=True)), RingAllreduce())

@@ -51,6 +51,25 @@ class TestSharedTables:
         assert found.ring_bytes(1) == pytest.approx(expected)
         assert found.held_bytes == tables.table_bytes + tables.table_bytes / 4
 
+    @pytest.mark.parametrize(
+        "workers, together, saves", [(9, 9, True), (90, 9, True), (10, 10, False), (90, 10, False)]
+    )
+    def test_groups_save_as_long_as_one_of_them_would(self, workers, together, saves):
+        """`most_workers` is 9, however many groups there are; each worker has its part of one copy."""
+        shared, whole = ({"tables": self.TABLES, "together": together}, {})
+        shared, whole = (
+            Costs(CostSettings(), 1, workers, 1, 2 * self.TABLES.table_bytes, is_ring=True, **options)
+            for options in (shared, whole)
+        )
+        assert (shared.ring_bytes(1) < whole.ring_bytes(1)) == saves
+        assert shared.held_bytes == pytest.approx(self.TABLES.table_bytes * (1 + 1 / together))
+
+    def test_messages_of_groups(self):
+        """One behind the other: of the ring, of the look-ups and states within a group, of a ring of owners."""
+        slow = CostSettings(network_latency_seconds=1.0, network_bytes_per_second=1e18)
+        found = Costs(slow, 1, 6, 1, 0, is_ring=True, tables=self.TABLES, together=2)
+        assert found.reduction_seconds(1) == pytest.approx(2 * 5 + self.TABLES.exchanges() + 2 * 2)
+
     @pytest.mark.parametrize("tokens, most", [(3_000, 9), (1_000, 29), (30_000, 1)])
     def test_break_even_is_where_all_tokens_are_as_many_as_rows(self, tokens, most):
         """N T < V but for a few numbers of each token: within one worker."""

@@ -30,7 +30,7 @@ WHOLE = Layout(PARAMETERS)
 
 
 def shards(ranks, layout=WHOLE):
-    return [VocabularyShard(layout, rank, ranks, is_parallel=True) for rank in range(ranks)]
+    return [VocabularyShard(layout, rank, ranks) for rank in range(ranks)]
 
 
 def vectors():

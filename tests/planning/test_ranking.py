@@ -50,14 +50,27 @@ def test_candidates_are_all_rows_with_all_that_they_can_choose():
 def test_ranks_that_share_tables():
     """A step of 1 s; a vector of 1,000 numbers, of which tables are a quarter, takes a second."""
     whole = Candidate("ring_allreduce", RingAllreduce(), "none", 2, 0)
-    shared = dataclasses.replace(whole, vocabulary_parallel=True)
+    shared = dataclasses.replace(whole, model_parallel=2)
     seconds = {one.candidate: one.speed.step_seconds for one in ranked(whole, shared)}
     states, rows, sums = 100 * (2 * 10 + 5) + 1, 25 * (2 * 10 + 1) / 2, 10
     assert seconds[whole] == pytest.approx(1 + 1.0)
     assert seconds[shared] == pytest.approx(1 + 0.75 + (states + rows + sums) / 1000)
     assert shared.flags() == {"strategy": "ring_allreduce", "vocabulary_parallel": "true"}
     said = ranking.describe_tables(PROBE, [2, 4])
-    assert "2 or 4 ranks hold 0 MB or 0 MB of each vector of 0 MB; it saves no bytes" in said
+    assert "2 or 4 ranks to a copy of the tables (--model_parallel) hold 0 MB or 0 MB each of a vector of 0 MB" in said
+    assert "; it saves no bytes, at 100 target tokens" in said
+
+
+def test_groups_of_ranks_that_share_tables():
+    """Two groups of two: a reduction of the rest by four, of half of the tables by two, and all else as without."""
+    pairs = Candidate("ring_allreduce", RingAllreduce(), "none", 4, 0, model_parallel=2)
+    (found,) = [one for one in ranked(pairs) if one.candidate is pairs]
+    states, rows, sums = 100 * (2 * 10 + 5) + 1, 25 * (2 * 10 + 1) / 2, 10
+    rest, owners = 750 * 2 * 3 / 4, 125 * 2 / 2
+    assert found.speed.step_seconds == pytest.approx(1 + (rest + owners + states + rows + sums) / 1000)
+    assert pairs.flags() == {"strategy": "ring_allreduce", "vocabulary_parallel": "true", "model_parallel": "2"}
+    shared = [one.model_parallel for one in ranking.candidates([6], 0, [5], ["none"]) if one.model_parallel > 1]
+    assert shared == [2, 3, 6]
 
 
 def test_order_and_speed_up():

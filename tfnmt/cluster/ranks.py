@@ -19,13 +19,14 @@ from absl import logging
 from tfnmt import installation
 from tfnmt.cluster.addresses import LOOPBACK
 from tfnmt.cluster.elasticity import Elasticity, is_elastic
+from tfnmt.cluster.grid import Grid
 from tfnmt.cluster.launched import end_in_silence, launched, require_horovod
 from tfnmt.cluster.meeting import awaiting_others
 from tfnmt.cluster.pulse import Pulse, feel
 from tfnmt.cluster.stall_watch import Busy, StallSettings, StallWatch
 from tfnmt.errors import LostError, UserError, fault_of_the_disk
 from tfnmt.settings import setting
-from tfnmt.transport import horovod_transport, load_horovod
+from tfnmt.transport import Transport, horovod_transport, load_horovod
 
 END = 0
 """The last command: it ends the work of the ranks that follow."""
@@ -51,9 +52,20 @@ class RankSettings(StallSettings):
         "optimizer's slots, for rows that push at every step, without --encoding and --global_batch_tokens: less "
         "memory, and fewer bytes where an update has fewer target tokens than the vocabulary.",
     )
+    model_parallel: int = setting(
+        0,
+        "Ranks, neighbours, that have one copy of the tables among them, a divisor of the number of ranks; the fewer "
+        "they are the fewer target tokens they exchange; 0 for all, 1 lets each rank have all rows.",
+        minimum=0,
+        only_with={"vocabulary_parallel": None},
+    )
     check_replicas_every: int = setting(
         1000, "Updates between two comparisons of all ranks' parameters; 0 for none.", minimum=0
     )
+
+    def grid(self, size: int) -> Grid:
+        """Which of so many ranks share tables."""
+        return Grid(size, (self.model_parallel or size) if self.vocabulary_parallel else 1)
 
 
 class Command(NamedTuple):
@@ -97,9 +109,13 @@ class Ranks:
         # Who is silent is found out here, by name; Horovod would name tensors, and give up sooner.
         os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(int(settings.stall_timeout) + 60))
+        # Vectors are summed as they are: fused as they happen to be ready, the order of additions would change with it.
+        os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         self._hvd, self._settings = load_horovod(), settings
         self.transport = horovod_transport(self._hvd)
         self._elastic = Elasticity() if is_elastic() else None
+        parts = settings.grid(own.size).parts() if own and not self._elastic else ()
+        self._process_sets = {part: self._hvd.ProcessSet(part) for part in parts}
         self._meet()
         if own is not None and own.size != self.size and not self._elastic:
             if own.rank:
@@ -131,7 +147,7 @@ class Ranks:
                 self._hvd.init()
         else:
             with awaiting_others(launched(), self._settings.stall_timeout):
-                self._hvd.init()
+                self._hvd.init(process_sets=self._process_sets.values())
         self.rank, self.size = self._hvd.rank(), self.transport.size()
         self.hosts = self.gather(socket.gethostname())
         self._addresses = self.gather(self._pulse.address)
@@ -142,6 +158,12 @@ class Ranks:
             self._name,
             is_alive=lambda rank: feel(self._addresses[rank]) is not None,
         )
+
+    def among(self, members: range) -> Transport:
+        """The calls of all ranks, or those of a part of their grid, to which this rank belongs."""
+        if len(members) == self.size:
+            return self.transport
+        return horovod_transport(self._hvd, self._process_sets[members])
 
     @property
     def have_changed(self) -> bool:

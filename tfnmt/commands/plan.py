@@ -152,7 +152,7 @@ def _main(
     (output / "simulated.flags").write_text(flagfile_text(*settings, virtual) + "--engine=simulated\n")
     print(f"All {len(ranked)} are in {output}, with a picture. To start the first one:")
     print(f"  {_start(first, output / 'start.flags')} --run_directory=RUN")
-    without = f", whose tables are whole (without --{ranking.VOCABULARY_PARALLEL})" * first.vocabulary_parallel
+    without = f", whose tables are whole (without --{ranking.VOCABULARY_PARALLEL})" * (first.model_parallel > 1)
     print(f"To train it here under this clock, with virtual machines{without}:")
     print(f"  tfnmt-train --flagfile={output / 'simulated.flags'} --run_directory=RUN")
     return 0
@@ -279,7 +279,7 @@ def _start(candidate: Candidate, flagfile: Path) -> str:
     if not candidate.servers:
         return (
             f"horovodrun --gloo -np {len(workers)} -H {','.join(f'{name}:1' for name in workers)} tfnmt-train {flags}"
-            f"{f' --{ranking.VOCABULARY_PARALLEL}' * candidate.vocabulary_parallel}"
+            f"{''.join(f' --{name}={value}' for name, value in candidate.rank_flags().items())}"
         )
     servers = [f"server{number}" for number in range(candidate.servers)]
     hosts = {"chief_hosts": workers[:1], "worker_hosts": workers, "ps_hosts": servers}

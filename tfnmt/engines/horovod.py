@@ -2,13 +2,15 @@
 
 Every rank does its block, the payloads are summed on all of them at once, and each moves its own copy of the parameters
 by the same update: the copies stay equal, bit for bit. With `--vocabulary_parallel` a rank has no copy of the tables,
-but some of their rows, whose gradients it computes for the tokens of all. Rank 0 alone decides what comes next, and
-tells the others before it comes. So a decision, whatever it depends on, is one that all ranks take.
+but some of their rows, whose gradients it computes for the tokens of all or, with `--model_parallel`, of its group:
+then the owners of the same rows in all groups sum these. Rank 0 alone decides what comes next, and tells the others
+before it comes. So a decision, whatever it depends on, is one that all ranks take.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -27,6 +29,7 @@ from graphs.ring_allreduce import (
     parameter_sums,
     ring_allgather,
     ring_allreduce,
+    squares_apart,
 )
 from graphs.vocabulary_parallel import counting
 from graphs.work import NO_SUMS, Sums, Work
@@ -35,7 +38,7 @@ from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.servers import Arrival, UpdateSequence
-from tfnmt.engines.vocabulary_shards import VocabularyShard
+from tfnmt.engines.vocabulary_shards import VocabularyShard, whole_square
 from tfnmt.engines.worker import WORKER_VECTOR, Push, Worker
 from tfnmt.errors import UserError
 from tfnmt.strategies import Phase
@@ -59,9 +62,14 @@ class HorovodEngine(Engine):
           newest_saved: the update of the newest checkpoint; asked on rank 0.
         """
         self._newest_saved = newest_saved
-        self._shard = VocabularyShard(recipe.layout, ranks.rank, ranks.size, settings.vocabulary_parallel)
-        self._moved = tf.Variable(0, dtype=tf.float64, trainable=False)  # bytes, for rows that others have
-        recipe = self._shard.recipe(recipe, counting(ranks.transport, ranks.rank, self._moved))
+        self._grid = grid = settings.grid(ranks.size)
+        group, place = divmod(ranks.rank, grid.together)
+        self._shard, self._owners = VocabularyShard(recipe.layout, place, grid.together), None
+        self._moved = tf.Variable(0, dtype=tf.float64, trainable=False)  # bytes, for rows of tables
+        if self._shard.tables:
+            recipe = self._shard.recipe(recipe, counting(ranks.among(grid.group(ranks.rank)), place, self._moved))
+        if self._shard.tables and grid.groups > 1:
+            self._owners = counting(ranks.among(grid.owners(ranks.rank)), group, self._moved)
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._encodings = [phase.strategy.encoding for phase in recipe.phases]
         self._servers = UpdateSequence(_encoded_by_workers(recipe), ranks.size)
@@ -169,7 +177,8 @@ class HorovodEngine(Engine):
         if self._overlaps:
             seen = tf.Variable([-1.0, 0.0], dtype=tf.float64, trainable=False)
             layout, tables = self._recipe.layout, self._shard.tables
-            pack = functools.partial(pack_sums, transport, layout, settings.reduction_pieces, seen, complete=tables)
+            whole = functools.partial(pack_sums, transport, layout, settings.reduction_pieces, seen)
+            pack = functools.partial(whole, complete=tables, owners=self._owners)
             reduction: Callable = functools.partial(exchange_numbers, transport, seen=seen)
             if tables:
                 reduction = functools.partial(exchange_squares, transport, seen=seen, layout=layout, complete=tables)
@@ -186,6 +195,7 @@ class HorovodEngine(Engine):
         self._reduction = tf.function(reduction, autograph=False)
         graph = servers.worker_graph(pack, reduce)
         self._worker: Worker = servers.new_worker(graph, self._ranks.rank, servers.new_outbox())
+        self._squares = tf.function(self._squares_of_ranks, autograph=False)
         self._sums = tf.function(
             lambda: parameter_sums(self._recipe.layout, pull([each.parameters for each in servers.server.shards])),
             autograph=False,
@@ -253,6 +263,10 @@ class HorovodEngine(Engine):
         with self._ranks.computing():
             summed = self._summed or push.payload
             report = self._servers.absorb_reduced(arrivals, summed, self._ring_bytes, self._square)
+        momentum = self._servers.strategy.server_update.momentum
+        if self._shard.tables and momentum and report.skipped is None:
+            squares = self._ranks.run(self._squares, momentum).numpy().tolist()
+            report = report._replace(momentum_norm=math.sqrt(whole_square(squares, self._grid)))
         self._update_seconds = time.monotonic() - began
         self._reports.append(report)
         every = self._settings.check_replicas_every
@@ -278,15 +292,21 @@ class HorovodEngine(Engine):
         rows = self._ranks.run(self._reduction, push.payload, weight, numbers).numpy().tolist()
         self._reduction_seconds = time.monotonic() - began
         if self._shard.tables:
-            self._square = rows[0][-2] + sum(row[-1] for row in rows)
+            self._square = whole_square([row[-2:] for row in rows], self._grid)
             rows = [[weight, self._shard.place_of(int(at)), *rest] for weight, at, *rest, _, _ in rows]
         return _arrivals(push, rows)
+
+    def _squares_of_ranks(self, slot: str) -> tf.Tensor:
+        """What `squares_apart` says of a slot of the servers' optimizer on each rank, [N, 2]."""
+        vector = pull([shard.slots[slot] for shard in self._servers.server.shards])
+        squares = squares_apart(self._recipe.layout, vector, self._shard.tables)
+        return self._ranks.transport.allgather(squares[tf.newaxis], "squares")
 
     def _held_by_ranks(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""
         found: dict[str, np.ndarray] = {}
         own = self._worker.vectors()
-        if self._shard.tables:
+        if self._shard.tables and self._ranks.rank in self._grid.group(0):
             own |= self._shard.rows(self._servers.state().vectors)
         for rank in range(self._ranks.size):
             vectors = self._ranks.share_vectors(own, rank)
@@ -306,18 +326,23 @@ class HorovodEngine(Engine):
         Raises:
           UserError: some differ.
         """
-        names = [parameter.name for parameter in self._recipe.layout.parameters]
-        held_by_all = [number for number, name in enumerate(names) if name not in self._shard.tables]
-        sums = np.array(self._ranks.gather(self._sums().numpy()[held_by_all]))
-        usual = int(np.argmax([np.sum((sums == row).all(axis=1)) for row in sums]))  # rank 0 where two ranks differ
-        if (sums == sums[usual]).all():
-            return
-        rank, number = np.argwhere(sums != sums[usual])[0]
-        name = names[held_by_all[number]]
-        raise UserError(
-            f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank {usual}. Its memory or "
-            "its libraries cannot be trusted; start training again without it."
-        )
+        sums = np.array(self._ranks.gather(self._sums().numpy()))  # [N, parameters]
+        everybody = [range(self._ranks.size)]
+        owners = [self._grid.owners(place) for place in self._grid.group(0)]
+        for number, parameter in enumerate(self._recipe.layout.parameters):
+            for ranks in owners if parameter.name in self._shard.tables else everybody:
+                self._compare(parameter.name, {rank: sums[rank, number] for rank in ranks})
+
+    def _compare(self, name: str, sums: Mapping[int, int]) -> None:
+        """Compares the sums of one parameter by the ranks that should have the same values of it."""
+        held = list(sums.values())
+        usual = max(sums, key=lambda rank: held.count(sums[rank]))  # the first one where two ranks differ
+        for rank, found in sums.items():
+            if found != sums[usual]:
+                raise UserError(
+                    f"rank {rank} on {self._ranks.hosts[rank]} has other values of {name} than rank {usual}. Its "
+                    "memory or its libraries cannot be trusted; start training again without it."
+                )
 
 
 _WORK = {

@@ -69,6 +69,13 @@ class RankSession(Session):
     def _parallel_faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
         """What does not go with rows of tables that one rank alone has."""
         row, flag, faults = f"--strategy={shared.strategy}", "--vocabulary_parallel", []
+        together = self._settings.grid(self.workers).together
+        if self.workers % together:
+            divisors = [str(number) for number in range(1, self.workers + 1) if self.workers % number == 0]
+            faults.append(
+                f"--model_parallel={together}: {counted(self.workers, 'rank')} cannot be parted into groups of so "
+                f"many; choose {', '.join(divisors)}, or 0 for all."
+            )
         if not strategy.pushes_gradients_at_once:
             faults.append(
                 f"{flag}: {row} takes steps between its meetings, and ranks that share tables meet in every step; "
@@ -92,7 +99,7 @@ class RankSession(Session):
 
     def elements(self, layout: Layout) -> int:
         """A rank's own part, where tables are sharded."""
-        return VocabularyShard(layout, 0, self.workers, self._settings.vocabulary_parallel).layout.size
+        return VocabularyShard(layout, 0, self._settings.grid(self.workers).together).layout.size
 
     def has_no_servers(self, strategy: Strategy) -> bool:
         """Every rank makes all updates."""

@@ -209,9 +209,7 @@ class UpdateSequence:
         whole = None if square is None else tf.constant(square, tf.float64)
         numbers, last = self._numbers(self._ledger.sums, self._ledger.whole_weight), arrivals[-1].push
         update = update_of(self._graphs[last.fragment].update_from(DENSE, arrived, numbers, square=whole))
-        report = self._report(update, last)
-        # Of a momentum, too, each worker has a part, and nobody asks for the norms of the others'.
-        return report if square is None else report._replace(momentum_norm=None)
+        return self._report(update, last)
 
     def state(self) -> EngineState:
         """Everything of the servers, and what the workers begin with that have not pushed yet."""

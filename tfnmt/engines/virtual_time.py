@@ -71,7 +71,7 @@ _LOOK_UPS = 2  # of a step: source and target
 
 
 class SharedTables(NamedTuple):
-    """Tables of which each worker of a ring has some rows (`--vocabulary_parallel`), and what a step asks of them.
+    """Tables of which workers of a ring have some rows each (`--vocabulary_parallel`), and what a step asks of them.
 
     Attributes:
       rows: of all tables together.
@@ -90,25 +90,29 @@ class SharedTables(NamedTuple):
         """Of all tables."""
         return 4 * self.rows * self.width
 
-    def moved_bytes(self, workers: int) -> float:
-        """Bytes that each of N workers sends in a step, for itself and for the others.
+    def moved_bytes(self, workers: int, groups: int = 1) -> float:
+        """Bytes that each of N workers that share a copy sends in a step, for itself and for the others.
 
         Every token's state goes to all others, with its id, and its gradient comes back; so do the three numbers that
         its normalizer is merged from, and the normalizer: (N - 1) T (2 D + 5). A row that is looked up travels once, if
-        it is another's, its id before it and its gradient back. The sums over all rows are reduced.
+        it is another's, its id before it and its gradient back. The sums over all rows are reduced. So are, where there
+        are several groups with a copy each, the gradients of its rows, by those who have the same.
         """
         others, share = workers - 1, (workers - 1) / workers
         states, rows = self.step_tokens * (2 * self.width + 5), self.looked_up * (2 * self.width + 1)
-        return 4 * (others * (states + 1) + share * rows + 2 * share * self.width)
+        within = 4 * (others * (states + 1) + share * rows + 2 * share * self.width)
+        return within + 2 * self.table_bytes / workers * (groups - 1) / groups
 
     def exchanges(self) -> int:
         """How many a step waits for, one behind the other."""
         return 3 * _LOOK_UPS + 3 + 4 * -(-self.step_tokens // CHUNK_ROWS)
 
     def most_workers(self) -> int:
-        """The most workers with which a step sends fewer bytes so than by a reduction of whole tables' gradients.
+        """The most workers to a copy with which a step sends fewer bytes so than by a reduction of whole gradients.
 
-        Beside long rows and few look-ups that is N T < V, with V the rows of all tables.
+        Beside long rows and few look-ups that is M T < V, with V the rows of all tables and M workers to a copy. The
+        number of groups does not matter: what N = M G workers save of whole gradients, (N - 1) / N of them, less
+        (G - 1) / G of an M-th, is (M - 1) / M of them.
 
         >>> SharedTables(rows=32_000, width=512, step_tokens=4_000, looked_up=0).most_workers()
         7
@@ -138,12 +142,14 @@ class Costs:
         *,
         is_ring: bool,
         tables: SharedTables | None = None,
+        together: int = 0,
     ):
         """Takes the size of a vector of all parameters, of which each server has an equal part.
 
-        Where the workers of a ring share `tables`, each has all parameters but these, and its part of the rows.
+        Where so many workers of a ring `together`, 0 for all, share a copy of `tables`, each has all parameters but
+        these, and its part of the rows.
         """
-        self._tables = tables
+        self._tables, self._together = tables, together or workers
         self.settings, self.is_ring = settings, is_ring
         self._seed, self._workers, self._servers, self.vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
@@ -213,29 +219,35 @@ class Costs:
         return self.reduction_seconds(sent, adds_up) + seconds
 
     @property
+    def _groups(self) -> int:
+        return self._workers // self._together
+
+    @property
     def held_bytes(self) -> float:
         """Bytes of one vector that each worker of a ring has."""
         if self._tables is None:
             return self.vector_bytes
-        return self.vector_bytes - self._tables.table_bytes * (self._workers - 1) / self._workers
+        return self.vector_bytes - self._tables.table_bytes * (self._together - 1) / self._together
 
     def reduction_seconds(self, vectors: float, adds_up: bool = True) -> float:
         """The messages of a ring, one behind the other, by all at once.
 
         Reduce-scatter and all-gather are 2 (N - 1) messages of the N-th part; an all-gather alone is N - 1 of all, and
-        so is each exchange for shared tables.
+        so is each exchange for shared tables, among those that share a copy.
         """
         settings, rate = self.settings, self.settings.network_bytes_per_second
         if settings.switch_bytes_per_second:
             rate = min(rate, settings.switch_bytes_per_second / self._workers)
-        messages = ((2 if adds_up else 1) + (self._tables.exchanges() if self._tables else 0)) * (self._workers - 1)
+        messages = (2 if adds_up else 1) * (self._workers - 1)
+        if self._tables:
+            messages += self._tables.exchanges() * (self._together - 1) + 2 * (self._groups - 1)
         return messages * settings.network_latency_seconds + self.ring_bytes(vectors, adds_up) / rate
 
     def ring_bytes(self, vectors: float, adds_up: bool = True) -> float:
         """Bytes that each worker of a ring sends, and receives, to reduce whole vectors, shared tables excepted."""
         tables, others = self._tables, self._workers - 1
         to_all_others = vectors * (self.vector_bytes - (tables.table_bytes if tables else 0)) * others
-        moved = tables.moved_bytes(self._workers) if tables else 0.0
+        moved = tables.moved_bytes(self._together, self._groups) if tables else 0.0
         return (2 * to_all_others / self._workers if adds_up else to_all_others) + moved
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from graphs.forward_backward import Loss
 from graphs.vocabulary_parallel import ShardedTable, shard_bounds
+from tfnmt.cluster.grid import Grid
 from tfnmt.engines.recipe import Recipe
 from tfnmt.layout import Layout, Parameter
 from tfnmt.transport import Transport
@@ -26,10 +27,10 @@ class VocabularyShard:
       layout: of this rank's vectors.
     """
 
-    def __init__(self, whole: Layout, rank: int, ranks: int, is_parallel: bool):
-        """Shards the tables of the layout `whole`, or none."""
+    def __init__(self, whole: Layout, rank: int, ranks: int):
+        """Takes the layout of whole vectors, and the rank's place among those that share tables; one has whole ones."""
         self._whole, self._rank, self._ranks = whole, rank, ranks
-        self.tables = {each.name: each for each in whole.parameters if each.by_token and is_parallel and ranks > 1}
+        self.tables = {each.name: each for each in whole.parameters if each.by_token and ranks > 1}
         if not self.tables:
             self.layout = whole
             return
@@ -59,7 +60,7 @@ class VocabularyShard:
         }
 
     def rows(self, vectors: Vectors) -> dict[str, np.ndarray]:
-        """This rank's rows of its vectors, by names of which no other rank has one."""
+        """This rank's rows of its vectors, by names that no other rank has with whom it shares tables."""
         sharded = {name: vector for name, vector in vectors.items() if self._is_sharded(vector, self.layout)}
         found: dict[str, np.ndarray] = {}
         for name, vector in sharded.items():
@@ -125,6 +126,11 @@ class _Sharded:
     """A model whose views are a rank's own."""
 
     loss: Loss
+
+
+def whole_square(squares: Sequence[Sequence[float]], grid: Grid) -> float:
+    """The squared norm of a vector, of what `squares_apart` says of it on each rank."""
+    return squares[0][0] + sum(squares[rank][1] for rank in grid.group(0))
 
 
 def _row_name(rank: int, vector: str, table: str) -> str:

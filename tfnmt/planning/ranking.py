@@ -18,7 +18,7 @@ from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
 
 SINGLE = "single"
 LOCAL_STEPS = "local_steps"  # the flag of rows whose workers train replicas
-VOCABULARY_PARALLEL = "vocabulary_parallel"  # the flag of ranks that share tables
+VOCABULARY_PARALLEL, MODEL_PARALLEL = "vocabulary_parallel", "model_parallel"  # the flags of ranks that share tables
 
 
 _ROWS: dict[str, Any] = {name: make for name, make in STRATEGIES.items() if name != SINGLE}
@@ -34,7 +34,7 @@ class Candidate:
       encoding: `--encoding`.
       workers: how many.
       servers: parameter servers, 0 where the row has none.
-      vocabulary_parallel: whether its ranks share the tables.
+      model_parallel: ranks that share a copy of the tables; 1 where each has them all.
     """
 
     strategy: str
@@ -42,7 +42,7 @@ class Candidate:
     encoding: str
     workers: int
     servers: int
-    vocabulary_parallel: bool = False
+    model_parallel: int = 1
 
     def columns(self, optimizer: OptimizerSettings) -> Strategy:
         """The row as an engine sees it."""
@@ -53,9 +53,13 @@ class Candidate:
         default = type(self.row)()
         changed = {name: value for name, value in vars(self.row).items() if value != getattr(default, name)}
         encoding = {"encoding": self.encoding} if self.encoding != "none" else {}
-        shared = {VOCABULARY_PARALLEL: True} if self.vocabulary_parallel else {}
-        flags = {"strategy": self.strategy, **changed, **encoding, **shared}
-        return {name: value_text(value) for name, value in flags.items()}
+        flags = {"strategy": self.strategy, **changed, **encoding}
+        return {name: value_text(value) for name, value in flags.items()} | self.rank_flags()
+
+    def rank_flags(self) -> dict[str, str]:
+        """Those that are not the row's but its ranks'."""
+        shared = {VOCABULARY_PARALLEL: "true"} if self.model_parallel > 1 else {}
+        return shared | ({MODEL_PARALLEL: str(self.model_parallel)} if 1 < self.model_parallel < self.workers else {})
 
 
 class Goal(NamedTuple):
@@ -115,8 +119,13 @@ def candidates(
                 columns = row.row(number, OptimizerSettings())
                 for encoding in encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
-                if columns.ring:
-                    yield Candidate(name, row, "none", number, 0, vocabulary_parallel=True)
+                for together in _divisors(number) if columns.ring else []:
+                    yield Candidate(name, row, "none", number, 0, together)
+
+
+def _divisors(workers: int) -> list[int]:
+    """How many ranks may share a copy of the tables."""
+    return [number for number in range(2, workers + 1) if workers % number == 0]
 
 
 def rank(
@@ -161,8 +170,9 @@ def costs_of(candidate: Candidate, columns: Strategy, probe: Probe, network: Cos
             settings, meeting_seconds=0.0, network_bytes_per_second=1e18, network_latency_seconds=0.0
         )
     vector_bytes, servers = probe.parameters * DTYPE.size, max(candidate.servers, 1)
-    tables = shared_tables(probe) if candidate.vocabulary_parallel else None
-    return Costs(settings, 0, candidate.workers, servers, vector_bytes, is_ring=columns.ring, tables=tables)
+    together, tables = candidate.model_parallel, shared_tables(probe) if candidate.model_parallel > 1 else None
+    numbers = (settings, 0, candidate.workers, servers, vector_bytes)
+    return Costs(*numbers, is_ring=columns.ring, tables=tables, together=together)
 
 
 def shared_tables(probe: Probe) -> SharedTables:
@@ -175,15 +185,17 @@ def shared_tables(probe: Probe) -> SharedTables:
 def describe_tables(probe: Probe, workers: Sequence[int]) -> str:
     """What sharing them saves, in words."""
     tables, vector_bytes = shared_tables(probe), probe.parameters * DTYPE.size
+    together = sorted({divisor for number in workers for divisor in _divisors(number)})
     held = (
         f"{Costs(CostSettings(), 0, number, 1, vector_bytes, is_ring=True, tables=tables).held_bytes / 1e6:,.0f} MB"
-        for number in workers
+        for number in together
     )
     most = tables.most_workers()
-    saves = f"saves bytes up to {most} ranks" if most > 1 else "saves no bytes"
+    saves = f"saves bytes up to {most} ranks to a copy" if most > 1 else "saves no bytes"
     return (
-        f"With --{VOCABULARY_PARALLEL}, {' or '.join(map(str, workers))} ranks hold {' or '.join(held)} of each vector "
-        f"of {vector_bytes / 1e6:,.0f} MB; it {saves}, at {probe.batch_tokens:,} target tokens a step of each."
+        f"With --{VOCABULARY_PARALLEL}, {' or '.join(map(str, together))} ranks to a copy of the tables "
+        f"(--{MODEL_PARALLEL}) hold {' or '.join(held)} each of a vector of {vector_bytes / 1e6:,.0f} MB; it {saves}, "
+        f"at {probe.batch_tokens:,} target tokens a step of each."
     )
 
 
