@@ -118,6 +118,7 @@ class Spool:
         self._left_out, self._fault = 0, ""
         self._has_ended = False
         self._heard_at = time.monotonic()
+        self._rows = self._sound_rows()
 
     @property
     def beginning(self) -> TextPair:
@@ -148,7 +149,6 @@ class Spool:
             return
         durable_files.replace(directory / _NEXT_EPOCH, b"0")
         threading.Thread(target=self._watch, name="pipe-watch", daemon=True).start()
-        self._rows = self._sound_rows()
         known = 0 if self._settings.producer_resumes else self._next
         if self._next == 0:
             self._begin()
@@ -186,8 +186,8 @@ class Spool:
         return True
 
     def _block_begins(self, position: Sequence[int] | None) -> int:
-        """The line with which all workers' blocks begin that a reader shuffles at a position."""
-        return block_begins(position[1], self._settings) * self._workers if position else 0
+        """The first line of what all workers shuffle at a position; 0 behind the end, where all may be needed again."""
+        return block_begins(position[1], self._settings) * self._workers if position and not position[0] else 0
 
     def _begin(self) -> None:
         rows = self._next_rows()
@@ -209,15 +209,16 @@ class Spool:
         """Spools what comes behind so many files."""
         if skipped:
             logging.info("%s: skipping the %s pairs of before.", self._name, f"{self._next * self._files.lines:,}")
-        for _ in range(skipped):
-            self._next_rows()
+        if any(len(self._next_rows()) < self._files.lines for _ in range(skipped)):
+            logging.error("%s has ended before the last of them: it is not the pipe of before.", self._name)
         while len(rows := self._next_rows()) == self._files.lines:
             self._publish(rows)
         if rows:
             self._publish(rows)
         logging.info("%s has ended; training ends with the first update that reads beyond.", self._name)
+        self._make_room()  # behind which nothing is deleted any more
         self._write(Path(self._files.directory, _NEXT_EPOCH), str(self._needed).encode())
-        self._publish([])
+        self._write(self._files.path(self._next), b"")
         self._has_ended = True
 
     def _next_rows(self) -> list[bytes]:
@@ -248,10 +249,8 @@ class Spool:
             raise UserError(f"{self._name}: {error.strerror}; mkfifo makes a named pipe.") from error
 
     def _publish(self, rows: Sequence[bytes]) -> None:
-        """Gives the readers one more file, when not too many wait for them."""
-        self._forget()
-        while self._next - self._reached() > _FILES_AHEAD:
-            time.sleep(_LOOK_SECONDS)
+        """Gives the readers one more file."""
+        self._make_room()
         self._write(self._files.path(self._next), b"".join(rows))
         self._next += 1
 
@@ -263,8 +262,10 @@ class Spool:
                 logging.error("%s: %s; trying again.", path, error.strerror)
                 time.sleep(_TOLD_SECONDS)
 
-    def _forget(self) -> None:
-        """Deletes the files that no checkpoint needs."""
+    def _make_room(self) -> None:
+        """Waits until not too many files wait for the readers, and deletes those that no checkpoint needs."""
+        while self._next - self._reached() > _FILES_AHEAD:
+            time.sleep(_LOOK_SECONDS)
         checkpoints = self._checkpoints()
         if checkpoints:
             self._needed = min(map(self._block_begins, checkpoints[0]))
