@@ -63,19 +63,63 @@ def test_the_reference_scores_higher_than_another_sentence(corpus, solved, tmp_p
     assert all(right > wrong for right, wrong in zip(scores[:4], scores[4:]))
 
 
-def test_n_and_n_updates_equal_two_n(corpus, tmp_path):
-    """I1 for whole processes: every file of the last checkpoint but the clock's is the same."""
-    flags = (*SHORT, f"--data={corpus}", "--average_rate=0.01")
-    run("train", *flags, f"--run_directory={tmp_path / 'through'}", "--max_updates=16")
-    run("train", *flags, f"--run_directory={tmp_path / 'parts'}", "--max_updates=8")
-    half = CheckpointStore(tmp_path / "parts" / "checkpoints").newest
-    run("train", *flags, f"--run_directory={tmp_path / 'parts'}", "--max_updates=16")
-    assert half == 8
-    through, parts = (tmp_path / name / "checkpoints" / "update-0000000016" for name in ("through", "parts"))
+EXACT = (*SHORT, "--average_rate=0.01", "--shuffle_buffer=200", "--pool_pairs=100")
+
+
+@pytest.fixture(name="through", scope="module")
+def _through(corpus, tmp_path_factory):
+    """A run of 16 updates, which go through several blocks of pairs."""
+    directory = tmp_path_factory.mktemp("through") / "run"
+    run("train", *EXACT, f"--data={corpus}", f"--run_directory={directory}", "--max_updates=16")
+    return directory
+
+
+def assert_same(directory, other):
+    """Every file of the last checkpoint but the clock's is the same."""
+    through, parts = (each / "checkpoints" / "update-0000000016" for each in (directory, other))
     names = sorted(path.name for path in through.glob("*.safetensors"))
     assert len(names) == 4
     for name in names:
         assert (through / name).read_bytes() == (parts / name).read_bytes(), name
+
+
+def test_n_and_n_updates_equal_two_n(corpus, through, tmp_path):
+    """I1 for whole processes."""
+    flags = (*EXACT, f"--data={corpus}", f"--run_directory={tmp_path}")
+    run("train", *flags, "--max_updates=8")
+    half = CheckpointStore(tmp_path / "checkpoints").newest
+    run("train", *flags, "--max_updates=16")
+    assert half == 8
+    assert_same(through, tmp_path)
+
+
+def rows(corpus):
+    """The training pairs as lines of a pipe."""
+    sides = (read_lines(corpus / f"train.{language}") for language in ("en", "de"))
+    return [f"{source}\t{target}\n" for source, target in zip(*sides)]
+
+
+def test_a_pipe_trains_as_a_file_does(corpus, through, tmp_path):
+    """Its producer begins anew when training goes on; another one is refused."""
+    flags, pairs = (*EXACT, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}"), rows(corpus)
+    run("train", *flags, "--max_updates=8", text="".join(pairs))
+    _, log = run("train", *flags, "--max_updates=16", text="".join(pairs[1:]), expect=2)
+    assert "--train_pipe=-: its first 200 pairs are not those with which the run began" in log
+    _, log = run("train", *flags, "--max_updates=16", text="".join(pairs))
+    assert "Going on from update 8" in log
+    assert_same(through, tmp_path)
+
+
+def test_workers_share_a_pipe_to_its_end(corpus, tmp_path):
+    cluster = ("--engine=cluster", "--strategy=sync", "--workers=2", "--parameter_servers=1")
+    flags = (*SHORT, *cluster, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}")
+    _, log = run("train", *flags, text="".join(rows(corpus)[:400]))
+    assert "400 of the first 400 pairs kept" in log and "--train_pipe=- has ended" in log
+    assert "Training ends: --max_epochs=1 reached." in log
+    store = CheckpointStore(tmp_path / "checkpoints")
+    (*_, newest) = store.progress()
+    update_sentences = 2 * 512 / 4  # at most: sentences have some tokens
+    assert 400 < newest["trainer"]["totals"]["sentences"] < 400 + update_sentences
 
 
 def test_sigterm_saves_and_ends(corpus, tmp_path):

@@ -9,6 +9,7 @@ unfinished work: `.writing`, `.deleting`, and `.replaced` for a checkpoint whose
 just about to take its name.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -18,7 +19,7 @@ import re
 import shutil
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from absl import logging
 
@@ -100,6 +101,14 @@ class CheckpointStore:
         """The updates that have a metric, from the best to the worst."""
         return self._index().ranking()
 
+    def progress(self) -> list[dict[str, Any]]:
+        """The progress of the newest checkpoints, as many as are kept, the oldest first; none of them is verified."""
+        index, directories, found = self._index(), self._directories(), []
+        for update in self._past(index, directories):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # training may save just now
+                found.append(json.loads((directories[update] / checkpoint_files.PROGRESS).read_bytes())["progress"])
+        return found
+
     def save(self, checkpoint: Checkpoint, metric: float | None = None) -> None:
         """Commits `checkpoint`, then deletes those that need not be kept.
 
@@ -173,14 +182,18 @@ class CheckpointStore:
         Checkpoints behind the newest belong to a future that was given up: training went back and took another way.
         """
         index, directories = self._index(), self._directories()
-        past = [update for update in sorted(directories) if index.newest is None or update <= index.newest]
-        kept = {*past[-self.keep_last :], *index.ranking()[: self.keep_best]}
+        kept = {*self._past(index, directories), *index.ranking()[: self.keep_best]}
         try:
             for update in directories.keys() - kept:
                 directories[update].rename(self.directory / f".{_name(update)}.deleting")
             self.remove_leftovers()
         except OSError as error:
             logging.warning("%s: an old checkpoint could not be deleted (%s).", self.directory, error)
+
+    def _past(self, index: _Index, updates: Iterable[int]) -> list[int]:
+        """The newest of the updates and those before it, as many as are kept."""
+        past = [update for update in sorted(updates) if index.newest is None or update <= index.newest]
+        return past[-self.keep_last :]
 
     def _candidates(self, update: int | str | None, directories: Iterable[int]) -> list[int]:
         """The updates to try, in order."""

@@ -4,6 +4,7 @@ settings.json             the effective settings by class, and the versions that
 flags.txt                 the same settings as a flagfile
 vocabulary.model          the vocabulary, or vocabulary.source.model and vocabulary.target.model
 checkpoints/              `tfnmt.checkpoints`
+pairs/                    `tfnmt.data.spool`
 metrics.jsonl             one JSON record a line
 trackers.json             `tfnmt.training.trackers`; wandb/ and mlruns/ are theirs
 events/, logs/            TensorBoard's event files; text

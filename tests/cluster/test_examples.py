@@ -55,7 +55,7 @@ def flags_of(text):
     return set(re.findall(r"--(\w+)=", text)) - {"ntasks", "kill", "job", "cpus"}
 
 
-@pytest.mark.parametrize("name", ["tfjob.yaml", "slurm.sh", "slurm_ranks.sh"])
+@pytest.mark.parametrize("name", ["tfjob.yaml", "slurm.sh", "slurm_ranks.sh", "../pipelines/opustrainer.yaml"])
 def test_flags_exist(name):
     known = {field for cls in CommandLine(train_settings.REQUESTS).classes for field in cls.__dataclass_fields__}
     found = flags_of((EXAMPLES / name).read_text()) - {"flagfile"}

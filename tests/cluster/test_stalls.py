@@ -67,6 +67,18 @@ def test_long_blocks_are_told_of_every_ten_seconds_and_end_at_the_timeout(silent
     assert str(error).startswith(f"ps 0 at {silent} has not answered for 61 s (--stall_timeout=60)")
 
 
+def test_who_waits_for_something_else_is_not_silent(monkeypatch):
+    """A pipe, say; the time counts from when it brings something."""
+    now, excused = [1000.0], [True]
+    monkeypatch.setattr(stall_watch.time, "monotonic", lambda: now[0])
+    watch = StallWatch(60.0, lambda: [(1, now[0], 1.0)], str, is_excused=lambda: excused[0])
+    assert watch.look() is None
+    excused[0], now[0] = False, 1059.0
+    assert watch.look() is None
+    now[0] = 1061.0
+    assert isinstance(watch.look(), LostError)
+
+
 @pytest.mark.parametrize("longest", [1.0, 6.0, 12.0])
 def test_nothing_ends_unannounced(longest, caplog):
     """However long blocks take beside the timeout."""

@@ -64,6 +64,12 @@ def test_a_run_goes_on_with_its_model(flags, tmp_path, monkeypatch):
     assert recorded_settings.differences(tmp_path / "run", as_given)
 
 
+def test_a_pipe_of_unknown_length_has_the_small_model(flags, caplog):
+    with caplog.at_level(logging.INFO):
+        assert _completed(*flags, "--train_pipe=-")[0].model.width == 256
+    assert "Preset: configs/transformer_small.flags, because a pipe does not tell" in caplog.text
+
+
 def test_tasks_on_other_machines_choose_nothing(flags, monkeypatch):
     hosts = ["--chief_hosts=a:1", "--worker_hosts=b:1", "--ps_hosts=c:1", "--strategy=sync"]
     settings, as_given = _completed(*flags, "--engine=cluster", *hosts)

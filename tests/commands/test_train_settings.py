@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from tfnmt.commands.command_line import CommandLine
-from tfnmt.commands.train_settings import REQUESTS, Settings
+from tfnmt.commands.train_settings import REQUESTS, Settings, of_one_epoch, pipe_faults
 from tfnmt.errors import UserError
 from tfnmt.settings import flagfile_text
 from tfnmt.strategies import STRATEGIES
@@ -43,6 +43,7 @@ def _parse(*words: str) -> Settings:
         "--plateau_factor=0.3",
         "--plateau_patience=2 --schedule=cosine",
         "--subword_alpha=0.5",
+        "--producer_resumes --train_source=a",
         "--law_tokens=9",
         "--law_start_tokens=9",
         "--law_ramp_updates=9 --learning_rate_law=words",
@@ -91,6 +92,26 @@ def test_presets_work_alone_and_from_what_a_run_records(path, tmp_path):
     settings = _parse(f"--flagfile={path}")
     (tmp_path / "flags.txt").write_text(flagfile_text(*settings))
     assert _parse(f"--flagfile={tmp_path / 'flags.txt'}") == settings
+
+
+def test_a_pipe_is_read_once():
+    settings = of_one_epoch(_parse("--train_pipe=-"))
+    assert settings.stopping.max_epochs == 1 and pipe_faults(settings) == []
+    assert of_one_epoch(_parse("--train_source=a")).stopping.max_epochs == 0
+
+
+def test_what_does_not_go_with_a_pipe_is_refused(monkeypatch):
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    faults = pipe_faults(_parse("--train_pipe=-", "--max_epochs=2", "--dry_run"))
+    beginnings = [
+        "--max_epochs=2: --train_pipe=- is read once",
+        "--dry_run: would take",
+        "--train_pipe=-: only as many",
+    ]
+    assert len(faults) == 3 and all(map(str.startswith, faults, beginnings))
+    assert pipe_faults(_parse("--train_source=a", "--max_epochs=2", "--dry_run")) == []
+    with pytest.raises(UserError, match="--train_source: --train_pipe brings the pairs"):
+        _parse("--train_pipe=-", "--train_source=a")
 
 
 @pytest.mark.parametrize("word", ["--momentum=1", "--momentum=1.5"])

@@ -65,6 +65,14 @@ def test_missing_files_of_a_directory_are_all_named(tmp_path):
     assert "It has train.de, train.en" in caught.value.faults[0]
 
 
+def test_beside_a_pipe_a_directory_need_not_have_training_files(tmp_path):
+    validation = write_pair(tmp_path, "validation", generated_pairs(5))
+    settings = DataSettings(data=str(tmp_path), languages="en-de", train_pipe="-")
+    assert find_corpus(settings) == Corpus((), (validation,), "en", "de")
+    assert find_corpus(settings).inspect() == {"train": 0, "validation": 5}
+    assert find_corpus(DataSettings(train_pipe="-")) == Corpus(())
+
+
 @pytest.mark.parametrize("languages", ["en", "en-", "-de", "ende"])
 def test_a_pair_that_is_none_is_refused(tmp_path, languages):
     with pytest.raises(UserError, match="such as en-de"):

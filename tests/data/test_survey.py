@@ -52,6 +52,13 @@ def test_a_part_stands_for_the_whole(tmp_path, vocabulary):
     assert "100 of the first 100 of 400 pairs kept; left out of these: none" in part.describe()
 
 
+def test_of_pairs_that_are_still_to_come_nobody_knows_the_number(tmp_path, vocabulary):
+    files = [write_pair(tmp_path, "train", generated_pairs(40))]
+    found = survey(files, vocabulary, vocabulary, SETTINGS, more_to_come=True)
+    assert found.pairs is None and found.batches_per_epoch == found.batches
+    assert "40 of the first 40 pairs kept" in found.describe() and "batches of these on one worker" in found.describe()
+
+
 def test_nothing_left_is_refused_with_the_counts(tmp_path, vocabulary):
     files = [write_pair(tmp_path, "train", BAD)]
     with pytest.raises(

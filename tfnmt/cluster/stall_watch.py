@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -54,6 +56,7 @@ class StallWatch:
         name: Callable[[int], str],
         make_guard: Callable[[], "StallGuard"] | None = None,
         is_alive: Callable[[int], bool] = lambda number: False,
+        is_excused: Callable[[], bool] = lambda: False,
     ):
         """The watch begins when it is entered.
 
@@ -63,9 +66,11 @@ class StallWatch:
           name: number -> the name of whoever it stands for, asked for once there is something to say.
           make_guard: what watches this thread, if anything does.
           is_alive: whether somebody who has done nothing yet, and takes longer than the timeout, answers.
+          is_excused: whether all may be waiting for something else; their time counts from when they no longer do.
         """
         self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
-        self._is_alive = is_alive
+        self._is_alive, self._is_excused = is_alive, is_excused
+        self._excused_at = -math.inf
         self._entered = 0
         self._ended = threading.Event()
         self._noticed = threading.Event()
@@ -113,8 +118,11 @@ class StallWatch:
 
     def look(self) -> LostError | None:
         """Warns, for each worker a line every ten seconds; the error once a wait is over the timeout."""
-        timeout = self._timeout_seconds
+        timeout, now = self._timeout_seconds, time.monotonic()
+        if self._is_excused():
+            self._excused_at = now
         for worker, seconds, longest in self._busy():
+            seconds = min(seconds, now - self._excused_at)
             wait = self._waits.setdefault(worker, Wait(functools.partial(self._name, worker)))
             is_first = not longest and seconds >= timeout and self._is_alive(worker)
             if wait.is_over(_FIRST * timeout if is_first else timeout, seconds, longest):

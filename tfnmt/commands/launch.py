@@ -31,6 +31,8 @@ def _main(supervision: SupervisionSettings, *all_settings) -> int:
     session = registry.ENGINES[settings.run.engine].session
     if not session.has_peers:
         raise UserError(f"--engine={settings.run.engine}: is one process; use tfnmt-train.")
+    if settings.data.train_pipe == "-":
+        raise UserError("--train_pipe=-: the tasks have no standard input; make a named pipe with mkfifo, and name it.")
     if supervision.print_commands:
         print(*session.commands(settings.engine, _given_but), sep="\n")
         return 0

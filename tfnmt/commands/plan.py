@@ -123,6 +123,8 @@ def main() -> None:
 def _main(
     plan: PlanSettings, data: DataSettings, choice: ModelChoice, model: ModelSettings, optimizer: OptimizerSettings
 ) -> int:
+    if data.train_pipe:
+        raise UserError("--train_pipe: a plan reads its text more than once; give files of such pairs.")
     network = _network(plan)
     output = new_directory(plan.output) if not Path(plan.output).exists() else Path(plan.output)
     goal = _goal(plan) if plan.run_directory else Goal(plan.critical_batch_tokens or None)

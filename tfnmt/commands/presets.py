@@ -68,8 +68,10 @@ def _recorded(run_directory: Path) -> tuple[ModelChoice, ModelSettings] | None:
 
 
 def _preset(settings: Settings) -> tuple[ModelChoice, ModelSettings]:
-    pairs = find_corpus(settings.data).inspect()["train"]
-    name, reason = choose(pairs, runtime.has_gpu())
+    if settings.data.train_pipe:
+        name, reason = "transformer_small", "a pipe does not tell how many pairs it brings"
+    else:
+        name, reason = choose(find_corpus(settings.data).inspect()["train"], runtime.has_gpu())
     path = CONFIGURATIONS / f"{name}.flags"
     words = [f"--run_directory={settings.run.run_directory}", f"--flagfile={path}"]
     preset = Settings(*CommandLine(REQUESTS).parse(words))

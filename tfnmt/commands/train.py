@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,18 @@ from graphs.encodings import DENSE
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.commands import application, logs
 from tfnmt.commands.presets import completed
-from tfnmt.commands.train_settings import REQUESTS, Settings, idle_cooldown_faults, unseen_faults
+from tfnmt.commands.train_settings import (
+    REQUESTS,
+    Settings,
+    idle_cooldown_faults,
+    of_one_epoch,
+    pipe_faults,
+    unseen_faults,
+)
 from tfnmt.data.corpus import Corpus, find_corpus
+from tfnmt.data.files import TextPair
 from tfnmt.data.pipeline import training_batches
+from tfnmt.data.spool import Positions, Spool, SpooledPairs
 from tfnmt.data.survey import Survey, survey
 from tfnmt.data.vocabulary import Vocabulary, load_vocabularies
 from tfnmt.engines import registry
@@ -59,7 +68,7 @@ def main() -> None:
 
 
 def _main(*all_settings) -> int:
-    settings = completed(Settings(*all_settings), application.given)
+    settings = of_one_epoch(completed(Settings(*all_settings), application.given))
     threads, strategy = settings.run.threads or None, settings.strategy.strategy
     session = registry.open_session(settings.run.engine, settings.engine, strategy, threads, os.environ)
     if session.has_peers:
@@ -72,6 +81,7 @@ class _Job:
 
     def __init__(self, settings: Settings, session: Session):
         self._settings, self._session = settings, session
+        self._spool: Spool | None = None  # where this process leads, and pairs come through a pipe
         self.dry_run = settings.run.dry_run
 
     @functools.cached_property
@@ -92,18 +102,32 @@ class _Job:
 
     def refuse_unsuitable(self) -> None:
         settings, row = self._settings, self._phases()[-1].strategy
-        refuse([*self._session.faults(settings.strategy, row), *idle_cooldown_faults(settings, row)])
+        faults = [*self._session.faults(settings.strategy, row), *idle_cooldown_faults(settings, row)]
+        refuse([*faults, *pipe_faults(settings)])
 
     def recipe(self) -> Recipe:
         self.refuse_unsuitable()
         settings, session, (*_, model, layout) = self._settings, self._session, self._parts
         trained = self._phases()
         shared, batches = settings.strategy, self._batches
-        return Recipe(model, layout, trained, settings.schedule, shared, batches, streams=session.streams)
+        return Recipe(
+            model,
+            layout,
+            trained,
+            settings.schedule,
+            shared,
+            batches,
+            streams=session.streams,
+            is_starved=lambda: self._spool is not None and self._spool.is_awaited,
+        )
+
+    @functools.cached_property
+    def _spooled(self) -> SpooledPairs:
+        return SpooledPairs.of(self._settings.run.run_directory, self._settings.data)
 
     def _batches(self, position, worker, workers) -> tf.data.Dataset:
         return training_batches(
-            self._parts.corpus.train,
+            self._spooled if self._settings.data.train_pipe else self._parts.corpus.train,
             *self._parts.vocabularies,
             self._settings.data,
             seed=self._settings.strategy.seed,
@@ -114,16 +138,41 @@ class _Job:
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[Lead]:
-        """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it."""
-        settings, (corpus, vocabularies, model, layout) = self._settings, self._parts
-        # Anew for other ranks: each reads a share of the text, and none may be empty.
-        found = survey(corpus.train, *vocabularies, settings.data, shards=self._session.workers)
-        facts = _facts(settings, self._session, model, layout, found)
+        """Reads the corpus once and, for more than a dry run, makes the run directory or finds it, and locks it.
+
+        Of pairs that come through a pipe it reads the first ones, which it puts into the run directory.
+        """
+        settings, has_pipe = self._settings, bool(self._settings.data.train_pipe)
+        facts = {} if has_pipe else self._facts(self._parts.corpus.train)
         if self.dry_run:
             yield functools.partial(self._rehearse, facts)
             return
         with RunDirectory.locked(settings.run.run_directory, *settings, free=registry.SETTINGS.values()) as run:
+            if has_pipe:
+                self._spool = Spool(settings.data, self._spooled, self._session.workers, self._positions(run))
+                self._spool.start()
+                facts = self._facts([self._spool.beginning])
             yield functools.partial(self._train, run, facts)
+
+    def _facts(self, files: Sequence[TextPair]) -> dict[str, str]:
+        settings, session, (_, vocabularies, model, layout) = self._settings, self._session, self._parts
+        has_pipe = bool(settings.data.train_pipe)
+        # Anew for other ranks: each reads a share of the text, and none may be empty.
+        found = survey(files, *vocabularies, settings.data, shards=session.workers, more_to_come=has_pipe)
+        return _facts(settings, session, model, layout, found)
+
+    def _store(self, run: RunDirectory) -> CheckpointStore:
+        checkpoints = self._settings.checkpoints
+        return CheckpointStore(run.checkpoints, checkpoints.keep_last, checkpoints.keep_best)
+
+    def _positions(self, run: RunDirectory) -> Callable[[], Sequence[Positions]]:
+        """Tells how far the readers had come in each checkpoint."""
+        store = self._store(run)
+        return lambda: [
+            [worker["position"] for worker in progress["engine"]["workers"]]
+            for progress in store.progress()
+            if "engine" in progress
+        ]
 
     def _rehearse(self, facts: dict[str, str], drive: Drive, _: EngineState | None) -> int:
         """Builds everything, and tells how it would train."""
@@ -177,7 +226,7 @@ class _Job:
         return Trainer(
             engine,
             layout,
-            CheckpointStore(run.checkpoints, settings.checkpoints.keep_last, settings.checkpoints.keep_best),
+            self._store(run),
             monitor,
             validation,
             stopping=settings.stopping,

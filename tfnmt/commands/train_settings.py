@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from tfnmt.checkpoints import CheckpointSettings
+from tfnmt.cluster.elasticity import is_elastic
 from tfnmt.commands import application
 from tfnmt.data.settings import DataSettings
 from tfnmt.engines import registry
@@ -100,6 +101,31 @@ def unseen_faults(settings: Settings, has_validation: bool) -> list[str]:
     }
     lacking = "--evaluate_every_updates=0" if has_validation else "no validation files (--validation_source)"
     return [f"{flag}: needs evaluations, and there are none: {lacking}." for flag, waits in waiting.items() if waits]
+
+
+def of_one_epoch(settings: Settings) -> Settings:
+    """`settings` whose training ends with the pipe, if pairs come through one."""
+    if not settings.data.train_pipe or settings.stopping.max_epochs:
+        return settings
+    return settings._replace(stopping=dataclasses.replace(settings.stopping, max_epochs=1))
+
+
+def pipe_faults(settings: Settings) -> list[str]:
+    """What does not go with pairs that come once, through a pipe."""
+    flag = f"--train_pipe={settings.data.train_pipe}"
+    if not settings.data.train_pipe:
+        return []
+    faults = []
+    if settings.stopping.max_epochs > 1:
+        faults.append(f"--max_epochs={settings.stopping.max_epochs}: {flag} is read once; leave it out.")
+    if settings.run.dry_run:
+        faults.append(f"--dry_run: would take pairs out of {flag}; give a file of such pairs by --train_source.")
+    if is_elastic():
+        faults.append(
+            f"{flag}: only as many workers as began to read it can go on, and ranks come and go; start them without a "
+            "host discovery script."
+        )
+    return faults
 
 
 def idle_cooldown_faults(settings: Settings, row: Strategy) -> list[str]:

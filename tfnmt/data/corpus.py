@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from tfnmt.data.files import TextPair, count_lines, inspect_pairs, text_pairs
-from tfnmt.data.settings import TextSettings
+from tfnmt.data.settings import DataSettings, TextSettings
 from tfnmt.errors import UserError, refuse
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev")}
@@ -20,7 +20,7 @@ DESCRIPTION = "corpus.json"
 class Corpus:
     """The pairs of files for training and for validation, which are read one after the other, and their languages."""
 
-    train: tuple[TextPair, ...]
+    train: tuple[TextPair, ...]  # none where they come through a pipe
     validation: tuple[TextPair, ...] = ()
     source_language: str | None = None  # such as "en"; None when not known
     target_language: str | None = None  # such as "de"; None when not known
@@ -73,9 +73,10 @@ def find_corpus(settings: TextSettings) -> Corpus:
     Raises:
       UserError: nothing to train on is named, or `--data` does not have it.
     """
+    has_pipe = isinstance(settings, DataSettings) and bool(settings.train_pipe)
     if settings.data:
-        return _find_in(pathlib.Path(settings.data), settings.languages)
-    if not settings.train_source:
+        return _find_in(pathlib.Path(settings.data), settings.languages, has_pipe)
+    if not settings.train_source and not has_pipe:
         raise UserError("There is nothing to train on: give --data=DIRECTORY, or --train_source and --train_target.")
     return Corpus(
         text_pairs(settings.train_source, settings.train_target),
@@ -94,13 +95,15 @@ def languages_of(settings: TextSettings) -> tuple[str | None, str | None]:
     return corpus.source_language, corpus.target_language
 
 
-def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
+def _find_in(directory: pathlib.Path, languages: str, has_pipe: bool) -> Corpus:
     if not directory.is_dir():
         raise UserError(f"--data={directory}: there is no such directory; tfnmt-corpus --output={directory} makes one.")
     source, target = _parse(languages or _described_languages(directory))
     pairs: dict[str, tuple[TextPair, ...]] = {}
     faults = []
     for split, names in SPLITS.items():
+        if split == "train" and has_pipe:
+            continue
         paths = {language: find_file(directory, names, language) for language in (source, target)}
         missing = [language for language, path in paths.items() if path is None]
         if split == "train" or len(missing) == 1:
@@ -110,7 +113,7 @@ def _find_in(directory: pathlib.Path, languages: str) -> Corpus:
             ]
         pairs[split] = () if missing else (TextPair(str(paths[source]), str(paths[target])),)
     refuse(faults)
-    return Corpus(pairs["train"], pairs["validation"], source, target)
+    return Corpus(pairs.get("train", ()), pairs["validation"], source, target)
 
 
 def find_file(directory: pathlib.Path, names: Sequence[str], language: str) -> str | None:

@@ -253,7 +253,8 @@ def _missing(path: pathlib.Path) -> str:
         return f"{path}: this is a directory; name a file in it."
     if path.exists() or str(path) == "-":
         return (
-            f"{path}: must be a regular file, because it is read more than once; let `tee` write a pipe into one first."
+            f"{path}: must be a regular file, because it is read more than once; pairs to train on may come through a "
+            "pipe, by --train_pipe."
         )
     if not path.parent.is_dir():
         return f"{path}: there is no directory {path.parent}."

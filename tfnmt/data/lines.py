@@ -1,6 +1,6 @@
 """Parallel lines as datasets: in the order of the files, or shuffled block by block for one epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -30,18 +30,32 @@ def line_pairs(files: Sequence[TextPair]) -> tf.data.Dataset:
     return lines
 
 
+def block_begins(pool: int, settings: DataSettings) -> int:
+    """The line of a shard with which the block of a pool begins."""
+    return pool // _pools_per_block(settings) * settings.shuffle_buffer
+
+
+def _pools_per_block(settings: DataSettings) -> int:
+    return -(-settings.shuffle_buffer // settings.pool_pairs)
+
+
 def shuffled_pools(
-    lines: tf.data.Dataset, settings: DataSettings, epoch: tf.Tensor, seed: tf.Tensor, first_pool: tf.Tensor
+    lines_from: Callable[[tf.Tensor], tf.data.Dataset],
+    settings: DataSettings,
+    epoch: tf.Tensor,
+    seed: tf.Tensor,
+    first_pool: tf.Tensor,
 ) -> tf.data.Dataset:
     """The lines of one epoch in random order, from pool `first_pool` on.
 
-    The epoch and the first pool are int64 scalars, the epoch's stateless seed is [2]. A pool without lines, number
-    END_OF_EPOCH, comes last, so that an epoch without any pair is noticed.
+    The lines come from a function of the first line's number. It, the epoch and the first pool are int64 scalars, the
+    epoch's stateless seed is [2]. A pool without lines, number END_OF_EPOCH, comes last, so that an epoch without any
+    pair is noticed.
 
     Returns:
       A dataset of (address int64 [2]: epoch and pool, source lines [B], target lines [B]).
     """
-    pools_per_block = -(-settings.shuffle_buffer // settings.pool_pairs)
+    pools_per_block = _pools_per_block(settings)
     first_block = first_pool // pools_per_block
 
     def pools_of_block(block: tf.Tensor, block_lines: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
@@ -57,7 +71,7 @@ def shuffled_pools(
         used = tf.maximum(first_pool - block * pools_per_block, 0)
         return tf.data.Dataset.range(pools).skip(used).map(pool_of_block)
 
-    blocks = lines.skip(first_block * settings.shuffle_buffer).batch(settings.shuffle_buffer)
+    blocks = lines_from(first_block * settings.shuffle_buffer).batch(settings.shuffle_buffer)
     nothing = tf.zeros([0], tf.string)
     end = tf.data.Dataset.from_tensors((tf.stack([epoch, END_OF_EPOCH]), nothing, nothing))
     return blocks.enumerate(first_block).flat_map(pools_of_block).concatenate(end)
@@ -67,7 +81,7 @@ def _pairs_of(pair: TextPair) -> tf.data.Dataset:
     sides = [_lines_of(path) for path in pair.paths]
     if pair.target is not None:
         return tf.data.Dataset.zip(*sides)
-    return sides[0].batch(_ROWS_SPLIT_TOGETHER).map(_columns).unbatch()
+    return sides[0].batch(_ROWS_SPLIT_TOGETHER).map(columns).unbatch()
 
 
 def _lines_of(path: str) -> tf.data.Dataset:
@@ -77,7 +91,7 @@ def _lines_of(path: str) -> tf.data.Dataset:
     return first.concatenate(lines.skip(1))
 
 
-def _columns(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def columns(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The first two columns of tab-separated `rows` [B]; a missing one is empty."""
     columns = tf.strings.split(rows, "\t").to_tensor("", shape=[None, 2])
     return columns[:, 0], columns[:, 1]

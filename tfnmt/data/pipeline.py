@@ -9,6 +9,7 @@ skips epochs without reading them and pools without tokenizing them. Everything 
 so a dataset can be built on, or sent to, any worker.
 """
 
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from tfnmt.data.files import TextPair
 from tfnmt.data.lines import END_OF_EPOCH, key, line_pairs, shuffled_pools
 from tfnmt.data.pools import Pool, PoolBuilder
 from tfnmt.data.settings import DataSettings
+from tfnmt.data.spool import SpooledPairs
 from tfnmt.data.vocabulary import Vocabulary
 
 _OF_LINES, _OF_LENGTHS, _OF_BATCHES = range(3)
@@ -27,7 +29,7 @@ _BATCHES_AHEAD = 16
 
 
 def training_batches(
-    files: Sequence[TextPair],
+    files: Sequence[TextPair] | SpooledPairs,
     source_vocabulary: Vocabulary,
     target_vocabulary: Vocabulary,
     settings: DataSettings,
@@ -48,12 +50,17 @@ def training_batches(
     shard, shards = (tf.cast(number, tf.int64) for number in (shard, shards))
     position = tf.cast(START if position is None else position, tf.int64)
     shard_seed = key(tf.cast([0, seed], tf.int64), shard)
-    lines = line_pairs(files).shard(shards, shard)
     builder = PoolBuilder(source_vocabulary, target_vocabulary, settings)
 
+    def lines_of_epoch(epoch: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
+        if isinstance(files, SpooledPairs):
+            return files.shard(epoch, first, shard, shards)
+        return line_pairs(files).shard(shards, shard).skip(first)
+
     def pools_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        lines_from = functools.partial(lines_of_epoch, epoch)
         first_pool = tf.where(epoch == position[0], position[1], 0)
-        return shuffled_pools(lines, settings, epoch, key(shard_seed, epoch, _OF_LINES), first_pool)
+        return shuffled_pools(lines_from, settings, epoch, key(shard_seed, epoch, _OF_LINES), first_pool)
 
     def pool_of_lines(address: tf.Tensor, source_lines: tf.Tensor, target_lines: tf.Tensor) -> Pool:
         seed_of_pool = key(shard_seed, address[0], _OF_LENGTHS, address[1])

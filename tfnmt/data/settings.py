@@ -57,6 +57,19 @@ def unpaired_faults(settings: Any, split: str) -> list[str]:
 class DataSettings(TextSettings):
     """Files, filters and batches."""
 
+    train_pipe: str = setting(
+        "",
+        "A named pipe, or - for standard input, of tab-separated pairs to train on in place of files. It is read once: "
+        "its end is that of training, as with --max_epochs=1.",
+        is_path=True,
+    )
+    producer_resumes: bool = setting(
+        False,
+        "When training goes on, what writes into --train_pipe goes on behind the pairs that it has given; otherwise it "
+        "begins anew, and the pairs that were taken are skipped.",
+        only_with={"train_pipe": None},
+        may_change=True,
+    )
     batch_positions: int = setting(
         4096,
         "Target positions in a worker's batch at most: sentences times the longest one's tokens, padding included.",
@@ -96,6 +109,11 @@ class DataSettings(TextSettings):
     def faults(self) -> list[str]:
         """The faults of the files, and sampling among one segmentation."""
         faults = super().faults()
+        faults += [
+            f"--{name}: --train_pipe brings the pairs; give one of the two flags."
+            for name in ("train_source", "train_target")
+            if self.train_pipe and getattr(self, name)
+        ]
         if self.subword_nbest == 1:
             faults.append(
                 "--subword_nbest=1: there is nothing to sample among one segmentation; give 0 for no sampling, -1 or "

@@ -44,7 +44,7 @@ class Side:
 class Survey:
     """Counts over the first `pairs_read` pairs of the files."""
 
-    pairs: int  # in all the files
+    pairs: int | None  # in all the files; None where more are to come
     verdicts: dict[str, int]  # "kept", or a reason to leave a pair out -> number of pairs
     batches: int  # how many the kept pairs make on one worker
     source: Side
@@ -59,7 +59,7 @@ class Survey:
     @property
     def share_read(self) -> float:
         """The part of the files that the counts are of."""
-        return self.pairs_read / self.pairs
+        return self.pairs_read / (self.pairs or self.pairs_read)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -90,13 +90,16 @@ class Survey:
     def _pairs_text(self) -> str:
         kept, *left_out = self.verdicts.items()
         reasons = ", ".join(f"{count:,} {name}" for name, count in left_out if count) or "none"
-        part = "all" if self.pairs_read == self.pairs else f"the first {self.pairs_read:,} of"
-        return f"{kept[1]:,} of {part} {self.pairs:,} pairs kept; left out of these: {reasons}"
+        part = f"the first {self.pairs_read:,}"
+        if self.pairs is not None:
+            part = f"{'all' if self.pairs_read == self.pairs else f'{part} of'} {self.pairs:,}"
+        return f"{kept[1]:,} of {part} pairs kept; left out of these: {reasons}"
 
     def _batches_text(self) -> str:
         pairs = self.source.sentences / self.batches
+        whole = "of these" if self.pairs is None else "an epoch"
         return (
-            f"{self.batches_per_epoch:,} batches an epoch on one worker, each with {pairs:.0f} pairs and "
+            f"{self.batches_per_epoch:,} batches {whole} on one worker, each with {pairs:.0f} pairs and "
             f"{self.target_tokens_per_batch:,.0f} target tokens on average; {self.padding_share:.1%} padding, "
             f"{self.fill:.1%} of --batch_positions used"
         )
@@ -110,11 +113,12 @@ def survey(
     *,
     shards: int = 1,
     limit: int = SURVEYED_PAIRS,
+    more_to_come: bool = False,
 ) -> Survey:
     """Tokenizes the first `limit` pairs of the training files, as training would, and counts.
 
     It reads on until each of `shards` workers has a pair: one whose shard has none would wait for a batch for ever. The
-    files must have been inspected before.
+    files must have been inspected before; there may be `more_to_come`.
 
     Raises:
       UserError: a worker has no pair left in all the files, or a vocabulary cannot sample subwords as wished.
@@ -127,7 +131,7 @@ def survey(
     if not kept_by_shard.all():
         raise UserError(_too_few(files, verdicts, settings, kept_by_shard))
     read = sum(verdicts.values())
-    pairs = read if read < limit else count_pairs(files)
+    pairs = None if more_to_come else read if read < limit else count_pairs(files)
     source, target = (_side(verdicts["kept"], sums) for sums in (counts.source, counts.target))
     return Survey(pairs, verdicts, int(counts.batches.sum()), source, target, settings.batch_positions)
 

@@ -66,6 +66,8 @@ def _corpus(data: DataSettings) -> Mapping[str, Any]:
 
 
 def _training_text(data: DataSettings, corpus: Mapping[str, Any]) -> str:
+    if data.train_pipe:
+        return f"Pairs that came through a pipe.\n\nIts licences are {UNRECORDED}."
     where = data.data or ", ".join((*data.train_source, *data.train_target))
     name = f"{corpus['corpus']}, " if "corpus" in corpus else ""
     sources = [source for source in corpus.get("sources", []) if isinstance(source, dict)]

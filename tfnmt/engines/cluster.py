@@ -66,6 +66,7 @@ class ClusterEngine(Engine):
             lambda worker: culprit(cluster, worker),
             lambda: StallGuard(cluster),
             lambda worker: not silent_tasks(cluster.tasks()),
+            recipe.is_starved,
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[Lane] = []

@@ -27,6 +27,7 @@ class Recipe:
       make_batches: makes the reader of each worker.
       dtype: of the parameters.
       streams: parts of a batch that are computed side by side; see `runtime.streams`.
+      is_starved: whether readers wait for text that has not come: workers that do not answer then are not silent.
     """
 
     model: Model
@@ -37,6 +38,7 @@ class Recipe:
     make_batches: MakeBatches
     dtype: tf.DType = tf.float32
     streams: int = 1
+    is_starved: Callable[[], bool] = lambda: False
 
     @property
     def servers(self) -> int:
