@@ -1,5 +1,7 @@
 """One worker: the graph functions of its blocks, which all workers share; its own variables, reader and progress."""
 
+import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
@@ -78,6 +80,14 @@ class WorkerGraph:
         # Of a payload that is one gradient the servers know the norm.
         adds_up = self._step_tokens > 0 or strategy.meetings.steps_per_push > 1
         self._measures = adds_up and strategy.sums_gradients
+
+    def pulling_from(self, server: ServerVariables) -> "WorkerGraph":
+        """The same for a worker who pulls from other servers than the rest."""
+        if server is self._block.server:
+            return self
+        other = copy.copy(self)
+        other._block, other._functions = dataclasses.replace(self._block, server=server), {}
+        return other
 
     def new_replica(self, number: int) -> Replica:
         """Fresh vectors and slots on the device of the caller; the first block of the worker fills them."""
@@ -197,6 +207,7 @@ class Push(NamedTuple):
     work: Work  # numbers, summed since the last push
     whole_pulls: int = 0  # the same of those that are not encoded though the row's are, and of all fragments
     fragment: int = 0  # which travels
+    gradient: tf.Variable | None = None  # that was encoded, where the worker's own replica moves by all of it
 
 
 class Progress(NamedTuple):
@@ -286,7 +297,9 @@ class Worker:
         pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
         fragment, self._fragment = self._fragment, (self._fragment + 1) % self._graph.strategy.fragments
         numbers = (self.number, self._block, self.step, self._version, pulls)
-        return work, Push(*numbers, self.outbox, gathered, whole_pulls, fragment)
+        strategy = self._graph.strategy
+        whole = strategy.exchange.push(self.replica.vectors)[0] if strategy.local_gradient else None
+        return work, Push(*numbers, self.outbox, gathered, whole_pulls, fragment, whole)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""
