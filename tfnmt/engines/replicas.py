@@ -81,7 +81,9 @@ def means_of_replicas(vectors: Mapping[str, np.ndarray], workers: int) -> dict[s
     for name in vectors:
         replicas = [vectors[_name(number, name)] for number in range(workers) if _name(number, name) in vectors]
         if replicas:
-            found[name] = sum(replicas[1:], replicas[0]) / len(replicas)
+            # Not the sum over the number, which is another number where all are equal: three times x by three.
+            first = replicas[0]
+            found[name] = first + sum(replica - first for replica in replicas[1:]) / len(replicas)
     return found
 
 

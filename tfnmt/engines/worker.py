@@ -74,6 +74,7 @@ class WorkerGraph:
         )
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
+        self._without_pulls: dict[Block, Any] = {}
         self._traced_gradient = tf.function(self._gradient_behind, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
@@ -109,10 +110,16 @@ class WorkerGraph:
         come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; which fragment it pushes, an
         int32 scalar; and most steps, an int64 scalar, which is read where blocks go by speed.
         """
-        if block not in self._functions:
+        functions = self._functions_like(block)
+        if block not in functions:
             # A partial each: of many functions with one code, TensorFlow would warn that it traces one too often.
-            self._functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
-        return self._functions[block]
+            functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
+        return functions[block]
+
+    def _functions_like(self, block: Block) -> dict[Block, Any]:
+        """Where the function of a block is kept: those that pull depend on the servers."""
+        pulls = any(isinstance(action, Meeting) and action.kind != PUSH for action in block)
+        return self._functions if pulls else self._without_pulls
 
     def _run(
         self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment, most_steps
@@ -136,7 +143,7 @@ class WorkerGraph:
         first, *others = self.strategy.program()
         for block in {first, self.strategy.beginning(first), *others}:
             traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
-            self._functions[block] = traced
+            self._functions_like(block)[block] = traced
         self.read = self.read.get_concrete_function(replica)
 
     def kept(self, replica: Replica) -> dict[str, tf.Variable]:
