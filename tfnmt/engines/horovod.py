@@ -1,8 +1,8 @@
 """The Horovod engine: one process for each rank, which all hold what the servers of a cluster would hold.
 
 Every rank does its block, the payloads are summed on all of them at once, and each moves its own copy of the parameters
-by the same update: the copies stay equal, bit for bit. Where each moves by its own rank's gradient, too, they do not, and
-are averaged now and then. With `--vocabulary_parallel` a rank has no copy of the tables, but some of their rows, whose
+by the same update: the copies stay equal, bit for bit. Where each moves by its own gradient, too, they do not, and are
+averaged now and then. With `--vocabulary_parallel` a rank has no copy of the tables, but some of their rows, whose
 gradients it computes for the tokens of all. Rank 0 alone decides what comes next, and tells the others before it comes.
 So a decision, whatever it depends on, is one that all ranks take.
 """
