@@ -130,39 +130,40 @@ def test_other_workers_and_another_row_begin_with_the_mean(through, workers, eve
     assert sum("_replica_parameters" in name for name in engine.state().vectors) == (workers if every else 0)
 
 
-def test_replicas_are_equal_behind_an_averaging_alone():
-    engine, spread = with_local_gradient(2, optimizer="adam"), []
-    for _ in itertools.islice(engine.blocks(), 2 * EVERY):
-        spread.append(np.abs(np.diff(replicas(engine.state()), axis=0)).max())
-    assert [each == 0.0 for each in spread] == [number % EVERY == 0 for number in range(1, 2 * EVERY + 1)]
-
-
 def test_a_payload_that_is_left_out_moves_no_replica():
     """Nor its own worker's, not finite or without a target token: by what the other has sent, both move."""
     batches = list(BATCHES)
     batches[1] = batches[1]._replace(target_ids=tf.zeros_like(batches[1].target_ids))
-    engine = with_local_gradient(2, batches=batches, model=toy.PoisonedModel(place=3), optimizer="adam")
-    start, blocks = parameters(engine), engine.blocks()
-    for place in (1, 3):
-        before, told = replicas(engine.state()), next(blocks)
-        assert [push.refused is None for push in told.pushes] == [True, False], place
+    engine = with_local_gradient(2, batches=batches, model=toy.PoisonedModel(place=3))
+    blocks, after = engine.blocks(), replicas(engine.state())
+    kept = 0.0
+    for refused in (None, "the gradient of bias was not finite at step 2 of worker 1"):
+        before, report = after, next(blocks)
         after = replicas(engine.state())
-        moved = np.abs(after - before).max(axis=1)
-        assert (moved > DIFFERENT).all()
-    assert np.isfinite(after).all() and np.abs(after.mean(axis=0) - start).max() > DIFFERENT
+        assert [push.refused for push in report.pushes] == [None, refused]
+        gradient, tokens = gradient_of(before[0], batches[2 * (report.update - 1)])
+        sent = largest(gradient + kept)
+        kept = gradient + kept - sent
+        expected = before - 0.1 * np.stack([gradient, sent]) / tokens
+        np.testing.assert_allclose(after, expected, atol=EXACT)
 
 
-def test_an_averaging_costs_what_it_moves():
-    """Under the virtual clock, and in the reports: 2 M (N - 1) / N more at every third update."""
+def test_an_averaging_makes_replicas_equal_and_costs_what_it_moves():
+    """At every third update, under the virtual clock and in the reports: 2 M (N - 1) / N more than without it."""
     costs = CostSettings(jitter=0.0, network_latency_seconds=0.0, network_bytes_per_second=1.0)
-    costs_more = with_local_gradient(4, costs=costs)
-    reports = run(costs_more, 2 * EVERY)
+    engine, plain = (with_local_gradient(2, every=every, costs=costs) for every in (EVERY, 0))
+    reports, spread = [], []
+    for report in itertools.islice(engine.blocks(), 2 * EVERY):
+        reports.append(report)
+        spread.append(np.abs(np.diff(replicas(engine.state()), axis=0)).max())
+    averages = 2 * ([False] * (EVERY - 1) + [True])
+    assert [each == 0.0 for each in spread] == averages
     size = toy.layout().size
-    payload, averaging = 3 * find_encoding("topk", FRACTION).bytes(size, tf.float64), 2 * 3 * size * 8 // 4
-    assert [report.pushes[-1].bytes_pushed for report in reports] == 2 * [payload, payload, payload + averaging]
-    plain = run(with_local_gradient(4, every=0, costs=costs), 2 * EVERY)
-    slower = [report.seconds - other.seconds for report, other in zip(reports, plain)]
-    # The last worker's own reports end when it has been served: the update itself is in the seconds of its round.
-    assert slower == pytest.approx(2 * [0, 0, averaging], abs=1e-6)
-    in_push = [report.pushes[0].push_seconds - other.pushes[0].push_seconds for report, other in zip(reports, plain)]
-    assert sum(in_push) == pytest.approx(averaging * (2 if in_push[EVERY - 1] else 1), rel=1e-9)
+    payload, averaging = find_encoding("topk", FRACTION).bytes(size, tf.float64), size * 8
+    expected = [payload + averaging * each for each in averages]
+    assert [[push.bytes_pushed for push in report.pushes] for report in reports] == [[each] * 2 for each in expected]
+    more = [
+        (each.seconds - other.seconds, each.pushes[0].push_seconds - other.pushes[0].push_seconds)
+        for each, other in zip(reports, run(plain, 2 * EVERY))
+    ]
+    assert [sum(each) for each in zip(*more)] == pytest.approx([2 * averaging] * 2)
