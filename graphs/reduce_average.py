@@ -218,11 +218,16 @@ def update_from_received(
     numbers = (clip_norm, average_weight, local_updates, steps)
     update = _update(server, _read(server, received), weight, learning_rate, *numbers)
     with tf.control_dependencies(update):
-        for variable in received:
-            with tf.device(variable.device):
-                variable.assign(tf.zeros_like(variable))
-        server.weight.assign(0)
+        forget_received(server)
     return update
+
+
+def forget_received(server: ServerVariables) -> None:
+    """Begins the sum of received payloads anew."""
+    for variable in server.received():
+        with tf.device(variable.device):
+            variable.assign(tf.zeros_like(variable))
+    server.weight.assign(0)
 
 
 def update_from(
@@ -239,6 +244,7 @@ def update_from(
     square: tf.Tensor | None = None,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
+    unsent: Sequence[tf.Tensor] = (),
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -258,10 +264,11 @@ def update_from(
       square: squared norm of the whole payload, where these servers have a part of it; None where they have all.
       share: of the mean by which the servers move, a scalar; None for all.
       correct: changes the payload; None for nothing.
+      unsent: what these servers alone add to the sum, in pieces; none where all servers move alike.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
     pieces = _decoded(server, payload, weight, encoding, correct)
-    return _update(server, pieces, weight, learning_rate, *numbers, square, share)
+    return _update(server, pieces, weight, learning_rate, *numbers, square, share, unsent)
 
 
 def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
@@ -276,7 +283,17 @@ def first_nonfinite(vector: tf.Tensor) -> tf.Tensor:
 
 
 def _update(
-    server, pieces, weight, learning_rate, clip_norm, average_weight, local_updates, steps, square=None, share=None
+    server,
+    pieces,
+    weight,
+    learning_rate,
+    clip_norm,
+    average_weight,
+    local_updates,
+    steps,
+    square=None,
+    share=None,
+    unsent=(),
 ) -> Update:
     assert server.update is not None
     own, slots_of_workers = pieces[: len(server.shards)], pieces[len(server.shards) :]
@@ -288,6 +305,9 @@ def _update(
     applied = tf.math.is_finite(norm) & (weight > 0)
     if slots_of_workers:
         applied &= tf.math.is_finite(_norm(server, slots_of_workers))
+    if unsent:  # not before: by the sum that all replicas know, they agree on whether they move
+        own = [piece + rest for piece, rest in zip(own, unsent)]
+        norm = _norm(server, own) / divisor
 
     def apply() -> tuple[tf.Tensor, tf.Tensor]:
         # One factor for the mean and the clipping: the vector is passed over once.

@@ -232,6 +232,27 @@ def encode(team, row):
     }
 
 
+def own(team, row):
+    """Replicas that move by all of their own ranks' gradients, compared where they are averaged; and N + N updates."""
+    options = CONTRACT | {"encoding": "topk", "topk_fraction": 0.25, "local_gradient_updates": 3}
+    settings = RankSettings(check_replicas_every=1)
+    reports, half, whole = team.train_in_halves(row, 2 * UPDATES, settings=settings, **options)
+    _, parts = team.train(row, start=half, settings=settings, **options)
+    if whole is None:
+        return {}
+    expected, virtual = team.simulate(row, 2 * UPDATES, **options)
+    _, carried = team.simulate(row, start=half, **options)
+    first, second = (whole.vectors[f"worker_{rank}_replica_parameters"] for rank in range(2))
+    return {
+        **_difference(whole, virtual),
+        "resumed": _difference(whole, parts)["distance"],
+        "carried": _difference(carried, virtual)["distance"],
+        "spread": np.abs(first - second).max(),
+        "bytes_pushed": [[[push.bytes_pushed for push in each.pushes] for each in run] for run in (reports, expected)],
+        "norms": max(abs(one.gradient_norm - other.gradient_norm) for one, other in zip(reports, expected)),
+    }
+
+
 def pieces(team, row):
     """Sums on their way before the gradient is whole; one gradient is not a number once, and then nobody moves."""
     settings = RankSettings(reduction_pieces=2)

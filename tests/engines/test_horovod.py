@@ -54,7 +54,7 @@ def _two(tmp_path_factory):
     scenarios += ["exchange:model_average", "exchange:averaged_slots", "poison:ring_allreduce"]
     scenarios += ["uneven:ring_allreduce", "half:ring_allreduce", "pieces:ring_allreduce"]
     scenarios += [f"encode:{row}+{encoding}" for row, encoding in GATHERED_PAIRS]
-    scenarios += ["regroup:ring_allreduce", "regroup:model_average"]
+    scenarios += ["regroup:ring_allreduce", "regroup:model_average", "own:ring_allreduce"]
     scenarios += ["replicas:ring_allreduce", "replicas:model_average", "wire:ring_allreduce"]
     scenarios += ["plateau:ring_allreduce", "plateau:model_average", "pause:ring_allreduce"]
     scenarios += ["plain:ring_allreduce", "plain:model_average", "refuse:0", "refuse:1", "drift:1"]
@@ -71,7 +71,7 @@ def _sharing(tmp_path_factory):
 
 @pytest.fixture(name="four", scope="module")
 def _four(tmp_path_factory):
-    scenarios = ["compare:ring_allreduce", "plain:ring_allreduce", "pairs:sync", "drift:0"]
+    scenarios = ["compare:ring_allreduce", "plain:ring_allreduce", "pairs:sync", "drift:0", "own:sync"]
     return train(4, tmp_path_factory.mktemp("logs"), *scenarios)
 
 
@@ -208,6 +208,18 @@ def test_payloads_that_are_gathered_equal_the_simulation(two, row, encoding):
     assert found["names"] and found["progress"]
     assert found["distance"] < EXACT
     assert found["bytes_pushed"] == [GATHERED[encoding](found["size"])]
+
+
+@pytest.mark.parametrize("row, ranks", [("ring_allreduce", "two"), ("sync", "four")])
+def test_replicas_with_local_gradients_equal_the_simulation(request, row, ranks):
+    """Each rank's own; a resume is exact, between ranks bit for bit, and the bytes are the simulation's."""
+    found = request.getfixturevalue(ranks)[f"own:{row}"]
+    assert found["names"] and found["progress"]
+    assert max(found["distance"], found["carried"], found["norms"]) < EXACT
+    assert found["resumed"] == (0.0 if ranks == "two" else pytest.approx(0.0, abs=EXACT))
+    assert found["spread"] > DIFFERENT
+    on_ranks, simulated = found["bytes_pushed"]
+    assert on_ranks == simulated or row == "sync"
 
 
 def test_sums_in_pieces(two):

@@ -221,6 +221,24 @@ def test_pulls_are_encoded_where_there_are_some(two_ranks, engine, settings, row
     assert found == ["--pull_encoding=int8: nothing is pulled without parameter servers; leave it out."] * is_fault
 
 
+@pytest.mark.parametrize(
+    "engine, settings, row, fault",
+    [
+        ("horovod", RankSettings(), Sync(), None),
+        ("horovod", RankSettings(), ModelAverage(), "--strategy=it does no update of all workers' gradients"),
+        ("simulated", SimulationSettings(), RingAllreduce(), None),
+        ("simulated", SimulationSettings(workers=1), RingAllreduce(), "one worker has nobody to whom"),
+        ("simulated", SimulationSettings(network="ring"), Sync(), None),
+        ("simulated", SimulationSettings(), Sync(), "parameter servers move one set of parameters"),
+        ("simulated", SimulationSettings(), Async(), "--strategy=it does no update of all workers' gradients"),
+        ("cluster", ClusterSettings(workers=2), Sync(), "parameter servers move one set of parameters"),
+    ],
+)
+def test_replicas_move_by_their_own_gradients_where_each_worker_has_one(two_ranks, engine, settings, row, fault):
+    found = faults(session_of(engine, settings), row, encoding="topk", local_gradient_updates=9)
+    assert [text.startswith(f"--local_gradient_updates=9: {fault}") for text in found] == [True] * (fault is not None)
+
+
 @pytest.mark.parametrize("workers, elastic, is_fault", [(1, False, True), (1, True, False), (2, False, False)])
 def test_blocks_go_by_speed_where_there_are_several_workers(monkeypatch, workers, elastic, is_fault):
     """Or may be again."""

@@ -6,13 +6,14 @@ import itertools
 import pytest
 import tensorflow as tf
 
+from graphs.encodings import find_encoding
 from tests import toy
 from tests.engines.building import run, simulated
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import idle_reports, predict
-from tfnmt.strategies import STRATEGIES, Async, ModelAverage, Sync
+from tfnmt.strategies import STRATEGIES, Async, ModelAverage, RingAllreduce, Sync
 from tfnmt.strategies.streaming import Streaming
 
 WORKERS, SERVERS, UPDATES = 3, 2, 5
@@ -52,7 +53,18 @@ def test_every_update_comes_when_the_simulated_engine_has_it(name):
     """And moves as many bytes, with as many steps behind it, and has waited as long."""
     row = quick(ROWS[name]) if name in ROWS else MORE[name]
     engine = simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=COSTS, dtype=tf.float32)
+    assert_same_clock(engine, row.row(WORKERS, OptimizerSettings(optimizer="sgd")))
+
+
+def test_averagings_of_replicas_come_when_the_simulated_engine_has_them():
+    sparse = {"encoding": "topk", "topk_fraction": 0.25, "local_gradient_updates": 2}
+    row, more = RingAllreduce(), {"workers": WORKERS, "servers": SERVERS, "costs": COSTS, "dtype": tf.float32}
     columns = row.row(WORKERS, OptimizerSettings(optimizer="sgd"))
+    columns = dataclasses.replace(columns, encoding=find_encoding("topk", 0.25), local_gradient=2)
+    assert_same_clock(simulated(row, BATCHES, **sparse, **more), columns)
+
+
+def assert_same_clock(engine, columns):
     machines = costs(columns.ring, fragments=columns.fragments)
     idle = itertools.islice(idle_reports(columns, machines, WORKERS, lambda worker, step: 10), UPDATES)
     for real, expected in zip(run(engine, UPDATES), idle, strict=True):

@@ -266,6 +266,7 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     own_slots = len(row.server_update.slots) + len(row.averaged_slots)
     copies = session.workers * (row.pull_encoding is not DENSE)  # of what each worker knows
     copies += session.payloads(row) * (row.staleness.compensation > 0)  # of what each had pulled for its payload
+    copies += (session.payloads(row) - 1) * (1 + own_slots + (strategy.average_rate > 0)) * (row.local_gradient > 0)
     of_servers = 1 + own_slots + (strategy.average_rate > 0) + payloads * row.payload_vectors + copies
     of_worker = 1 + len(row.keeps) + (len(row.local_update.slots) if row.local_update else 0)
     megabytes = session.elements(layout) * 4 / 1e6

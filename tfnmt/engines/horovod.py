@@ -1,10 +1,11 @@
 """The Horovod engine: one process for each rank, which all hold what the servers of a cluster would hold.
 
 Every rank does its block, the payloads are summed on all of them at once, and each moves its own copy of the parameters
-by the same update: the copies stay equal, bit for bit. With `--vocabulary_parallel` a rank has no copy of the tables,
-but some of their rows, whose gradients it computes for the tokens of all or, with `--model_parallel`, of its group:
-then the owners of the same rows in all groups sum these. Rank 0 alone decides what comes next, and tells the others
-before it comes. So a decision, whatever it depends on, is one that all ranks take.
+by the same update: the copies stay equal, bit for bit. Where each moves by its own gradient, too, they do not, and are
+averaged now and then. With `--vocabulary_parallel` a rank has no copy of the tables, but some of their rows, whose
+gradients it computes for the tokens of all or, with `--model_parallel`, of its group: then the owners of the same rows
+in all groups sum these. Rank 0 alone decides what comes next, and tells the others before it comes. So a decision,
+whatever it depends on, is one that all ranks take.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import tensorflow as tf
 from graphs.block import Outbox, Reduce
 from graphs.broadcast import pull
 from graphs.encodings import DENSE
+from graphs.local_gradient import average_ranks
 from graphs.ring_allreduce import (
     add_numbers,
     exchange_numbers,
@@ -72,7 +74,7 @@ class HorovodEngine(Engine):
             self._owners = counting(ranks.among(grid.owners(ranks.rank)), group, self._moved)
         self._recipe, self._ranks, self._settings = recipe, ranks, settings
         self._encodings = [phase.strategy.encoding for phase in recipe.phases]
-        self._servers = UpdateSequence(_encoded_by_workers(recipe), ranks.size)
+        self._servers = UpdateSequence(_encoded_by_workers(recipe), ranks.size, held=[ranks.rank])
         self._begin_phase()
         self._shared = False
         self._restored: EngineState | None = None  # a whole state, until this rank has given it to the others
@@ -196,6 +198,7 @@ class HorovodEngine(Engine):
         graph = servers.worker_graph(pack, reduce)
         self._worker: Worker = servers.new_worker(graph, self._ranks.rank, servers.new_outbox())
         self._squares = tf.function(self._squares_of_ranks, autograph=False)
+        self._averaging = tf.function(functools.partial(average_ranks, transport, servers.server), autograph=False)
         self._sums = tf.function(
             lambda: parameter_sums(self._recipe.layout, pull([each.parameters for each in servers.server.shards])),
             autograph=False,
@@ -268,11 +271,20 @@ class HorovodEngine(Engine):
             squares = self._ranks.run(self._squares, momentum).numpy().tolist()
             report = report._replace(momentum_norm=math.sqrt(whole_square(squares, self._grid)))
         self._update_seconds = time.monotonic() - began
+        if self._servers.averages_replicas(report):
+            report = self._average_replicas(report)
         self._reports.append(report)
-        every = self._settings.check_replicas_every
-        if every and report.skipped is None and report.update % every == 0:
+        if report.skipped is None and self._compares_replicas(report.update):
             self._compare_replicas()
         return report
+
+    def _average_replicas(self, report: BlockReport) -> BlockReport:
+        """Averages the parameters of all ranks behind an update; its report with the bytes of that."""
+        began = time.monotonic()
+        self._ranks.run(self._averaging)
+        self._reduction_seconds += time.monotonic() - began
+        size = self._recipe.layout.size * self._recipe.dtype.size
+        return report.with_more_pushed(2 * size * (self._ranks.size - 1) // self._ranks.size)
 
     def _computing(self) -> contextlib.AbstractContextManager[None]:
         """Times a block, but not the one that builds the graph: its length says nothing about the others.
@@ -305,7 +317,7 @@ class HorovodEngine(Engine):
     def _held_by_ranks(self) -> dict[str, np.ndarray]:
         """Every rank's own vectors and rows, of which only rank 0 keeps all, for a whole state."""
         found: dict[str, np.ndarray] = {}
-        own = self._worker.vectors()
+        own = self._worker.vectors() | (self._servers.replicas.vectors() if self._servers.replicas else {})
         if self._shard.tables and self._ranks.rank in self._grid.group(0):
             own |= self._shard.rows(self._servers.state().vectors)
         for rank in range(self._ranks.size):
@@ -316,9 +328,18 @@ class HorovodEngine(Engine):
     def _whole(self, held: Mapping[str, np.ndarray]) -> EngineState:
         """The state of all, on rank 0, which knows what each of them holds; another rank's own."""
         state = self._servers.state()
+        if self._servers.replicas:
+            return self._servers.with_means(state.with_vectors(held))
         if not self._shard.tables:
             return state.with_vectors(held)
         return dataclasses.replace(state, vectors=self._shard.join(state.vectors, held)) if held else state
+
+    def _compares_replicas(self, update: int) -> bool:
+        """Whether all ranks' parameters are compared behind an update: where they differ, once they are averaged."""
+        strategy, every = self._servers.strategy, self._settings.check_replicas_every
+        if strategy.local_gradient and not strategy.averages_replicas(update):
+            return False
+        return every > 0 and update % every < max(strategy.local_gradient, 1)
 
     def _compare_replicas(self) -> None:
         """Compares the parameters of all ranks.

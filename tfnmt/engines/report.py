@@ -57,3 +57,8 @@ class BlockReport(NamedTuple):
     noise_scale_tokens: float | None = None  # a moving average; None where it is not measured or not known yet
     pushes: tuple[PushReport, ...] = ()  # all that reached the servers since the last report
     is_virtual: bool = False  # whether its seconds are of a virtual clock
+
+    def with_more_pushed(self, more_bytes: int) -> "BlockReport":
+        """The report of an update for which each worker has sent so many bytes more."""
+        pushes = (push._replace(bytes_pushed=push.bytes_pushed + more_bytes) for push in self.pushes)
+        return self._replace(pushes=tuple(pushes))

@@ -102,6 +102,10 @@ class Servers(Protocol):
         """The row that trains now."""
 
     @property
+    def version(self) -> int:
+        """Server updates so far."""
+
+    @property
     def progress(self) -> Sequence[Progress]:
         """How far each worker has come."""
 
@@ -197,6 +201,7 @@ class Schedule:
         self._arrived = arrived
         self._released_at = now  # when the push came that has let others go on
         self._served_at = now  # when the servers have done all work that has come to them
+        self._reduction_seconds = 0.0  # that the last round of a ring has travelled
         self._served = [now] * self._workers  # when they have done that of each worker's last push
 
     def _new_worker(self, number: int) -> Any:
@@ -294,8 +299,10 @@ class Schedule:
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
             row = self._servers.strategy
-            moved = row.payload_vectors / row.fragments
-            seconds = self._costs.update_seconds(moved, self._pushed(), row.encoding.adds_up)
+            moved, reduction = row.payload_vectors / row.fragments, (self._pushed(), row.encoding.adds_up)
+            averaging = self._averages(self._servers.version + 1) * self._costs.reduction_seconds(1)
+            seconds = self._costs.update_seconds(moved, *reduction) + averaging
+            self._reduction_seconds = self._costs.reduction_seconds(*reduction) + averaging
             self._served_at = max(self._served_at, self._clock.now) + seconds
         before, self._served[worker] = self._served[worker], self._served_at
         # Who has two payloads computes while the last one waits; the parameters move at once here, not only then.
@@ -303,12 +310,15 @@ class Schedule:
         if done_at > self._clock.now:
             yield Event(done_at, worker, SERVED)
 
+    def _averages(self, update: int) -> bool:
+        """Whether the workers of a ring average their replicas behind an update."""
+        return self._servers.strategy.averages_replicas(update)
+
     def _count_service(self, worker: int, seconds: float) -> None:
         """Counts what a worker has waited for the servers or, in a ring, for the reduction and then the update."""
         transfer = 0.0
         if self._costs.is_ring:
-            adds_up = self._servers.strategy.encoding.adds_up
-            transfer = min(seconds, self._costs.reduction_seconds(self._pushed(), adds_up))
+            transfer = min(seconds, self._reduction_seconds)
         self._spent[worker].push += transfer
         self._spent[worker].servers += seconds - transfer
 
@@ -326,6 +336,8 @@ class Schedule:
         pushes = report.pushes
         if self._costs.is_ring:
             ring_bytes = round(self._costs.ring_bytes(self._pushed(), self._servers.strategy.encoding.adds_up))
+            if report.skipped is None and self._averages(report.update):
+                ring_bytes += round(self._costs.ring_bytes(1))
             pushes = tuple(push._replace(bytes_pulled=0, bytes_pushed=ring_bytes) for push in pushes)
         return report._replace(pushes=pushes, is_virtual=True)
 

@@ -1,5 +1,6 @@
 """The servers' part of one row as graph functions: payloads in, updates out, everything that is held."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 from graphs.block import Outbox
 from graphs.broadcast import pull
 from graphs.encodings import Encoding
+from graphs.local_gradient import OwnGradient, unsent
 from graphs.reduce_average import ServerVariables, Update, receive, update_from, update_from_received
 from graphs.staleness import compensation
 from graphs.work import pack_scalars
@@ -42,13 +44,14 @@ class ServerGraph:
 
     Attributes:
       receive: (encoding, arrived) -> what `graphs.reduce_average.receive` returns, in one vector.
-      update_from: (encoding, arrived, numbers, square=None) -> an update in one vector, which `update_of` reads.
+      update_from: (encoding, arrived, numbers, square=None, own=None) -> an update in one vector, which `update_of`
+        reads; `own` is of the worker whose replica alone moves.
       update_from_received: (numbers) -> the same.
     """
 
     def __init__(self, server: ServerVariables, strategy: Strategy, rates: LearningRates, clip_norm: float):
         """Takes the fragment's variables, the row, its learning rates, and the largest norm of a mean gradient."""
-        self._server, self._rates = server, rates
+        self._server, self._rates, self._encoding = server, rates, strategy.encoding
         self._clip_norm = clip_norm if strategy.exchange.clips_at_servers else 0.0
         is_damped, is_weighted = strategy.staleness.exponent > 0, strategy.payload_weight is not None
         self._has_shares = is_damped or is_weighted
@@ -56,7 +59,8 @@ class ServerGraph:
         # Servers that move by deltas read no rate.
         self._shortens = is_damped and strategy.exchange.trains_replicas
         self.receive: Any = tf.function(self._receiving, autograph=False)
-        self.update_from: Any = tf.function(self._updating_from, autograph=False)
+        # A partial, so that TensorFlow does not take those of several replicas for one that is traced too often.
+        self.update_from: Any = tf.function(functools.partial(self._updating_from), autograph=False)
         self.update_from_received: Any = tf.function(self._updating_from_received, autograph=False)
 
     def _receiving(self, encoding: Encoding, arrived: Arrived) -> tf.Tensor:
@@ -65,7 +69,12 @@ class ServerGraph:
         return pack_scalars(taken)
 
     def _updating_from(
-        self, encoding: Encoding, arrived: Arrived, numbers: Numbers, square: tf.Tensor | None = None
+        self,
+        encoding: Encoding,
+        arrived: Arrived,
+        numbers: Numbers,
+        square: tf.Tensor | None = None,
+        own: OwnGradient | None = None,
     ) -> tf.Tensor:
         done = update_from(
             self._server,
@@ -80,6 +89,7 @@ class ServerGraph:
             square=square,
             share=arrived.share if self._shortens else None,
             correct=self._correct(arrived),
+            unsent=() if own is None else unsent(own, self._encoding, len(self._server.shards)),
         )
         return pack_scalars(done)
 

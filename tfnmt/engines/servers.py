@@ -4,6 +4,7 @@ Every engine hands its pushes to `absorb`, one at a time and in the order that i
 book-keeping of a strategy are the same in one process, under a virtual clock and on a cluster; only the devices differ.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -19,13 +20,14 @@ from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
-from graphs.reduce_average import ServerVariables, Update, goes_on
+from graphs.reduce_average import ServerVariables, Update, forget_received, goes_on
 from graphs.staleness import pulled_of
 from graphs.work import Sums
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.ledger import Ledger
 from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.replicas import Replicas, means_of_replicas, without_replicas
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.server_graph import Arrived, Numbers, ServerGraph, numbers_of, reading, update_of
 from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
@@ -48,6 +50,7 @@ class UpdateSequence:
 
     Attributes:
       server: the variables.
+      replicas: those of the workers, where each moves by its own gradient; None where all move alike.
       strategy: the row that trains now.
       phase: its number; it grows when a warm start ends.
       plateau_scale: what the plateau schedule has come to.
@@ -60,6 +63,7 @@ class UpdateSequence:
         *,
         devices: Sequence[str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        held: Sequence[int] | None = None,
     ):
         """Makes the server variables on the devices, one shard on each, with their initial values.
 
@@ -68,8 +72,11 @@ class UpdateSequence:
           workers: who push.
           devices: one for each server; None for wherever the caller is.
           clock: seconds.
+          held: the workers whose replicas are in this process; None for all.
         """
         self._recipe, self._settings, self._workers = recipe, recipe.settings, workers
+        self._held = list(range(workers)) if held is None else held
+        self.replicas: Replicas | None = None
         initial, servers = recipe.layout.initialize(recipe.settings.seed, recipe.dtype), recipe.servers
         fragments = recipe.layout.shards // servers
         of_shards = [*(devices or [None] * servers)] * fragments
@@ -110,6 +117,7 @@ class UpdateSequence:
         Before its first push it holds what the checkpoint held from which training went on, or the slots of the
         servers' optimizer behind a warm start. Once it has pushed these are outdated, and it begins with fresh ones.
         """
+        graph = graph.pulling_from(self.replicas.servers[number]) if self.replicas else graph
         progress = self.progress[number]
         batches = iter(self._recipe.make_batches(progress.position, number, self._workers))
         worker = Worker(graph, number, progress, graph.new_replica(number), outbox, batches, self._ledger.steps)
@@ -172,7 +180,7 @@ class UpdateSequence:
         beside_others = unit / ledger.unit if ledger.unit else float(unit > 0)
         share = strategy.staleness.share(staleness) * beside_others
         arrived = self._arrived(push, weight, share, strategy.staleness.strength(staleness))
-        if strategy.quorum == 1 and not ledger.arrived:
+        if strategy.quorum == 1 and not ledger.arrived and not self.replicas:
             numbers = self._numbers(sums, weight, share)
             update = update_of(graph.update_from(strategy.encoding, arrived, numbers))
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
@@ -180,12 +188,36 @@ class UpdateSequence:
             taken, nonfinite_at, norm = numbers_of(graph.receive(strategy.encoding, arrived))
         outcome = (bool(taken), int(nonfinite_at), moved_bytes)
         self._count(self._measured(push, norm**2), waited(), *outcome, weight=weight, share=share, unit=unit)
+        if self.replicas:
+            self.replicas.note(push, weight if taken else 0.0)
         counted_at = self._clock()
         if update is None and strategy.quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
             numbers = self._numbers(ledger.sums, ledger.whole_weight, ledger.mean_share())
-            update = update_of(graph.update_from_received(numbers))
+            update = self._move_replicas(numbers) or update_of(graph.update_from_received(numbers))
             self._late_seconds = self._clock() - counted_at
-        return None if update is None else self._report(update, push)
+        if update is None:
+            return None
+        report = self._report(update, push)
+        if self.replicas and self.averages_replicas(report):
+            self.replicas.average()
+        return report
+
+    def _move_replicas(self, numbers: Numbers) -> Update | None:
+        """The same update of each replica, by what the servers have received; None where there are none."""
+        if self.replicas is None:
+            return None
+        update = self.replicas.move(self._summed(self.server.received(), self._ledger.whole_weight), numbers)
+        forget_received(self.server)
+        return update
+
+    def _summed(self, payload: Outbox, weight: float) -> Arrived:
+        """A sum of payloads that is not encoded, all of which counts."""
+        return Arrived(payload, *(tf.constant(number, tf.float64) for number in (weight, 1.0)))
+
+    def averages_replicas(self, report: BlockReport) -> bool:
+        """Whether the workers' replicas are averaged behind an update."""
+        has_begun = report.update > self._recipe.phases[self.phase].first_update
+        return report.skipped is None and has_begun and self.strategy.averages_replicas(report.update)
 
     def absorb_reduced(
         self, arrivals: Sequence[Arrival], payload: Outbox, ring_bytes: int, square: float | None = None
@@ -204,15 +236,21 @@ class UpdateSequence:
             push = self._measured(push, arrival.square) if square is None else push
             outcome = (taken, arrival.nonfinite_at, (0, ring_bytes + arrival.other_bytes))
             self._count(push, arrival.waits, *outcome, weight=float(self.strategy.exchange.weight(push.work.sums)))
-        weight = sum(arrival.weight for arrival in arrivals)
-        arrived = Arrived(payload, *(tf.constant(number, tf.float64) for number in (weight, 1.0)))
+            if self.replicas and push.worker in self.replicas.servers:
+                self.replicas.note(push, arrival.weight)
+        arrived = self._summed(payload, sum(arrival.weight for arrival in arrivals))
         whole = None if square is None else tf.constant(square, tf.float64)
         numbers, last = self._numbers(self._ledger.sums, self._ledger.whole_weight), arrivals[-1].push
+        if self.replicas:
+            return self._report(self.replicas.move(arrived, numbers), last)
         update = update_of(self._graphs[last.fragment].update_from(DENSE, arrived, numbers, square=whole))
         return self._report(update, last)
 
     def state(self) -> EngineState:
-        """Everything of the servers, and what the workers begin with that have not pushed yet."""
+        """Everything of the servers, and what the workers begin with that have not pushed yet.
+
+        Where replicas differ, the servers' vectors are the means of those that are known here.
+        """
         vectors, local_updates, updates = self._read()
         counters = {
             **self._ledger.counters(),
@@ -223,7 +261,12 @@ class UpdateSequence:
             "fragment_size": self._fragment_size,
         }
         held = {name: vector.numpy() for name, vector in vectors.items()}
-        return EngineState({**held, **self._given}, counters)
+        state = EngineState({**held, **self._given}, counters)
+        return self.with_means(state.with_vectors(self.replicas.vectors())) if self.replicas else state
+
+    def with_means(self, state: EngineState) -> EngineState:
+        """The state, of whose vectors the servers' are the means of the replicas that it has."""
+        return dataclasses.replace(state, vectors=means_of_replicas(state.vectors, self._workers))
 
     def restore(self, state: EngineState) -> None:
         """Takes up a state of as many workers or fewer or more."""
@@ -232,6 +275,8 @@ class UpdateSequence:
         number = max(n for n, phase in enumerate(self._recipe.phases) if phase.first_update <= version)
         self._enter(number, summed=counters["arrived"] > 0)
         self._ledger.restore(counters, self._recipe.phases[number].first_update)
+        if self.replicas is None or len(counters["workers"]) != self._workers:
+            vectors = without_replicas(vectors)
         self._given = {name: vector for name, vector in vectors.items() if name.startswith(WORKER_VECTOR)}
         if self.strategy.fragments > 1 and counters.get("fragment_size") != self._fragment_size:
             # Padding has moved the fragments: what is pushed and not merged yet would in part be pushed once more.
@@ -253,6 +298,8 @@ class UpdateSequence:
         # Version 0.1 wrote no ages: there were no averaged slots at first, and slots had seen all updates.
         server.local_updates.assign(counters.get("local_updates", 0.0))
         server.updates.assign(counters.get("updates", version))
+        if self.replicas:
+            self.replicas.restore(vectors)
 
     @property
     def _fragment_size(self) -> int:
@@ -273,7 +320,8 @@ class UpdateSequence:
         self._ledger.begin_phase(strategy.meetings.by_speed)
         slots = self._slots_for_workers()
         copies = 0 if strategy.pull_encoding is DENSE else self._workers
-        self.server.begin(strategy.server_update, summed or strategy.quorum > 1, strategy.averaged_slots, copies)
+        summed = summed or strategy.quorum > 1 or strategy.local_gradient > 0
+        self.server.begin(strategy.server_update, summed, strategy.averaged_slots, copies)
         self._hand_over(slots)
         self.rates = LearningRates(self._recipe.schedule, self._settings, self._recipe.phases[phase])
         # Traced now: when somebody is silent, nothing new can be made known to the cluster.
@@ -281,6 +329,7 @@ class UpdateSequence:
         parts = [Fragment(number, strategy.fragments) for number in range(strategy.fragments)]
         numbers = (strategy, self.rates, self._settings.clip_norm)
         self._graphs = [ServerGraph(self.server.of(part), *numbers) for part in parts]
+        self.replicas = Replicas(self.server, self._held, *numbers) if strategy.local_gradient else None
 
     def _slots_for_workers(self) -> dict[str, np.ndarray]:
         """What local optimizers can go on from: the slots and the age of the servers' optimizer, if it is the same.

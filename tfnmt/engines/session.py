@@ -110,9 +110,25 @@ class Session(abc.ABC):
             found.append(
                 f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."
             )
+        if strategy.local_gradient:
+            found += self._local_gradient_faults(shared, strategy)
         if strategy.meetings.by_speed and self.workers == 1 and not is_elastic():
             found.append("--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out.")
         return found
+
+    def _local_gradient_faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """What does not go with replicas that each move by their own worker's gradient."""
+        flag, row = f"--local_gradient_updates={shared.local_gradient_updates}", f"--strategy={shared.strategy}"
+        if not (strategy.pushes_gradients_at_once and strategy.exchange.clips_at_servers and strategy.has_barrier):
+            return [f"{flag}: {row} does no update of all workers' gradients at every step; leave it out."]
+        if not self.has_no_servers(strategy):
+            return [
+                f"{flag}: parameter servers move one set of parameters for all workers, and each would need its own; "
+                f"leave it out, or train without servers: --engine={HOROVOD} or --strategy=ring_allreduce."
+            ]
+        if self.workers == 1 and not is_elastic():
+            return [f"{flag}: one worker has nobody to whom it sends a part of its gradient; leave it out."]
+        return []
 
     def has_no_servers(self, strategy: Strategy) -> bool:
         """Whether workers have what they would pull: each makes every server update of the row itself."""

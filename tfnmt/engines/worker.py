@@ -1,5 +1,7 @@
 """One worker: the graph functions of its blocks, which all workers share; its own variables, reader and progress."""
 
+import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
@@ -72,12 +74,21 @@ class WorkerGraph:
         )
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
+        self._without_pulls: dict[Block, Any] = {}
         self._traced_gradient = tf.function(self._gradient_behind, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
         # Of a payload that is one gradient the servers know the norm.
         adds_up = self._step_tokens > 0 or strategy.meetings.steps_per_push > 1
         self._measures = adds_up and strategy.sums_gradients
+
+    def pulling_from(self, server: ServerVariables) -> "WorkerGraph":
+        """The same for a worker who pulls from other servers than the rest."""
+        if server is self._block.server:
+            return self
+        other = copy.copy(self)
+        other._block, other._functions = dataclasses.replace(self._block, server=server), {}
+        return other
 
     def new_replica(self, number: int) -> Replica:
         """Fresh vectors and slots on the device of the caller; the first block of the worker fills them."""
@@ -99,10 +110,16 @@ class WorkerGraph:
         come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; which fragment it pushes, an
         int32 scalar; and most steps, an int64 scalar, which is read where blocks go by speed.
         """
-        if block not in self._functions:
+        functions = self._functions_like(block)
+        if block not in functions:
             # A partial each: of many functions with one code, TensorFlow would warn that it traces one too often.
-            self._functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
-        return self._functions[block]
+            functions[block] = tf.function(functools.partial(self._run, block), autograph=False)
+        return functions[block]
+
+    def _functions_like(self, block: Block) -> dict[Block, Any]:
+        """Where the function of a block is kept: those that pull depend on the servers."""
+        pulls = any(isinstance(action, Meeting) and action.kind != PUSH for action in block)
+        return self._functions if pulls else self._without_pulls
 
     def _run(
         self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment, most_steps
@@ -126,7 +143,7 @@ class WorkerGraph:
         first, *others = self.strategy.program()
         for block in {first, self.strategy.beginning(first), *others}:
             traced = self.function(block).get_concrete_function(replica, outbox, batches, *numbers)
-            self._functions[block] = traced
+            self._functions_like(block)[block] = traced
         self.read = self.read.get_concrete_function(replica)
 
     def kept(self, replica: Replica) -> dict[str, tf.Variable]:
@@ -197,6 +214,7 @@ class Push(NamedTuple):
     work: Work  # numbers, summed since the last push
     whole_pulls: int = 0  # the same of those that are not encoded though the row's are, and of all fragments
     fragment: int = 0  # which travels
+    gradient: tf.Variable | None = None  # that was encoded, where the worker's own replica moves by all of it
 
 
 class Progress(NamedTuple):
@@ -286,7 +304,9 @@ class Worker:
         pulls, whole_pulls, self._pulls, self._whole_pulls = self._pulls, self._whole_pulls, 0, 0
         fragment, self._fragment = self._fragment, (self._fragment + 1) % self._graph.strategy.fragments
         numbers = (self.number, self._block, self.step, self._version, pulls)
-        return work, Push(*numbers, self.outbox, gathered, whole_pulls, fragment)
+        strategy = self._graph.strategy
+        whole = strategy.exchange.push(self.replica.vectors)[0] if strategy.local_gradient else None
+        return work, Push(*numbers, self.outbox, gathered, whole_pulls, fragment, whole)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """What the worker holds for a checkpoint, by name."""

@@ -101,6 +101,10 @@ class _CountingServers:
         self._ledger.begin_phase(strategy.meetings.by_speed)
 
     @property
+    def version(self) -> int:
+        return self._ledger.version
+
+    @property
     def progress(self) -> Sequence[Progress]:
         return self._ledger.progress
 

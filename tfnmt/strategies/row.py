@@ -114,6 +114,8 @@ class Strategy:
       staleness: what the servers make of a payload that is stale.
       payload_weight: what a payload counts beside those of other workers by the sums of its steps, where payloads are
         means or deltas; None for all alike.
+      local_gradient: updates between two averagings of replicas which each move by what the others have sent and by all
+        of the own worker's gradient (`graphs.local_gradient`); 0 where all move alike.
     """
 
     server_update: Optimizer
@@ -132,6 +134,7 @@ class Strategy:
     slack: int | None = 0
     staleness: Staleness = Staleness()  # noqa: RUF009
     payload_weight: Callable[[Sums], float] | None = None
+    local_gradient: int = 0
 
     @property
     def averaged_slots(self) -> Mapping[str, float | None]:
@@ -201,6 +204,14 @@ class Strategy:
     def pushes_gradients_at_once(self) -> bool:
         """Whether every step is followed by a push of its gradient."""
         return not self.exchange.trains_replicas and self.meetings.steps_per_push == 1
+
+    def averages_replicas(self, update: int) -> bool:
+        """Whether replicas that have moved by their workers' own gradients are averaged behind an update.
+
+        >>> [Strategy(Optimizer(), local_gradient=2).averages_replicas(update) for update in (1, 2, 3, 4)]
+        [False, True, False, True]
+        """
+        return self.local_gradient > 0 and update % self.local_gradient == 0
 
     @property
     def steps_per_update(self) -> int:

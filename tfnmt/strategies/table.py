@@ -121,6 +121,13 @@ class StrategySettings:
         maximum=1,
         only_with=dict.fromkeys(("encoding", "pull_encoding", "warm_start_encoding"), ("topk",)),
     )
+    local_gradient_updates: int = setting(
+        0,
+        "Updates between two averagings of the workers' replicas, each of which moves by all of its own worker's "
+        "gradient, also by what was not sent; 0 for replicas that all move by what was sent alone.",
+        minimum=0,
+        only_with={"encoding": ("topk",)},
+    )
     warm_start_encoding: str = setting(
         "same",
         "How payloads travel in the warm start: as --encoding says, or by one of its values.",
@@ -165,7 +172,8 @@ def phases(
     if settings.warm_start_updates:
         warm_row = made(Sync(), or_same(settings.warm_start_encoding, encoding))
         warm_start = [Phase(0, warm_row, or_same(settings.warm_start_law, law))]
-    return (*warm_start, Phase(settings.warm_start_updates, made(row, encoding), law))
+    trained = dataclasses.replace(made(row, encoding), local_gradient=settings.local_gradient_updates)
+    return (*warm_start, Phase(settings.warm_start_updates, trained, law))
 
 
 def most_fragments(phases: Sequence[Phase]) -> int:
