@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.fragments import Fragment
+from graphs.table_rows import TableRows
 from tfnmt.optimizers.optimizers import Optimizer
 
 
@@ -77,10 +78,14 @@ class ServerVariables:
         the first server.
       copies: of each worker, what it knows of the parameters, a variable for each shard; empty where nobody asks.
       whole: the shards of all fragments, where these are the servers for one.
+      tables: the rows of each shard that travel where they are asked for; empty where payloads are whole.
     """
 
-    def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool):
+    def __init__(
+        self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool, tables: Sequence[TableRows] = ()
+    ):
         """Spreads the vector `initial` [size] in equal parts, a shard for each of the devices; some may be the same."""
+        self.tables = tables
         pieces = tf.split(initial, len(devices))
         self.shards = self.whole = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
@@ -177,6 +182,7 @@ def receive(
     *,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
+    asked: Sequence[tf.Variable] = (),
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
@@ -187,11 +193,12 @@ def receive(
       encoding: how the payload has travelled.
       share: of the payload and of its weight that counts, a float64 scalar; None for all.
       correct: changes the payload; None for nothing.
+      asked: on each server, the variable for the places of the rows that have come; none where all have.
 
     Returns:
       Whether it was taken; its first element that is not finite, -1 when all are; and its norm.
     """
-    pieces = _decoded(server, payload, weight, encoding, correct)
+    pieces = _decoded(server, payload, weight, encoding, correct, asked)
     norm = _norm(server, pieces)
     taken = tf.math.is_finite(norm)
 
@@ -239,6 +246,7 @@ def update_from(
     square: tf.Tensor | None = None,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
+    asked: Sequence[tf.Variable] = (),
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -258,9 +266,10 @@ def update_from(
       square: squared norm of the whole payload, where these servers have a part of it; None where they have all.
       share: of the mean by which the servers move, a scalar; None for all.
       correct: changes the payload; None for nothing.
+      asked: on each server, the variable for the places of the rows that have come; none where all have.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    pieces = _decoded(server, payload, weight, encoding, correct)
+    pieces = _decoded(server, payload, weight, encoding, correct, asked)
     return _update(server, pieces, weight, learning_rate, *numbers, square, share)
 
 
@@ -335,15 +344,35 @@ def _move_average(shard: ServerShard, evaluated: str, weight: tf.Tensor | float)
 
 
 def _decoded(
-    server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding, correct: Correct | None
+    server: ServerVariables,
+    payload: Sequence[tf.Variable],
+    weight,
+    encoding: Encoding,
+    correct: Correct | None,
+    asked: Sequence[tf.Variable],
 ) -> Sequence[tf.Tensor]:
     """The pieces of a payload as they were before they travelled, and corrected, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
+    if asked:
+        decoded = _with_all_rows(server, payload, asked)
+        return correct(decoded) if correct else decoded
     for number, (shard, piece) in enumerate(zip(itertools.cycle(server.shards), _read(server, payload))):
         of_vector = encoding if number < len(server.shards) else slot_encoding(encoding)
         with tf.device(shard.device):
             decoded.append(of_vector.decode(piece, weight, shard.parameters.shape[0], dtype))
     return correct(decoded) if correct else decoded
+
+
+def _with_all_rows(
+    server: ServerVariables, payload: Sequence[tf.Variable], asked: Sequence[tf.Variable]
+) -> list[tf.Tensor]:
+    """The pieces of a payload of which some rows have come, with zeros in the others."""
+    pieces = []
+    for shard, table, piece, places in zip(server.shards, server.tables, payload, asked):
+        with tf.device(shard.device):
+            whole = tf.concat(table.put(piece.read_value(), places.read_value(), shard.parameters.shape[0]), axis=0)
+            pieces.append(tf.ensure_shape(whole, shard.parameters.shape))
+    return pieces
 
 
 def _read(server: ServerVariables, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

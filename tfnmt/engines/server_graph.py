@@ -23,6 +23,7 @@ class Arrived(NamedTuple):
     share: tf.Tensor  # of the payload and of its weight that counts
     pulled: Outbox = ()  # what the worker had pulled for it, where the row compensates staleness
     strength: tf.Tensor | float = 0.0  # of the compensation
+    asked: Outbox = ()  # the places of the rows that have come, where not all have
 
 
 class Numbers(NamedTuple):
@@ -61,7 +62,9 @@ class ServerGraph:
 
     def _receiving(self, encoding: Encoding, arrived: Arrived) -> tf.Tensor:
         share, correct = arrived.share if self._has_shares else None, self._correct(arrived)
-        taken = receive(self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct)
+        taken = receive(
+            self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct, asked=arrived.asked
+        )
         return pack_scalars(taken)
 
     def _updating_from(
@@ -80,6 +83,7 @@ class ServerGraph:
             square=square,
             share=arrived.share if self._shortens else None,
             correct=self._correct(arrived),
+            asked=arrived.asked,
         )
         return pack_scalars(done)
 
