@@ -17,7 +17,7 @@ from graphs.fragments import WHOLE_VECTOR, Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.staleness import pulled_of
-from graphs.table_rows import asked_of, pull_rows
+from graphs.table_rows import ID, pull_rows, push_rows, read, rows_of, write
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -28,8 +28,8 @@ Outbox = Sequence[tf.Variable]
 """Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server.
 
 Behind them, for a row that compensates staleness, there is one for each shard of what the worker has pulled, and last,
-where rows of a table travel, one for each shard of which the worker has asked for. They are part of the outbox, because
-a worker may pull again while its last payload waits.
+where rows of a table travel, two for each shard: those of the payload, and for which the worker has asked. What it has
+pulled and asked for is part of the outbox, because a worker may pull again while its last payload waits.
 """
 
 Reduce = Callable[[Outbox, tf.Tensor], Any]
@@ -264,7 +264,7 @@ class BlockGraph:
     def _asking(self, rows: tf.Tensor, replica: Replica, work: Work) -> tuple[Sequence[tf.Tensor], Work]:
         """The places of the rows that each server is asked for; the worker holds their numbers until its push."""
         assert replica.asked is not None
-        with tf.control_dependencies([replica.asked.assign(rows, read_value=False)]):
+        with tf.control_dependencies([write(replica.asked, rows)]):
             places = [table.places(rows) for table in self.server.tables]
         return places, work._replace(rows=tf.stack([tf.size(of_server) for of_server in places]))
 
@@ -316,10 +316,10 @@ class BlockGraph:
         are any, take the same, but all rows.
         """
         shards, tables = self.server.shards, self.server.tables
-        asked = asked_of(outbox, tables)
-        pulled = pulled_of(outbox[: len(outbox) - len(asked)], self._payload_vectors, len(shards))
+        pulled = pulled_of(outbox, self._payload_vectors, len(shards), len(tables))
         if tables:
-            return pull_rows([shard.parameters for shard in shards], tables, places, asked, pulled)
+            asked = rows_of(outbox, len(tables)).asked
+            return pull_rows(self.server.table_servers(), places, asked, pulled)
         if self.pull_encoding is DENSE:
             return pull_whole(shards, pulled) if pulled else pull([shard.parameters for shard in shards], fragment)
         if kind == WHOLE:
@@ -393,11 +393,12 @@ class BlockGraph:
                 place = tf.where(place < 0, place, first + place)
         else:
             parts = [self.encoding.encode(part, weight) for part in self._split(payload)]
+        sent: list[Any] = []
         if replica.asked is not None:
-            rows = replica.asked.read_value()
-            parts = [table.take(part, table.places(rows)) for table, part in zip(self.server.tables, parts)]
+            servers, ids = self.server.table_servers(), read(replica.asked, ID, [None])
+            parts, sent = push_rows(servers, parts, ids, rows_of(outbox, len(servers)))
         parts = [*parts, *of_slots]
-        sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
+        sent += [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:
             with tf.control_dependencies(sent):
                 sent = [self.reduce(outbox, weight)]

@@ -20,8 +20,8 @@ class Replica(NamedTuple):
       slots: variables [size] by name: the slots of the local optimizer.
       updates: local updates since these slots began, a float64 scalar.
       copies: on each server, its part of what the worker knows of the parameters, where pulls are encoded.
-      ahead: the batches that the worker has read and not used yet, where it asks for the rows that they read.
-      asked: the different numbers of these rows [R], int32; those of the last block until its push.
+      ahead: a text, the batches that the worker has read and not used yet, where it asks for the rows that they read.
+      asked: a text, the different numbers of these rows [R]; see `graphs.table_rows.new_text`.
     """
 
     vectors: Mapping[str, tf.Variable]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.fragments import Fragment
-from graphs.table_rows import TableRows
+from graphs.table_rows import RowsOutbox, TableRows, TableServer, whole_payload
 from tfnmt.optimizers.optimizers import Optimizer
 
 
@@ -134,6 +134,10 @@ class ServerVariables:
         seen.shards = list(fragment.shards(self.shards))
         return seen
 
+    def table_servers(self) -> list[TableServer]:
+        """The servers as rows of a table see them; none where everything travels."""
+        return [TableServer(shard.device, shard.parameters, table) for shard, table in zip(self.shards, self.tables)]
+
     @property
     def evaluated(self) -> str:
         """The name of the vector that is evaluated and saved as the model."""
@@ -182,7 +186,7 @@ def receive(
     *,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
-    asked: Sequence[tf.Variable] = (),
+    rows: RowsOutbox | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
@@ -193,12 +197,12 @@ def receive(
       encoding: how the payload has travelled.
       share: of the payload and of its weight that counts, a float64 scalar; None for all.
       correct: changes the payload; None for nothing.
-      asked: on each server, the variable for the places of the rows that have come; none where all have.
+      rows: what has come of tables of which rows travel; None where everything does.
 
     Returns:
       Whether it was taken; its first element that is not finite, -1 when all are; and its norm.
     """
-    pieces = _decoded(server, payload, weight, encoding, correct, asked)
+    pieces = _decoded(server, payload, weight, encoding, correct, rows)
     norm = _norm(server, pieces)
     taken = tf.math.is_finite(norm)
 
@@ -246,7 +250,7 @@ def update_from(
     square: tf.Tensor | None = None,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
-    asked: Sequence[tf.Variable] = (),
+    rows: RowsOutbox | None = None,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -266,10 +270,10 @@ def update_from(
       square: squared norm of the whole payload, where these servers have a part of it; None where they have all.
       share: of the mean by which the servers move, a scalar; None for all.
       correct: changes the payload; None for nothing.
-      asked: on each server, the variable for the places of the rows that have come; none where all have.
+      rows: what has come of tables of which rows travel; None where everything does.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    pieces = _decoded(server, payload, weight, encoding, correct, asked)
+    pieces = _decoded(server, payload, weight, encoding, correct, rows)
     return _update(server, pieces, weight, learning_rate, *numbers, square, share)
 
 
@@ -349,30 +353,18 @@ def _decoded(
     weight,
     encoding: Encoding,
     correct: Correct | None,
-    asked: Sequence[tf.Variable],
+    rows: RowsOutbox | None,
 ) -> Sequence[tf.Tensor]:
     """The pieces of a payload as they were before they travelled, and corrected, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
-    if asked:
-        decoded = _with_all_rows(server, payload, asked)
+    if rows is not None:
+        decoded = whole_payload(server.table_servers(), payload, rows)
         return correct(decoded) if correct else decoded
     for number, (shard, piece) in enumerate(zip(itertools.cycle(server.shards), _read(server, payload))):
         of_vector = encoding if number < len(server.shards) else slot_encoding(encoding)
         with tf.device(shard.device):
             decoded.append(of_vector.decode(piece, weight, shard.parameters.shape[0], dtype))
     return correct(decoded) if correct else decoded
-
-
-def _with_all_rows(
-    server: ServerVariables, payload: Sequence[tf.Variable], asked: Sequence[tf.Variable]
-) -> list[tf.Tensor]:
-    """The pieces of a payload of which some rows have come, with zeros in the others."""
-    pieces = []
-    for shard, table, piece, places in zip(server.shards, server.tables, payload, asked):
-        with tf.device(shard.device):
-            whole = tf.concat(table.put(piece.read_value(), places.read_value(), shard.parameters.shape[0]), axis=0)
-            pieces.append(tf.ensure_shape(whole, shard.parameters.shape))
-    return pieces
 
 
 def _read(server: ServerVariables, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

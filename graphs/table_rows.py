@@ -8,6 +8,7 @@ clip and move as they do for whole payloads, bit for bit, and an optimizer moves
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -24,9 +25,9 @@ class TableRows:
     >>> rows = TableRows(start=1, first=2, count=3, width=2)
     >>> places = rows.places(tf.constant([4, 0, 2]))
     >>> travelling = rows.take(tf.range(9), places)
-    >>> travelling.numpy().tolist()
-    [0, 7, 8, 5, 6, 1, 2]
-    >>> tf.concat(rows.put(travelling, places, size=9), axis=0).numpy().tolist()
+    >>> [each.numpy().tolist() for each in travelling]
+    [[0, 7, 8], [[5, 6], [1, 2]]]
+    >>> tf.concat(rows.put(*travelling, places), axis=0).numpy().tolist()
     [0, 1, 2, 0, 0, 5, 6, 7, 8]
 
     Attributes:
@@ -46,21 +47,17 @@ class TableRows:
         places = ids - self.first
         return tf.boolean_mask(places, (places >= 0) & (places < self.count))
 
-    def take(self, part: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-        """What travels of a server's part: all but these rows, and behind it those at `places` [R']."""
+    def take(self, part: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What travels of a server's part: all but these rows, and those at `places`, [R', width]."""
         behind = self.start + self.count * self.width
         rows = tf.gather(tf.reshape(part[self.start : behind], [self.count, self.width]), places)
-        return tf.concat([part[: self.start], part[behind:], tf.reshape(rows, [-1])], axis=0)
+        return tf.concat([part[: self.start], part[behind:]], axis=0), rows
 
-    def put(self, travelling: tf.Tensor, places: tf.Tensor, size: int) -> list[tf.Tensor]:
-        """The part [size] again, in pieces to be joined; a row that did not travel is zero."""
-        others = self.length(size, 0)
-        rows = tf.reshape(travelling[others:], [-1, self.width])
+    def put(self, others: tf.Tensor, rows: tf.Tensor, places: tf.Tensor) -> list[tf.Tensor]:
+        """The part again, in pieces to be joined; a row that did not travel is zero."""
         # No addition, which would make a positive zero of a negative one.
-        table = tf.tensor_scatter_nd_update(
-            tf.zeros([self.count, self.width], travelling.dtype), places[:, tf.newaxis], rows
-        )
-        return [travelling[: self.start], tf.reshape(table, [-1]), travelling[self.start : others]]
+        table = tf.tensor_scatter_nd_update(tf.zeros([self.count, self.width], rows.dtype), places[:, tf.newaxis], rows)
+        return [others[: self.start], tf.reshape(table, [-1]), others[self.start :]]
 
     def length(self, size: int, rows: int) -> int:
         """How many numbers travel of a part [size] with so many of its rows."""
@@ -104,14 +101,47 @@ def moved_bytes(
     return pulled, [numbers + number * ID.size for numbers, number in zip(pulled, rows)]
 
 
-def asked_of(outbox: Sequence[tf.Variable], tables: Sequence[TableRows]) -> Sequence[tf.Variable]:
-    """The last variables of an outbox, one for each of its servers: which rows its worker has asked for."""
-    return outbox[len(outbox) - len(tables) :]
+class RowsOutbox(NamedTuple):
+    """The last variables of an outbox, one of each kind for each of its servers, where rows travel."""
+
+    rows: Sequence[tf.Variable]  # of the payload
+    asked: Sequence[tf.Variable]  # the places for which the worker has asked, since its pull
+
+
+def rows_of(outbox: Sequence[tf.Variable], servers: int) -> RowsOutbox:
+    """What an outbox has for rows on so many servers, 0 where everything travels."""
+    first, behind = len(outbox) - 2 * servers, len(outbox) - servers
+    return RowsOutbox(outbox[first:behind], outbox[behind:])
+
+
+def new_text(empty: tf.Tensor, name: str) -> tf.Variable:
+    """A variable on the device of the caller for a tensor of any size, of which it holds `empty` first.
+
+    It is a text, for TensorFlow ends a task that is handed another one's variable of unknown shape.
+    """
+    return tf.Variable(tf.io.serialize_tensor(empty), trainable=False, name=name)
+
+
+def write(variable: tf.Variable, tensor: tf.Tensor) -> tf.Operation:
+    """Gives a text the tensor, on the device of the caller, which should be that of the variable."""
+    return variable.assign(tf.io.serialize_tensor(tensor), read_value=False)
+
+
+def read(variable: tf.Variable, dtype: tf.DType, shape: Sequence[int | None]) -> tf.Tensor:
+    """The tensor that a text holds, on the device of the caller, which should be that of the variable."""
+    return tf.ensure_shape(tf.io.parse_tensor(variable.read_value(), dtype), shape)
+
+
+class TableServer(NamedTuple):
+    """Of a server what rows of the table need."""
+
+    device: str | None  # None for the caller's
+    parameters: tf.Variable  # [size], its part
+    table: TableRows
 
 
 def pull_rows(
-    parameters: Sequence[tf.Variable],
-    tables: Sequence[TableRows],
+    servers: Sequence[TableServer],
     places: Sequence[tf.Tensor],
     asked: Sequence[tf.Variable],
     pulled: Sequence[tf.Variable] = (),
@@ -119,19 +149,44 @@ def pull_rows(
     """The server parameters [size] on the device of the caller, with zeros for rows that it does not ask for.
 
     Args:
-      parameters: variables, each on its server.
-      tables: the rows that each server has.
-      places: of these, which are asked for.
-      asked: on each server, the variable that takes their places for the push.
+      servers: all of them.
+      places: of each one's rows, which are asked for.
+      asked: on each server, the text that takes their places for the push.
       pulled: on each server, the variable for its whole part of what is pulled; none where nobody asks for that.
     """
     pieces = []
-    for number, (variable, table, of_server) in enumerate(zip(parameters, tables, places)):
-        with tf.device(variable.device):
-            part = variable.read_value()
-            travelling = table.take(part, of_server)
-            asked[number].assign(of_server, read_value=False)
+    for number, (server, of_server) in enumerate(zip(servers, places)):
+        with tf.device(server.device):
+            part = server.parameters.read_value()
+            others, rows = server.table.take(part, of_server)
+            write(asked[number], of_server)
             if pulled:
                 pulled[number].assign(part, read_value=False)
-        pieces += table.put(travelling, of_server, part.shape[0])
+        pieces += server.table.put(others, rows, of_server)
     return tf.concat(pieces, axis=0)
+
+
+def push_rows(
+    servers: Sequence[TableServer], parts: Sequence[tf.Tensor], ids: tf.Tensor, outbox: RowsOutbox
+) -> tuple[list[tf.Tensor], list[tf.Operation]]:
+    """Sends of each server's part of a payload the rows `ids` [R]; the other numbers, and what sends the rows."""
+    others, sent = [], []
+    for server, part, text in zip(servers, parts, outbox.rows):
+        other, rows = server.table.take(part, server.table.places(ids))
+        others.append(other)
+        with tf.device(server.device):
+            sent.append(write(text, rows))
+    return others, sent
+
+
+def whole_payload(
+    servers: Sequence[TableServer], payload: Sequence[tf.Variable], outbox: RowsOutbox
+) -> list[tf.Tensor]:
+    """The parts of a payload of which some rows have come, each on its server, with zeros in the others."""
+    parts = []
+    for server, variable, rows, asked in zip(servers, payload, *outbox):
+        with tf.device(server.device):
+            others = variable.read_value()
+            came = read(rows, others.dtype, [None, server.table.width]), read(asked, ID, [None])
+            parts.append(tf.concat(server.table.put(others, *came), axis=0))
+    return parts

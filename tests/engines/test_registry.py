@@ -16,8 +16,19 @@ from tfnmt.engines.registry import SETTINGS, open_session
 from tfnmt.engines.simulated import SimulatedEngine, SimulationSettings
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import Async, Bmuf, ModelAverage, RingAllreduce, Single, StrategySettings, Sync, phases
-from tfnmt.strategies.asynchronous import DelayedAsync, Downpour, SummedAsync
+from tfnmt.strategies import (
+    Async,
+    Bmuf,
+    DelayedAsync,
+    Downpour,
+    ModelAverage,
+    RingAllreduce,
+    Single,
+    StrategySettings,
+    SummedAsync,
+    Sync,
+    phases,
+)
 from tfnmt.strategies.elastic import Elastic
 from tfnmt.strategies.streaming import Streaming
 

@@ -5,19 +5,17 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from graphs.block import LookAhead
-from graphs.table_rows import ID
+from graphs.table_rows import ID, new_text, read, write
 from tfnmt.batch import Batch, token_count
 
-_TYPES = Batch(tf.int32, tf.int32, tf.int64)
-_SHAPES = Batch([None, None], [None, None], [3])
+_PACKED = tf.int64
+_SHAPES = 4  # numbers of the shapes of source and target, with which a batch begins in the variable
+_POSITION = 3  # numbers behind them
 
 
 def new_variables() -> tuple[tf.Variable, tf.Variable]:
-    """Variables on the device of the caller for the batches that are read ahead, and for the rows that they read."""
-    packed = tf.Variable(
-        tf.zeros([0, len(_TYPES)], tf.string), shape=[None, len(_TYPES)], trainable=False, name="ahead"
-    )
-    return packed, tf.Variable(tf.zeros([0], ID), shape=[None], trainable=False, name="asked")
+    """Texts on the device of the caller for the batches that are read ahead, and for the rows that they read."""
+    return new_text(tf.zeros([0], _PACKED), "ahead"), new_text(tf.zeros([0], ID), "asked")
 
 
 def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: int, step_tokens: int) -> LookAhead:
@@ -39,16 +37,18 @@ def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: int, step
                 batch, seconds = next_batch(batches)
             tokens += token_count(batch.target_ids)
             ends = tokens >= step_tokens
-            packed = packed.write(number, tf.stack([tf.io.serialize_tensor(part) for part in batch]))
+            packed = packed.write(number, _packed(batch))
             rows = rows.write(number, tf.reshape(batch.source_ids, [-1]))
             done, tokens = done + tf.cast(ends, tf.int32), tf.where(ends, 0, tokens)
             return done, tokens, waited + seconds, number + 1, packed, rows
 
-        packed = tf.TensorArray(tf.string, 0, dynamic_size=True, element_shape=[len(_TYPES)])
-        rows = tf.TensorArray(ID, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
+        packed, rows = (
+            tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
+            for dtype in (_PACKED, ID)
+        )
         start = (tf.constant(0), tf.constant(0), tf.constant(0.0, tf.float64), tf.constant(0), packed, rows)
         *_, waited, _, packed, rows = tf.while_loop(more_needed, one_more, start, parallel_iterations=1)
-        with tf.control_dependencies([ahead.assign(packed.stack(), read_value=False)]):
+        with tf.control_dependencies([write(ahead, packed.concat())]):
             return tf.unique(rows.concat()).y, tf.identity(waited)
 
     return look_ahead
@@ -65,12 +65,21 @@ class UsedInTurn:
         return self
 
     def __next__(self) -> Batch:
-        packed = self._ahead.read_value()
-        parts = [tf.io.parse_tensor(packed[0, number], dtype) for number, dtype in enumerate(_TYPES)]
-        batch = Batch(*(tf.ensure_shape(part, shape) for part, shape in zip(parts, _SHAPES)))
+        packed = read(self._ahead, _PACKED, [None])
+        shapes, position, ids = tf.split(packed, [_SHAPES, _POSITION, -1])
+        size = shapes[0] * shapes[1]
+        behind = size + shapes[2] * shapes[3]
+        source_ids, target_ids = tf.reshape(ids[:size], shapes[:2]), tf.reshape(ids[size:behind], shapes[2:])
         # Whoever reads the next one waits for this position, and then the variable has no more of this batch.
-        with tf.control_dependencies([self._ahead.assign(packed[1:], read_value=False)]):
-            return batch._replace(position=tf.identity(batch.position))
+        with tf.control_dependencies([write(self._ahead, ids[behind:])]):
+            return Batch(tf.cast(source_ids, tf.int32), tf.cast(target_ids, tf.int32), tf.identity(position))
+
+
+def _packed(batch: Batch) -> tf.Tensor:
+    """The batch as one vector."""
+    shapes = tf.concat([tf.shape(batch.source_ids), tf.shape(batch.target_ids)], axis=0)
+    parts = (shapes, batch.position, tf.reshape(batch.source_ids, [-1]), tf.reshape(batch.target_ids, [-1]))
+    return tf.concat([tf.cast(part, _PACKED) for part in parts], axis=0)
 
 
 def next_batch(batches: Iterator[Batch]) -> tuple[Batch, tf.Tensor]:

@@ -10,6 +10,7 @@ from graphs.broadcast import pull
 from graphs.encodings import Encoding
 from graphs.reduce_average import ServerVariables, Update, receive, update_from, update_from_received
 from graphs.staleness import compensation
+from graphs.table_rows import RowsOutbox
 from graphs.work import pack_scalars
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.strategies import Strategy
@@ -23,7 +24,7 @@ class Arrived(NamedTuple):
     share: tf.Tensor  # of the payload and of its weight that counts
     pulled: Outbox = ()  # what the worker had pulled for it, where the row compensates staleness
     strength: tf.Tensor | float = 0.0  # of the compensation
-    asked: Outbox = ()  # the places of the rows that have come, where not all have
+    rows: RowsOutbox | None = None  # where of a table no more than rows have come
 
 
 class Numbers(NamedTuple):
@@ -63,7 +64,7 @@ class ServerGraph:
     def _receiving(self, encoding: Encoding, arrived: Arrived) -> tf.Tensor:
         share, correct = arrived.share if self._has_shares else None, self._correct(arrived)
         taken = receive(
-            self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct, asked=arrived.asked
+            self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct, rows=arrived.rows
         )
         return pack_scalars(taken)
 
@@ -83,7 +84,7 @@ class ServerGraph:
             square=square,
             share=arrived.share if self._shortens else None,
             correct=self._correct(arrived),
-            asked=arrived.asked,
+            rows=arrived.rows,
         )
         return pack_scalars(done)
 

@@ -21,7 +21,7 @@ from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
 from graphs.reduce_average import ServerVariables, Update, goes_on
 from graphs.staleness import pulled_of
-from graphs.table_rows import ID, asked_of, moved_bytes
+from graphs.table_rows import ID, moved_bytes, new_text, rows_of
 from graphs.work import Sums
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
@@ -132,18 +132,19 @@ class UpdateSequence:
             with tf.device(shard.device):
                 size, tables = shard.parameters.shape[0], self.server.tables
                 length = tables[number].length(size, 0) if tables else of_vector.length(size, parameters)
-                empty, shape = tf.zeros([length], of_vector.dtype(parameters)), [None if tables else length]
-                outbox.append(tf.Variable(empty, shape=shape, trainable=False, name="payload"))
+                empty = tf.zeros([length], of_vector.dtype(parameters))
+                outbox.append(tf.Variable(empty, trainable=False, name="payload"))
         outbox += [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
-        return outbox + self._new_askings()
+        return outbox + self._new_texts()
 
-    def _new_askings(self) -> list[tf.Variable]:
-        """For one worker, on each server, which rows of the table it has asked for; none where all travel."""
-        askings = []
-        for shard, _ in zip(self.server.shards, self.server.tables):
-            with tf.device(shard.device):
-                askings.append(tf.Variable(tf.zeros([0], ID), shape=[None], trainable=False, name="asked"))
-        return askings
+    def _new_texts(self) -> list[tf.Variable]:
+        """For one worker, on each server, the rows that it pushes and for which it asks; none where all travel."""
+        texts = []
+        for name, dtype in (("rows", self._recipe.dtype), ("asked", ID)):
+            for shard, table in zip(self.server.shards, self.server.tables):
+                with tf.device(shard.device):
+                    texts.append(new_text(tf.zeros([0, table.width] if name == "rows" else [0], dtype), name))
+        return texts
 
     def steps_of(self, worker: int) -> int:
         """Steps of a worker's next block, by its speed where the row says so; the same until the next update."""
@@ -324,9 +325,10 @@ class UpdateSequence:
         """What has come with a push, for the graph: its weight, what counts of it, and how it is compensated."""
         vectors, shards = self.strategy.payload_vectors, len(self.server.shards)
         weight, share, strength = (tf.constant(number, tf.float64) for number in numbers)
-        asked = asked_of(push.payload, self.server.tables)
-        pulled = pulled_of(push.payload[: len(push.payload) - len(asked)], vectors, shards)
-        return Arrived(push.payload[: vectors * shards], weight, share, pulled, strength, asked)
+        tables = len(self.server.tables)
+        pulled = pulled_of(push.payload, vectors, shards, tables)
+        rows = rows_of(push.payload, tables) if tables else None
+        return Arrived(push.payload[: vectors * shards], weight, share, pulled, strength, rows)
 
     def _numbers(self, sums: Sums, weight: float, share: float = 1.0) -> Numbers:
         """What an update of payloads that were made of `sums` needs to know; `share` is what counts of their weight.
