@@ -17,6 +17,7 @@ from graphs.fragments import WHOLE_VECTOR, Fragment, Held
 from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.staleness import pulled_of
+from graphs.table_rows import ID, pull_rows, push_rows, read, rows_of, write
 from graphs.work import Sums, Work, add_work, no_work
 from tfnmt.optimizers.optimizers import Optimizer
 
@@ -26,12 +27,16 @@ Vectors = Mapping[str, Any]
 Outbox = Sequence[tf.Variable]
 """Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server.
 
-Behind them, for a row that compensates staleness, there is one for each shard of what the worker has pulled. It is part
-of the outbox, because a worker may pull again while its last payload waits.
+Behind them, for a row that compensates staleness, there is one for each shard of what the worker has pulled, and last,
+where rows of a table travel, two for each shard: those of the payload, and for which the worker has asked. What it has
+pulled and asked for is part of the outbox, because a worker may pull again while its last payload waits.
 """
 
 Reduce = Callable[[Outbox, tf.Tensor], Any]
 """(outbox, weight of the payload in it) -> what is there once all workers' payloads are summed."""
+
+LookAhead = Callable[[], tuple[tf.Tensor, tf.Tensor]]
+"""Reads the batches of a block: the different rows [R] that they read, and the seconds that it waited for them."""
 
 
 class Gradient(NamedTuple):
@@ -162,6 +167,8 @@ class BlockGraph:
       reduce: how the workers sum their payloads among themselves within the block, beside the steps behind the push;
         None where payloads are fetched from the outbox.
       most_seconds: seconds after which no further step of a block begins; 0 for no such limit.
+
+    Where the servers have tables of which rows travel, a block is a pull, steps and a push.
     """
 
     server: ServerVariables
@@ -186,6 +193,7 @@ class BlockGraph:
         earlier: Sums,
         fragment: tf.Tensor,
         most_steps: tf.Tensor | None = None,
+        look_ahead: LookAhead | None = None,
     ) -> Work:
         """Does one block of one worker, or a part of one.
 
@@ -201,6 +209,7 @@ class BlockGraph:
           earlier: sums of the block's parts before this one.
           fragment: which the block pushes, an int32 scalar.
           most_steps: of any `Steps`, an int64 scalar; None for as many as they say.
+          look_ahead: reads before a pull; None where everything travels.
         """
         work, began = no_work(clock), tf.timestamp()
         travelling: list[Any] = []  # while steps go on
@@ -224,8 +233,16 @@ class BlockGraph:
                     travelling, done = [], self._merge(part, replica, travelling)
                 else:
                     part = self._fragment(action, fragment)
-                    pulled = pulled_of(outbox, self._payload_vectors, len(self.server.shards))
-                    version, clock, done = self._pull(action.kind, part, replica, began, pulled)
+                    places: Sequence[tf.Tensor] = ()
+                    if look_ahead is not None:
+                        with tf.control_dependencies([began]):
+                            rows, waited = look_ahead()
+                        # A wait for the reader is none for the servers, to whom the worker has not spoken yet.
+                        work, began = _waited(work, waited), began + waited
+                        places, work = self._asking(rows, replica, work)
+                    # Not before the worker knows what it asks for: while it reads, the version would grow old.
+                    with tf.control_dependencies(places):
+                        version, clock, done = self._pull(action.kind, part, replica, began, outbox, places)
                     work = work._replace(version=version, clock=self._clock(clock, work.sums))
                     travelling, done = (done, [began]) if action.kind == FETCH else ([], done)
             with tf.control_dependencies(done):
@@ -244,8 +261,21 @@ class BlockGraph:
     def _payload_vectors(self) -> int:
         return 1 + len(self.local.averaged if self.local else ())
 
+    def _asking(self, rows: tf.Tensor, replica: Replica, work: Work) -> tuple[Sequence[tf.Tensor], Work]:
+        """The places of the rows that each server is asked for; the worker holds their numbers until its push."""
+        assert replica.asked is not None
+        with tf.control_dependencies([write(replica.asked, rows)]):
+            places = [table.places(rows) for table in self.server.tables]
+        return places, work._replace(rows=tf.stack([tf.size(of_server) for of_server in places]))
+
     def _pull(
-        self, kind: str, fragment: Fragment, replica: Replica, began: tf.Tensor, pulled: Outbox
+        self,
+        kind: str,
+        fragment: Fragment,
+        replica: Replica,
+        began: tf.Tensor,
+        outbox: Outbox,
+        places: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Operation]]:
         """Pulls; the servers' version and the clock that goes with it, and the last operations.
 
@@ -255,7 +285,7 @@ class BlockGraph:
         version, steps = self.server.version.read_value(), self.server.steps.read_value()
         held = Held(replica.vectors, fragment)
         with tf.control_dependencies([version, steps]):
-            servers = self._server_parameters(kind, fragment, replica, pulled)
+            servers = self._server_parameters(kind, fragment, replica, outbox, places)
         with tf.control_dependencies([began]):
             servers = tf.identity(servers)
         if kind == FETCH:
@@ -277,12 +307,19 @@ class BlockGraph:
             return WHOLE_VECTOR
         return Fragment((pushed - meeting.back) % self.fragments, self.fragments)
 
-    def _server_parameters(self, kind: str, fragment: Fragment, replica: Replica, pulled: Outbox) -> tf.Tensor:
+    def _server_parameters(
+        self, kind: str, fragment: Fragment, replica: Replica, outbox: Outbox, places: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """The fragment of the server parameters or, where changes are encoded, of what the worker knows of them now.
 
-        The variables `pulled`, if there are any, take the same.
+        Where rows travel, there are zeros in those at other places. The outbox's variables for what is pulled, if there
+        are any, take the same, but all rows.
         """
-        shards = self.server.shards
+        shards, tables = self.server.shards, self.server.tables
+        pulled = pulled_of(outbox, self._payload_vectors, len(shards), len(tables))
+        if tables:
+            asked = rows_of(outbox, len(tables)).asked
+            return pull_rows(self.server.table_servers(), places, asked, pulled)
         if self.pull_encoding is DENSE:
             return pull_whole(shards, pulled) if pulled else pull([shard.parameters for shard in shards], fragment)
         if kind == WHOLE:
@@ -356,8 +393,12 @@ class BlockGraph:
                 place = tf.where(place < 0, place, first + place)
         else:
             parts = [self.encoding.encode(part, weight) for part in self._split(payload)]
+        sent: list[Any] = []
+        if replica.asked is not None:
+            servers, ids = self.server.table_servers(), read(replica.asked, ID, [None])
+            parts, sent = push_rows(servers, parts, ids, rows_of(outbox, len(servers)))
         parts = [*parts, *of_slots]
-        sent: list[Any] = [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
+        sent += [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:
             with tf.control_dependencies(sent):
                 sent = [self.reduce(outbox, weight)]
@@ -420,6 +461,12 @@ def _timed(work: Work, action: Action, seconds: tf.Tensor) -> Work:
     if action.kind == PUSH:
         return work._replace(sums=sums._replace(push_seconds=sums.push_seconds + seconds))
     return work._replace(sums=sums._replace(pull_seconds=sums.pull_seconds + seconds))
+
+
+def _waited(work: Work, seconds: tf.Tensor) -> Work:
+    """The work behind a wait for the reader before a pull; it belongs to the steps, as any other does."""
+    waited, steps = work.sums.data_wait_seconds + seconds, work.sums.step_seconds + seconds
+    return work._replace(sums=work.sums._replace(data_wait_seconds=waited, step_seconds=steps))
 
 
 def _behind(done: Sequence[tf.Tensor], work: Work) -> Work:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.fragments import Fragment
+from graphs.table_rows import RowsOutbox, TableRows, TableServer, whole_payload
 from tfnmt.optimizers.optimizers import Optimizer
 
 
@@ -77,10 +78,14 @@ class ServerVariables:
         the first server.
       copies: of each worker, what it knows of the parameters, a variable for each shard; empty where nobody asks.
       whole: the shards of all fragments, where these are the servers for one.
+      tables: the rows of each shard that travel where they are asked for; empty where payloads are whole.
     """
 
-    def __init__(self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool):
+    def __init__(
+        self, initial: tf.Tensor, devices: Sequence[str | None], averaged: bool, tables: Sequence[TableRows] = ()
+    ):
         """Spreads the vector `initial` [size] in equal parts, a shard for each of the devices; some may be the same."""
+        self.tables = tables
         pieces = tf.split(initial, len(devices))
         self.shards = self.whole = [ServerShard(piece, device, averaged) for piece, device in zip(pieces, devices)]
         self.update: Optimizer | None = None
@@ -128,6 +133,10 @@ class ServerVariables:
         seen = copy.copy(self)
         seen.shards = list(fragment.shards(self.shards))
         return seen
+
+    def table_servers(self) -> list[TableServer]:
+        """The servers as rows of a table see them; none where everything travels."""
+        return [TableServer(shard.device, shard.parameters, table) for shard, table in zip(self.shards, self.tables)]
 
     @property
     def evaluated(self) -> str:
@@ -177,6 +186,7 @@ def receive(
     *,
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
+    rows: RowsOutbox | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds one payload to those that the servers have received, unless it is not finite.
 
@@ -187,11 +197,12 @@ def receive(
       encoding: how the payload has travelled.
       share: of the payload and of its weight that counts, a float64 scalar; None for all.
       correct: changes the payload; None for nothing.
+      rows: what has come of tables of which rows travel; None where everything does.
 
     Returns:
       Whether it was taken; its first element that is not finite, -1 when all are; and its norm.
     """
-    pieces = _decoded(server, payload, weight, encoding, correct)
+    pieces = _decoded(server, payload, weight, encoding, correct, rows)
     norm = _norm(server, pieces)
     taken = tf.math.is_finite(norm)
 
@@ -245,6 +256,7 @@ def update_from(
     share: tf.Tensor | None = None,
     correct: Correct | None = None,
     unsent: Sequence[tf.Tensor] = (),
+    rows: RowsOutbox | None = None,
 ) -> Update:
     """One server update of one payload: divides it by its weight, clips it, and moves the parameters.
 
@@ -265,9 +277,10 @@ def update_from(
       share: of the mean by which the servers move, a scalar; None for all.
       correct: changes the payload; None for nothing.
       unsent: what these servers alone add to the sum, in pieces; none where all servers move alike.
+      rows: what has come of tables of which rows travel; None where everything does.
     """
     numbers = (clip_norm, average_weight, local_updates, steps)
-    pieces = _decoded(server, payload, weight, encoding, correct)
+    pieces = _decoded(server, payload, weight, encoding, correct, rows)
     return _update(server, pieces, weight, learning_rate, *numbers, square, share, unsent)
 
 
@@ -355,10 +368,18 @@ def _move_average(shard: ServerShard, evaluated: str, weight: tf.Tensor | float)
 
 
 def _decoded(
-    server: ServerVariables, payload: Sequence[tf.Variable], weight, encoding: Encoding, correct: Correct | None
+    server: ServerVariables,
+    payload: Sequence[tf.Variable],
+    weight,
+    encoding: Encoding,
+    correct: Correct | None,
+    rows: RowsOutbox | None,
 ) -> Sequence[tf.Tensor]:
     """The pieces of a payload as they were before they travelled, and corrected, each on its server."""
     dtype, decoded = server.shards[0].parameters.dtype, []
+    if rows is not None:
+        decoded = whole_payload(server.table_servers(), payload, rows)
+        return correct(decoded) if correct else decoded
     for number, (shard, piece) in enumerate(zip(itertools.cycle(server.shards), _read(server, payload))):
         of_vector = encoding if number < len(server.shards) else slot_encoding(encoding)
         with tf.device(shard.device):

@@ -105,6 +105,9 @@ def compensation(
     return correct if pulled else None
 
 
-def pulled_of(outbox: Sequence[tf.Variable], vectors: int, shards: int) -> Sequence[tf.Variable]:
-    """The variables behind the payload of so many vectors that hold what its worker pulled; none where nobody asks."""
-    return outbox[vectors * shards :]
+def pulled_of(outbox: Sequence[tf.Variable], vectors: int, shards: int, tables: int = 0) -> Sequence[tf.Variable]:
+    """The variables behind the payload of so many vectors that hold what its worker pulled; none where nobody asks.
+
+    Behind these there are two for each of so many tables of which rows travel.
+    """
+    return outbox[vectors * shards : len(outbox) - 2 * tables]

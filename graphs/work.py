@@ -37,6 +37,7 @@ class Work(NamedTuple):
     version: tf.Tensor | int  # of the servers at the last pull, -1 without one
     clock: tf.Tensor | float  # time of the schedule of local updates, behind these steps
     position: tf.Tensor | tuple[int, ...]  # int64 [3], of the last batch that was read
+    rows: tf.Tensor | tuple[int, ...] = ()  # [servers], that each was asked for; empty where everything travels
 
 
 def no_work(clock: tf.Tensor | float = 0.0) -> Work:
@@ -53,7 +54,7 @@ def no_work(clock: tf.Tensor | float = 0.0) -> Work:
 def add_work(work: Work, more: Work) -> Work:
     """The work of both, as tensors in a graph; clock, version and position come from `more`, the later work."""
     sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
-    return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at))
+    return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at), rows=work.rows)
 
 
 def gathered_work(work: Work, more: Work) -> Work:
@@ -62,6 +63,7 @@ def gathered_work(work: Work, more: Work) -> Work:
         sums=Sums(*(one + other for one, other in zip(work.sums, more.sums))),
         nonfinite_at=max(work.nonfinite_at, more.nonfinite_at),
         position=more.position if more.sums.steps else work.position,
+        rows=more.rows or work.rows,
     )
 
 
@@ -72,12 +74,14 @@ def pack_scalars(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
 
 def pack_work(work: Work) -> tf.Tensor:
     """The work as one float64 vector, which `unpack_work` reads."""
-    return pack_scalars([*work.sums, work.nonfinite_at, work.version, work.clock, *tf.unstack(work.position)])
+    rows = tf.unstack(work.rows) if tf.is_tensor(work.rows) else work.rows
+    return pack_scalars([*work.sums, work.nonfinite_at, work.version, work.clock, *tf.unstack(work.position), *rows])
 
 
 def unpack_work(packed: tf.Tensor) -> Work:
     """The work that `pack_work` has packed, as Python numbers."""
     numbers = packed.numpy().tolist()
     count = len(Sums._fields)
-    nonfinite_at, version, clock, *position = numbers[count:]
-    return Work(Sums(*numbers[:count]), int(nonfinite_at), int(version), clock, tuple(map(int, position)))
+    nonfinite_at, version, clock, *others = numbers[count:]
+    position, rows = tuple(map(int, others[:3])), tuple(map(int, others[3:]))
+    return Work(Sums(*numbers[:count]), int(nonfinite_at), int(version), clock, position, rows)

@@ -76,6 +76,12 @@ def test_try_slurm_names_what_is_missing(tmp_path):
     assert "`slurmctld` is not installed." in ended.stderr and f"--output={tmp_path}: exists already." in ended.stderr
 
 
+def test_benchmark_sparse_embeddings():
+    flags = [TINY, "--tied_embeddings=target", "--vocabularies=3000", "--target_vocabulary=40", "--step_tokens=128"]
+    found = tool("benchmark_sparse_embeddings", *flags, "--workers=1", "--updates=1")
+    assert re.search(r"^1 workers, 3,000 tokens of source vocabulary, \d+ in a batch, .* MB pulled \(0\.", found)
+
+
 def test_mutate_tells_what_is_known(tmp_path):
     """A mutant without a result, one that was killed, and one whose text was another when it survived."""
     file, output = "tfnmt/engines/pace.py", tmp_path / "mutants.jsonl"

@@ -11,6 +11,7 @@ from tfnmt.models import layers, output
 from tfnmt.models.base import LossSums
 
 VOCABULARY_SIZE = 11
+SOURCE_SIZE = 40
 WIDTH = 3
 
 
@@ -26,6 +27,7 @@ class ToyModel:
         Parameter("transform", (WIDTH, WIDTH), _normal),
         Parameter("bias", (VOCABULARY_SIZE,), _normal),
     )
+    source_table = "embedding"
 
     def __init__(self, dropout: float = 0.0):
         self._dropout = dropout
@@ -33,9 +35,8 @@ class ToyModel:
     def loss(self, views, batch, seed=None):
         embedding = views["embedding"]
         mask = tf.cast(is_token(batch.source_ids), embedding.dtype)[..., tf.newaxis]
-        source = tf.reduce_sum(tf.gather(embedding, batch.source_ids) * mask, 1, keepdims=True) / tf.reduce_sum(
-            mask, 1, keepdims=True
-        )
+        read = tf.gather(views[self.source_table], batch.source_ids)
+        source = tf.reduce_sum(read * mask, 1, keepdims=True) / tf.reduce_sum(mask, 1, keepdims=True)
         previous = tf.gather(embedding, tf.pad(batch.target_ids, [[0, 0], [1, 0]])[:, :-1])
         hidden = tf.tanh(tf.matmul(previous + source, views["transform"]))
         if seed is not None and self._dropout:
@@ -89,6 +90,27 @@ class WideTableModel(TableModel):
         return output.loss_sums(tf.tanh(previous) / 100, views["embedding"], views["bias"], batch.target_ids, 0.1)
 
 
+class SourceTableModel(ToyModel):
+    """The toy with a table of its own for source tokens, which is only looked up."""
+
+    parameters = (Parameter("source", (SOURCE_SIZE, WIDTH), _normal, looked_up=True), *ToyModel.parameters)
+    source_table = "source"
+
+
+class WideSourceModel(SourceTableModel):
+    """The same for a vocabulary of which a batch reads next to nothing."""
+
+    parameters = (
+        dataclasses.replace(SourceTableModel.parameters[0], shape=(1 << 18, WIDTH)),
+        *ToyModel.parameters,
+        Parameter("ballast", (1 << 18,), lambda shape, seed: tf.zeros(shape)),
+    )
+
+
+class PoisonedSourceModel(PoisonedModel, SourceTableModel):
+    """What is poisoned with a table of its own for source tokens."""
+
+
 class WideModel(ToyModel):
     """The toy, beside a million numbers that are only sent to and fro."""
 
@@ -111,6 +133,14 @@ def make_batches(count: int, sentences: int = 4, seed: int = 0, epoch_length: in
         position = tf.constant([number // epoch_length, 0, number], tf.int64)
         batches.append(Batch(sides[0], sides[1], position))
     return batches
+
+
+def with_other_sources(batches):
+    """The batches with source tokens from a vocabulary of `SOURCE_SIZE`, of which each batch has a third."""
+    return [
+        batch._replace(source_ids=tf.where(ids > END_ID, 3 * ids + number % 3, ids))
+        for number, (batch, ids) in enumerate((batch, batch.source_ids) for batch in batches)
+    ]
 
 
 def dataset(batches):

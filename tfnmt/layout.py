@@ -29,12 +29,14 @@ class Parameter:
       shape: its dimensions.
       initializer: makes its first value.
       by_token: whether its first dimension is a vocabulary, so that ranks may have a part of its rows each.
+      looked_up: whether a loss reads nothing of it but the rows of its batch's source tokens.
     """
 
     name: str
     shape: tuple[int, ...]
     initializer: Initializer
     by_token: bool = False
+    looked_up: bool = False
 
     @property
     def size(self) -> int:

@@ -140,6 +140,35 @@ def encode(team: Team, row: str, encoding: str, pull_encoding: str = "none") -> 
     return {**found, "moved_bytes": moved}
 
 
+def sparse(team: Team, row: str) -> dict:
+    """Of the source table the rows that a batch reads, against the simulation that moves all; behind a resume, too."""
+    how = {**team.options, **CONTRACT, "model": toy.SourceTableModel(dropout=0.3), "clip_norm": 0.5}
+    batches, is_free = toy.with_other_sources(BATCHES), row in WITHOUT_BARRIER
+
+    def train(updates: int, start: EngineState | None) -> tuple[list[BlockReport], EngineState]:
+        engine = build(
+            ClusterEngine, ROWS[row], batches, options={"cluster": team.cluster}, sparse_embeddings=True, **how
+        )
+        if start:
+            engine.restore(start)
+        reports, state = run(engine, updates), engine.state()
+        engine.stop()
+        return reports, state
+
+    reports, state = train(team.updates, None)
+    if not is_free:  # or its workers are somewhere in a block
+        _, state = train(1, state)
+    virtual, counting = (simulated(ROWS[row], batches, sparse_embeddings=each, **how) for each in (False, True))
+    run(virtual, state.counters["version"])
+    found, moved = virtual.state(), (reports, run(counting, team.updates))
+    if is_free:
+        state, found = (dataclasses.replace(each, vectors=_of_servers(each)) for each in (state, found))
+    bytes_moved = [
+        [(push.bytes_pulled, push.bytes_pushed) for report in each for push in report.pushes] for each in moved
+    ]
+    return {**_difference(state, found), "moved_bytes": bytes_moved}
+
+
 def resume(team: Team, row: str, *encodings: str) -> dict:
     """N + N updates, and 2 N."""
     options = dict(zip(("encoding", "pull_encoding"), encodings))
@@ -294,7 +323,15 @@ def pause(team: Team, row: str) -> dict:
 
 def wire(team: Team, row: str, encoding: str = "none", pull_encoding: str = "none") -> dict:
     """What two blocks of all workers bring through the connections between the tasks, and what the reports say."""
-    engine = team.engine(row, model=toy.WideModel(), encoding=encoding, pull_encoding=pull_encoding)
+    return _wire(team.engine(row, model=toy.WideModel(), encoding=encoding, pull_encoding=pull_encoding))
+
+
+def wire_sparse(team: Team, row: str) -> dict:
+    """The same where of a large table no more than the rows of a batch travel."""
+    return _wire(team.engine(row, model=toy.WideSourceModel(), sparse_embeddings=True))
+
+
+def _wire(engine: ClusterEngine) -> dict:
     reports, received = [], []
     for report in engine.blocks():
         reports.append(report)

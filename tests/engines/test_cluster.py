@@ -14,6 +14,7 @@ SECONDS = 600  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4", "by_speed"]
 MOVED = ["sync", "averaged_slots"]
 ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
+SPARSE = ["async", "delayed_async"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
 """Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 
@@ -28,7 +29,7 @@ def train(workers, servers, updates, *rows):
 
 @pytest.fixture(name="one_worker", scope="module")
 def _one_worker():
-    return train(1, 2, 5, *WITHOUT_BARRIER)
+    return train(1, 2, 5, *WITHOUT_BARRIER, *(f"sparse:{row}" for row in SPARSE))
 
 
 @pytest.fixture(name="two_workers", scope="module")
@@ -47,6 +48,8 @@ def _two_workers():
         *(f"encode:{row}" for row in ENCODED),
         *(f"wire:{row}" for row in WIRED),
         "wire:sync+int8+int8",
+        "sparse:sync",
+        "wire_sparse:sync",
     ]
     return train(2, 3, 4, *ON_SERVERS, "async", "bounded", *others)
 
@@ -156,6 +159,23 @@ def test_encoded_bytes_go_through_the_connections(two_workers):
     """Four pulls and four pushes of 8-bit integers, with a scale for each 256 of them."""
     found = two_workers["wire:sync+int8+int8"]
     assert found["reported"] == pytest.approx(8 * found["model_bytes"] // 8 * (1 + 4 / 256), rel=1e-3)
+    assert 1 <= found["received"] / found["reported"] < 1.02
+
+
+@pytest.mark.parametrize("workers, row", [("two_workers", "sync"), *(("one_worker", row) for row in SPARSE)])
+def test_rows_of_a_table_travel_as_batches_read_them(workers, row, request):
+    """Training is that of the simulation that moves whole vectors, behind a resume too."""
+    found = request.getfixturevalue(workers)[f"sparse:{row}"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < 1e-12
+    moved, expected = found["moved_bytes"]
+    assert moved == expected and len(set(map(tuple, moved))) > 1
+
+
+def test_bytes_of_rows_go_through_the_connections(two_workers):
+    """Next to none of a table that is three times as large as all of the rest."""
+    found = two_workers["wire_sparse:sync"]
+    assert found["reported"] == pytest.approx(8 * found["model_bytes"] / 4, rel=1e-2)
     assert 1 <= found["received"] / found["reported"] < 1.02
 
 

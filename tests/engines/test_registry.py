@@ -16,7 +16,21 @@ from tfnmt.engines.registry import SETTINGS, open_session
 from tfnmt.engines.simulated import SimulatedEngine, SimulationSettings
 from tfnmt.errors import UserError
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import Async, Bmuf, ModelAverage, RingAllreduce, Single, StrategySettings, Sync, phases
+from tfnmt.strategies import (
+    Async,
+    Bmuf,
+    DelayedAsync,
+    Downpour,
+    ModelAverage,
+    RingAllreduce,
+    Single,
+    StrategySettings,
+    SummedAsync,
+    Sync,
+    phases,
+)
+from tfnmt.strategies.elastic import Elastic
+from tfnmt.strategies.streaming import Streaming
 
 ADAM = OptimizerSettings()
 
@@ -237,6 +251,29 @@ def test_pulls_are_encoded_where_there_are_some(two_ranks, engine, settings, row
 def test_replicas_move_by_their_own_gradients_where_each_worker_has_one(two_ranks, engine, settings, row, fault):
     found = faults(session_of(engine, settings), row, encoding="topk", local_gradient_updates=9)
     assert [text.startswith(f"--local_gradient_updates=9: {fault}") for text in found] == [True] * (fault is not None)
+
+
+@pytest.mark.parametrize(
+    "engine, settings, row, shared, fault",
+    [
+        ("simulated", SimulationSettings(), Sync(), {}, None),
+        ("simulated", SimulationSettings(), SummedAsync(), {"warm_start_updates": 2}, None),
+        ("simulated", SimulationSettings(), DelayedAsync(), {}, None),
+        ("simulated", SimulationSettings(), Downpour(push_every=2, pull_every=2), {}, None),
+        ("simulated", SimulationSettings(), Downpour(push_every=2, pull_every=4), {}, "--strategy=it pulls at other"),
+        ("simulated", SimulationSettings(), ModelAverage(), {}, "--strategy=it trains replicas, which move in every"),
+        ("simulated", SimulationSettings(), Elastic(), {}, "--strategy=it trains replicas, which move in every"),
+        ("simulated", SimulationSettings(), Streaming(), {}, "--strategy=it trains replicas, which move in every"),
+        ("simulated", SimulationSettings(), Sync(), {"encoding": "float16"}, "--encoding=float16 encodes whole"),
+        ("simulated", SimulationSettings(), Sync(), {"pull_encoding": "int8"}, "--pull_encoding=int8 encodes whole"),
+        ("simulated", SimulationSettings(network="ring"), Sync(), {}, "nothing is pulled without parameter servers"),
+        ("horovod", RankSettings(), Sync(), {}, "nothing is pulled without parameter servers"),
+        ("local", LocalSettings(), Single(), {}, "nothing is pulled without parameter servers"),
+    ],
+)
+def test_rows_of_a_table_travel_where_gradients_are_pushed(two_ranks, engine, settings, row, shared, fault):
+    found = faults(session_of(engine, settings), row, sparse_embeddings=True, **shared)
+    assert [text.startswith(f"--sparse_embeddings: {fault}") for text in found] == [True] * (fault is not None)
 
 
 @pytest.mark.parametrize("workers, elastic, is_fault", [(1, False, True), (1, True, False), (2, False, False)])

@@ -186,6 +186,20 @@ class ModelContract:
         np.testing.assert_allclose(before[:, :3], behind[:, :3], rtol=1e-6)
         assert np.all(before[:, 3:5] != behind[:, 3:5])
 
+    def test_of_a_table_that_is_looked_up_source_tokens_rows_are_read_alone(self, layout, gradient):
+        """The others may be anything: loss and gradient stay the same, and are zero for what is not read."""
+        batch, vector = make_batch(), layout.initialize(1, tf.float64).numpy()
+        names = [parameter.name for parameter in layout.parameters if parameter.looked_up]
+        expected, sums = gradient(tf.constant(vector), batch)
+        unread = np.setdiff1d(np.arange(VOCABULARY_SIZE), batch.source_ids)
+        for name in names:
+            layout.unpack_array(vector)[name][unread] = np.nan
+            assert not layout.unpack_array(expected.numpy())[name][unread].any()
+        found, others = gradient(tf.constant(vector), batch)
+        np.testing.assert_array_equal(found, expected)
+        assert others.loss == sums.loss
+        assert names == (["encoder/embedding"] if "encoder/embedding" in layout.unpack_array(vector) else [])
+
     def test_dropout_depends_on_the_seed_alone(self, model, layout):
         views, batch = layout.unpack(self.parameters(layout)), make_batch()
         run = tf.function(lambda seed: model.loss(views, batch, seed).loss)

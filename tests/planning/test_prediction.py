@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from graphs.encodings import find_encoding
+from graphs.table_rows import rows_of_shards
 from tests import toy
 from tests.engines.building import run, simulated
 from tfnmt.engines.virtual_time import Costs, CostSettings
@@ -46,6 +47,23 @@ def quick(make):
     names = [field.name for field in dataclasses.fields(make)]
     flags = {"local_steps": 2, "fragments": 1}
     return make(**{name: value for name, value in flags.items() if name in names})
+
+
+def test_rows_of_a_table_travel_when_the_simulated_engine_has_them():
+    """Batches that all read the same ones make as many updates as soon, and move as many bytes."""
+    source = BATCHES[0].source_ids
+    same = [batch._replace(source_ids=source) for batch in BATCHES]
+    how = {"servers": SERVERS, "costs": COSTS, "dtype": tf.float32, "model": toy.SourceTableModel()}
+    engine = simulated(Sync(), same, workers=WORKERS, sparse_embeddings=True, **how)
+    columns, layout = Sync().row(WORKERS, OptimizerSettings()), Layout(toy.SourceTableModel.parameters, SERVERS)
+    tables, ids = rows_of_shards(layout), tf.unique(tf.reshape(source, [-1])).y
+    rows = [len(table.places(ids)) for table in tables]
+    machines = Costs(COSTS, 1, WORKERS, SERVERS, 4 * layout.size, is_ring=False, rows_on_servers=tables)
+    idle = itertools.islice(idle_reports(columns, machines, WORKERS, lambda worker, step: 10, rows), UPDATES)
+    for real, expected in zip(run(engine, UPDATES), idle, strict=True):
+        assert expected.seconds == real.seconds
+        moved, others = ([(push.bytes_pulled, push.bytes_pushed) for push in each.pushes] for each in (expected, real))
+        assert moved == others
 
 
 @pytest.mark.parametrize("name", [*ROWS, *MORE])

@@ -73,6 +73,23 @@ def test_groups_of_ranks_that_share_tables():
     assert shared == [2, 3, 6]
 
 
+def test_rows_of_a_source_table():
+    """A batch reads 8 of the 50 rows, of 10 numbers each, that are half of all parameters."""
+    probe = dataclasses.replace(PROBE, source_rows=50, looked_up=8)
+    found = {one for one in ranking.candidates([2], 0, [5], ["none"], sparse=True) if one.sparse_embeddings}
+    assert {one.strategy for one in found} == {"sync", "async", "summed_async", "delayed_async", "downpour"}
+    (sync,) = [one for one in found if one.strategy == "sync"]
+    assert sync.flags() == {"strategy": "sync", "sparse_embeddings": "true"}
+    columns = sync.columns(ADAM)
+    costs = ranking.costs_of(sync, columns, probe, NETWORK)
+    assert [table.count for table in costs.rows_on_servers] == [50, 0]
+    assert ranking.rows_read(probe, columns, costs.rows_on_servers) == [8, 0]
+    assert ranking.rows_read(probe, Downpour().row(2, ADAM), costs.rows_on_servers) == [5 * 8, 0]
+    numbers = 1000 - 50 * 10 + 8 * 10
+    _, predicted = ranking.rank([Candidate("single", Single(), "none", 1, 1), sync], probe, NETWORK, ADAM, NO_GOAL)
+    assert predicted.speed.bytes_per_token == pytest.approx(4 * (2 * numbers + 8) / probe.batch_tokens)
+
+
 def test_order_and_speed_up():
     """Two servers, two workers: a vector takes a second; ten local steps share a pull and a push of a second each."""
     sync = Candidate("sync", Sync(), "none", 2, 2)

@@ -146,7 +146,7 @@ def _main(
         model,
         optimizer,
         first.row,
-        StrategySettings(strategy=first.strategy, encoding=first.encoding),
+        StrategySettings(strategy=first.strategy, encoding=first.encoding, sparse_embeddings=first.sparse_embeddings),
     ]
     costs = ranking.with_probe(network, probe)
     virtual = SimulationSettings(**vars(costs), workers=first.workers, parameter_servers=max(first.servers, 1))
@@ -260,7 +260,8 @@ def _ranked(
     plan: PlanSettings, probe: Probe, network: CostSettings, optimizer: OptimizerSettings, goal: Goal
 ) -> list[Ranked]:
     workers, local_steps = (sorted(set(map(int, texts))) for texts in (plan.workers, plan.local_steps))
-    found = list(ranking.candidates(workers, plan.parameter_servers, local_steps, plan.encodings))
+    chosen, sparse = (workers, plan.parameter_servers, local_steps, plan.encodings), probe.source_rows > 0
+    found = list(ranking.candidates(*chosen, sparse=sparse))
     with Progress("Predicting", len(found), "candidates") as progress:
         advanced = _advancing(found, progress)
         return ranking.rank(advanced, probe, network, optimizer, goal, plan.price_per_hour)

@@ -91,7 +91,8 @@ class _Job:
         vocabularies = load_vocabularies(settings.run.vocabulary or settings.data.data)
         sizes = [vocabulary.size for vocabulary in vocabularies]
         model = build_model(settings.choice.model, settings.model, *sizes)
-        refuse([*_sharing_faults(settings.model, *vocabularies), *unseen_faults(settings, bool(corpus.validation))])
+        faults = _sharing_faults(settings.model, *vocabularies) + _shared_table_faults(settings, model)
+        refuse(faults + unseen_faults(settings, bool(corpus.validation)))
         corpus.inspect()
         shards = self._session.servers * most_fragments(self._phases())
         return _Parts(corpus, vocabularies, model, Layout(model.parameters, shards))
@@ -257,6 +258,16 @@ def _sharing_faults(model: ModelSettings, source: Vocabulary, target: Vocabulary
     ]
 
 
+def _shared_table_faults(settings: Settings, model: Model) -> list[str]:
+    """Rows of a table that more reads than look-ups."""
+    if not settings.strategy.sparse_embeddings or any(parameter.looked_up for parameter in model.parameters):
+        return []
+    return [
+        f"--sparse_embeddings: --tied_embeddings={settings.model.tied_embeddings} has no source table of its own, and "
+        "all of the shared one is read in every step; leave it out, or take --tied_embeddings=target."
+    ]
+
+
 def _facts(settings: Settings, session: Session, model: Model, layout: Layout, found: Survey) -> dict[str, str]:
     """What the run will be like, as texts by title."""
     strategy, schedule = settings.strategy, settings.schedule
@@ -273,12 +284,15 @@ def _facts(settings: Settings, session: Session, model: Model, layout: Layout, f
     step_tokens = strategy.global_batch_tokens or session.workers * round(found.target_tokens_per_batch)
     tokens = step_tokens * row.steps_per_update // session.workers
     law = LearningRates(schedule, strategy, phase).describe()
+    tables = [each.size * 4 / 1e6 for each in layout.parameters if each.looked_up and strategy.sparse_embeddings]
+    rows = {"Transfers": f"of {tables[0]:,.0f} MB of the source table the rows that batches read"} if tables else {}
     return {
         "Model": f"{settings.choice.model}, {layout.parameter_count:,} parameters, {settings.model.precision}",
         "Memory": f"{of_servers * megabytes:,.0f} MB for what servers hold, "
         f"{of_worker * megabytes:,.0f} MB for each worker; activations extra",
         "Corpus": found.describe(),
         "Strategy": f"{strategy.strategy}, {settings.optimizer.optimizer}; {session.describe()}",
+        **rows,
         "Update": f"about {tokens:,} target tokens: {row.describe()}",
         "Learning rate": f"{schedule.learning_rate:g}, {schedule.schedule} after {schedule.warmup_updates:,} "
         f"{'local steps' if row.exchange.trains_replicas else 'updates'} of warm-up; {law}",

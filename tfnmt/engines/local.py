@@ -53,6 +53,7 @@ class LocalSettings:
 class LocalSession(Session):
     """One worker, and as many shards as it has streams, which are updated side by side, too."""
 
+    servers_are_here = True
     workers = 1
 
     def __init__(self, settings: LocalSettings, threads: int | None, environment: Mapping[str, str]):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from graphs.table_rows import TableRows, rows_of_shards
 from tfnmt.layout import Layout
 from tfnmt.models.base import Model
 from tfnmt.optimizers.schedules import ScheduleSettings
@@ -44,3 +45,8 @@ class Recipe:
     def servers(self) -> int:
         """Parameter servers, or shards that are updated side by side."""
         return self.layout.shards // most_fragments(self.phases)
+
+    @property
+    def tables(self) -> Sequence[TableRows]:
+        """The rows on each server that travel where a batch reads them; none where everything travels."""
+        return rows_of_shards(self.layout) if self.settings.sparse_embeddings else ()

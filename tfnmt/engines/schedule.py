@@ -230,7 +230,7 @@ class Schedule:
 
     def _block(self, worker: Any, block: Sequence[Action]) -> Generator[_Coming, None, Push | None]:
         """The actions of a block, and the push that it comes to."""
-        number, push = worker.number, None
+        number, push, rows = worker.number, None, ()
         for place, action in enumerate(block):
             ends = place == len(block) - 1
             if isinstance(action, Steps):
@@ -238,10 +238,11 @@ class Schedule:
                 continue
             if action.kind == MERGE:
                 yield from self._wait(number)
-            _, push = worker.run((action,), self._servers.plateau_scale, ends=ends)
+            work, push = worker.run((action,), self._servers.plateau_scale, ends=ends)
+            rows = work.rows or rows
             if action.kind == MERGE:
                 continue
-            yield self._transfer(number, action)
+            yield self._transfer(number, action, rows)
             if action.kind != FETCH and (action.kind != PUSH or ends):
                 yield from self._wait(number)
         yield from self._wait(number)  # for a push beside which steps went on
@@ -269,11 +270,17 @@ class Schedule:
             return self._costs.parts(strategy.payload_vectors)
         return self._costs.encoded_parts(strategy.pulled_bytes, self._dtype, strategy.fragments)
 
-    def _transfer(self, worker: int, meeting: Meeting) -> Event | Transfer:
-        """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces."""
+    def _transfer(self, worker: int, meeting: Meeting, rows: Sequence[int]) -> Event | Transfer:
+        """A transfer that begins now; a ring has everything in copies, so nothing travels before it reduces.
+
+        Where rows of a table travel, there are so many of them on each server.
+        """
         kind = PUSHED if meeting.kind == PUSH else PULLED
         if self._costs.is_ring:
             return Event(self._clock.now, worker, kind)
+        if self._costs.rows_on_servers:
+            parts = self._costs.parts_with_rows(rows, self._dtype)
+            return Transfer(worker, kind, *((links.PUSH, parts[1]) if kind == PUSHED else (links.PULL, parts[0])))
         if kind == PUSHED:
             return Transfer(worker, kind, links.PUSH, self._pushed_parts())
         return Transfer(worker, kind, links.PULL, self._pulled_parts(meeting.kind))

@@ -12,6 +12,7 @@ from graphs.encodings import Encoding
 from graphs.local_gradient import OwnGradient, unsent
 from graphs.reduce_average import ServerVariables, Update, receive, update_from, update_from_received
 from graphs.staleness import compensation
+from graphs.table_rows import RowsOutbox
 from graphs.work import pack_scalars
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.strategies import Strategy
@@ -25,6 +26,7 @@ class Arrived(NamedTuple):
     share: tf.Tensor  # of the payload and of its weight that counts
     pulled: Outbox = ()  # what the worker had pulled for it, where the row compensates staleness
     strength: tf.Tensor | float = 0.0  # of the compensation
+    rows: RowsOutbox | None = None  # where of a table no more than rows have come
 
 
 class Numbers(NamedTuple):
@@ -65,7 +67,9 @@ class ServerGraph:
 
     def _receiving(self, encoding: Encoding, arrived: Arrived) -> tf.Tensor:
         share, correct = arrived.share if self._has_shares else None, self._correct(arrived)
-        taken = receive(self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct)
+        taken = receive(
+            self._server, arrived.payload, arrived.weight, encoding, share=share, correct=correct, rows=arrived.rows
+        )
         return pack_scalars(taken)
 
     def _updating_from(
@@ -90,6 +94,7 @@ class ServerGraph:
             share=arrived.share if self._shortens else None,
             correct=self._correct(arrived),
             unsent=() if own is None else unsent(own, self._encoding, len(self._server.shards)),
+            rows=arrived.rows,
         )
         return pack_scalars(done)
 

@@ -22,6 +22,7 @@ from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
 from graphs.reduce_average import ServerVariables, Update, forget_received, goes_on
 from graphs.staleness import pulled_of
+from graphs.table_rows import ID, moved_bytes, new_text, rows_of
 from graphs.work import Sums
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
@@ -80,7 +81,7 @@ class UpdateSequence:
         initial, servers = recipe.layout.initialize(recipe.settings.seed, recipe.dtype), recipe.servers
         fragments = recipe.layout.shards // servers
         of_shards = [*(devices or [None] * servers)] * fragments
-        self.server = ServerVariables(initial, of_shards, recipe.settings.average_rate > 0)
+        self.server = ServerVariables(initial, of_shards, recipe.settings.average_rate > 0, recipe.tables)
         self.plateau_scale = 1.0
         self._ledger, self._clock = Ledger(workers, clock), clock
         self._late_seconds = 0.0  # of an update behind the push that made it, which the next push knows of
@@ -135,12 +136,23 @@ class UpdateSequence:
         encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
         of_slots = [slot_encoding(encoding)] * len(self.strategy.averaged_slots)
         shards = self.server.of(Fragment(0, self.strategy.fragments)).shards
-        for of_vector, shard in itertools.product([encoding, *of_slots], shards):
+        for of_vector, (number, shard) in itertools.product([encoding, *of_slots], enumerate(shards)):
             with tf.device(shard.device):
-                length = of_vector.length(shard.parameters.shape[0], parameters)
+                size, tables = shard.parameters.shape[0], self.server.tables
+                length = tables[number].length(size, 0) if tables else of_vector.length(size, parameters)
                 empty = tf.zeros([length], of_vector.dtype(parameters))
                 outbox.append(tf.Variable(empty, trainable=False, name="payload"))
-        return outbox + [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
+        outbox += [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
+        return outbox + self._new_texts()
+
+    def _new_texts(self) -> list[tf.Variable]:
+        """For one worker, on each server, the rows that it pushes and for which it asks; none where all travel."""
+        texts = []
+        for name, dtype in (("rows", self._recipe.dtype), ("asked", ID)):
+            for shard, table in zip(self.server.shards, self.server.tables):
+                with tf.device(shard.device):
+                    texts.append(new_text(tf.zeros([0, table.width] if name == "rows" else [0], dtype), name))
+        return texts
 
     def steps_of(self, worker: int) -> int:
         """Steps of a worker's next block, by its speed where the row says so; the same until the next update."""
@@ -360,8 +372,10 @@ class UpdateSequence:
         """What has come with a push, for the graph: its weight, what counts of it, and how it is compensated."""
         vectors, shards = self.strategy.payload_vectors, len(self.server.shards)
         weight, share, strength = (tf.constant(number, tf.float64) for number in numbers)
-        pulled = pulled_of(push.payload, vectors, shards)
-        return Arrived(push.payload[: vectors * shards], weight, share, pulled, strength)
+        tables = len(self.server.tables)
+        pulled = pulled_of(push.payload, vectors, shards, tables)
+        rows = rows_of(push.payload, tables) if tables else None
+        return Arrived(push.payload[: vectors * shards], weight, share, pulled, strength, rows)
 
     def _numbers(self, sums: Sums, weight: float, share: float = 1.0) -> Numbers:
         """What an update of payloads that were made of `sums` needs to know; `share` is what counts of their weight.
@@ -404,6 +418,9 @@ class UpdateSequence:
         """Bytes that a worker has pulled and pushed for this push."""
         strategy, layout, dtype = self.strategy, self._recipe.layout, self._recipe.dtype
         shard_size, whole = layout.size // layout.shards, strategy.payload_vectors * layout.size * dtype.size
+        if self.server.tables:
+            parts_pulled, parts_pushed = moved_bytes(self.server.tables, push.work.rows, shard_size, dtype)
+            return sum(parts_pulled), sum(parts_pushed)
         shards = layout.shards // strategy.fragments
         pulled = push.whole_pulls * whole + push.pulls * shards * strategy.pulled_bytes(shard_size, dtype)
         return pulled, shards * strategy.pushed_bytes(shard_size, dtype)

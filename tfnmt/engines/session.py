@@ -54,12 +54,14 @@ class Session(abc.ABC):
 
     Attributes:
       has_peers: whether there are several tasks, of whose coming and going TensorFlow tells, and for whom it waits.
+      servers_are_here: whether the only worker holds the server parameters itself.
       workers: how many.
       servers: parameter servers, or shards that are updated side by side.
       streams: parts of a worker's batch that are computed side by side.
     """
 
     has_peers: ClassVar[bool] = False
+    servers_are_here: ClassVar[bool] = False
     workers: int
     servers: int
     streams: int
@@ -112,6 +114,8 @@ class Session(abc.ABC):
             )
         if strategy.local_gradient:
             found += self._local_gradient_faults(shared, strategy)
+        if shared.sparse_embeddings:
+            found += self._sparse_faults(shared, strategy)
         if strategy.meetings.by_speed and self.workers == 1 and not is_elastic():
             found.append("--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out.")
         return found
@@ -129,6 +133,28 @@ class Session(abc.ABC):
         if self.workers == 1 and not is_elastic():
             return [f"{flag}: one worker has nobody to whom it sends a part of its gradient; leave it out."]
         return []
+
+    def _sparse_faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
+        """Why no rows of a table can travel by themselves."""
+        flag, row = "--sparse_embeddings", f"--strategy={shared.strategy}"
+        if self.servers_are_here or self.has_no_servers(strategy):
+            return [f"{flag}: nothing is pulled without parameter servers; leave it out, or use --engine={CLUSTER}."]
+        found = [
+            f"{flag}: --{name}={encoding} encodes whole payloads; leave out either."
+            for name, encoding in vars(shared).items()
+            if name.endswith("encoding") and encoding not in ("none", "same")
+        ]
+        if strategy.exchange.trains_replicas:
+            found.append(
+                f"{flag}: {row} trains replicas, which move in every row; leave it out, or take --strategy=sync, async "
+                "or another whose workers push gradients."
+            )
+        elif not strategy.pulls_for_every_push:
+            found.append(
+                f"{flag}: {row} pulls at other times than it pushes, and rows are asked for from push to push; leave "
+                "it out, or give --pull_every the value of --push_every."
+            )
+        return found
 
     def has_no_servers(self, strategy: Strategy) -> bool:
         """Whether workers have what they would pull: each makes every server update of the row itself."""

@@ -133,4 +133,5 @@ def _costs(settings: CostSettings, recipe: Recipe, workers: int) -> Costs:
     layout, row = recipe.layout, recipe.phases[-1].strategy
     is_ring = settings.network == RING or (settings.network == AUTO and row.ring)
     vector_bytes = layout.size * recipe.dtype.size
-    return Costs(settings, recipe.settings.seed, workers, recipe.servers, vector_bytes, is_ring=is_ring)
+    seed, servers = recipe.settings.seed, recipe.servers
+    return Costs(settings, seed, workers, servers, vector_bytes, is_ring=is_ring, rows_on_servers=recipe.tables)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from graphs.table_rows import TableRows, moved_bytes
 from tfnmt.engines.links import Links
 from tfnmt.models.output import CHUNK_ROWS
 from tfnmt.settings import setting
@@ -130,6 +131,7 @@ class Costs:
       settings: the machines and the network.
       is_ring: whether there are no servers.
       vector_bytes: of a vector of all parameters.
+      rows_on_servers: that each server has of a table of which rows travel; empty where everything does.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Costs:
         is_ring: bool,
         tables: SharedTables | None = None,
         together: int = 0,
+        rows_on_servers: Sequence[TableRows] = (),
     ):
         """Takes the size of a vector of all parameters, of which each server has an equal part.
 
@@ -150,6 +153,7 @@ class Costs:
         these, and its part of the rows.
         """
         self._tables, self._together = tables, together or workers
+        self.rows_on_servers = rows_on_servers
         self.settings, self.is_ring = settings, is_ring
         self._seed, self._workers, self._servers, self.vector_bytes = seed, workers, servers, vector_bytes
         self._factors = dict(found for text in settings.stragglers if (found := _parse(text)))
@@ -198,6 +202,11 @@ class Costs:
         """
         numbers = -(-self.vector_bytes // (self._servers * fragments * dtype.size))
         return [encoded_bytes(numbers, dtype)] * self._servers
+
+    def parts_with_rows(self, rows: Sequence[int], dtype: tf.DType) -> tuple[list[int], list[int]]:
+        """[servers] each, the bytes of a pull and of a push with so many rows of each server's table."""
+        numbers = -(-self.vector_bytes // (self._servers * dtype.size))
+        return moved_bytes(self.rows_on_servers, rows, numbers, dtype)
 
     def parts(self, vectors: float) -> list[float]:
         """[servers], the bytes of whole vectors on each server."""

@@ -19,6 +19,7 @@ from graphs.reduce_average import ServerVariables
 from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
+from tfnmt.engines.read_ahead import UsedInTurn, new_variables, next_batch, reading_ahead
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.streams import in_streams
 from tfnmt.strategies import RESET, Strategy
@@ -58,7 +59,7 @@ class WorkerGraph:
           pack: see `forward_backward`.
           reduce: see `BlockGraph`.
         """
-        self.strategy, self._copies = strategy, server.copies
+        self.strategy, self._copies, self._sparse = strategy, server.copies, bool(server.tables)
         self._recipe, self._settings = recipe, recipe.settings
         self._loss, self._pack = in_streams(recipe.model.loss, recipe.streams), pack
         self._block = BlockGraph(
@@ -100,7 +101,8 @@ class WorkerGraph:
         vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.keeps)}
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
         updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="updates")
-        return Replica(vectors, slots, updates, self._copies[number] if self._copies else ())
+        ahead = new_variables() if self._sparse else ()
+        return Replica(vectors, slots, updates, self._copies[number] if self._copies else (), *ahead)
 
     def function(self, block: Block) -> Any:
         """The graph function of one block; `unpack_work` reads what it returns.
@@ -127,12 +129,17 @@ class WorkerGraph:
         gradient, limit = self._gradient, most_steps if self.strategy.meetings.by_speed else None
         if sum(isinstance(action, Steps) for action in block) > 1:
             gradient = self._traced_gradient  # the model once, and not for all steps of a block
+        look_ahead = None
+        if self._sparse:
+            steps = self.strategy.meetings.steps_per_push
+            look_ahead = reading_ahead(batches, replica.ahead, steps, self._step_tokens)
+            batches = UsedInTurn(replica.ahead)
 
         def step_gradient(parameters, step):
             return gradient(parameters, batches, worker, step)
 
         numbers = (step, clock, plateau_scale, Sums(*tf.unstack(earlier)), fragment, limit)
-        return pack_work(self._block.run(block, replica, outbox, step_gradient, *numbers))
+        return pack_work(self._block.run(block, replica, outbox, step_gradient, *numbers, look_ahead))
 
     def trace(self, outbox: Outbox, batches: Iterator[Batch]) -> None:
         """Traces the whole program once, wherever it is going to run: a trace belongs to the device of its caller."""
@@ -181,7 +188,7 @@ class WorkerGraph:
         return gradient_sum, work._replace(sums=work.sums._replace(steps=tf.constant(1.0, tf.float64)))
 
     def _of_batch(self, parameters: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
-        batch, waited = _next_batch(batches)
+        batch, waited = next_batch(batches)
         gradient_sum, sums = forward_backward(self._loss, self._recipe.layout, parameters, batch, seed, self._pack)
         tokens, square = token_count(batch.target_ids), 2 * tf.nn.l2_loss(gradient_sum) if self._measures else 0.0
         counted = Sums(
@@ -342,15 +349,3 @@ def _local_training(strategy: Strategy, rates: LearningRates, first_step: int) -
     last_step = None if steps is None else first_step + steps
     resets = strategy.local_slots == RESET
     return LocalTraining(strategy.local_update, rates.of_worker, last_step, resets, tuple(strategy.averaged_slots))
-
-
-def _next_batch(batches: Iterator[Batch]) -> tuple[Batch, tf.Tensor]:
-    """The next batch and the seconds that the graph waited for it."""
-    started = tf.timestamp()
-    with tf.control_dependencies([started]):
-        batch = next(batches)
-    with tf.control_dependencies([batch.position]):
-        ended = tf.timestamp()
-    # On a single thread the clock would be read whenever that has time: behind the model, for all that anybody knows.
-    with tf.control_dependencies([ended]):
-        return Batch(*map(tf.identity, batch)), ended - started

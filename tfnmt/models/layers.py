@@ -53,9 +53,9 @@ def norm_parameters(name: str, width: int) -> list[Parameter]:
     return [Parameter(f"{name}/scale", (width,), ones), Parameter(f"{name}/offset", (width,), zeros)]
 
 
-def embedding_parameter(name: str, vocabulary_size: int, width: int) -> Parameter:
-    """`name` [V, D], one row for each token."""
-    return Parameter(name, (vocabulary_size, width), normal(width**-0.5), by_token=True)
+def embedding_parameter(name: str, vocabulary_size: int, width: int, looked_up: bool = False) -> Parameter:
+    """`name` [V, D], one row for each token; for `looked_up` see `Parameter`."""
+    return Parameter(name, (vocabulary_size, width), normal(width**-0.5), by_token=True, looked_up=looked_up)
 
 
 def in_precision(views: Views, precision: str) -> Views:

@@ -19,8 +19,9 @@ class Tables:
         self.source, self.target = ("embedding",) * 2 if tied == "all" else ("encoder/embedding", "decoder/embedding")
         self.output = "output/kernel" if tied == "none" else self.target
         sizes = {self.source: source_size, self.target: target_size, self.output: target_size}
+        shared = (self.target, self.output)
         self.parameters: list[Parameter] = [
-            layers.embedding_parameter(name, size, width) for name, size in sizes.items()
+            layers.embedding_parameter(name, size, width, looked_up=name not in shared) for name, size in sizes.items()
         ]
 
 

@@ -44,7 +44,7 @@ class Speed(NamedTuple):
     bytes_per_token: float
 
 
-def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -> Speed:
+def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int, rows: Sequence[int] = ()) -> Speed:
     """The speed of a row once its workers are in step.
 
     Args:
@@ -52,10 +52,11 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
       costs: of as many workers.
       workers: how many.
       batch_tokens: target tokens of a step of a worker.
+      rows: see `idle_reports`.
     """
     looked_at: list[BlockReport] = []
     pushes = 0
-    for report in idle_reports(strategy, costs, workers, lambda worker, step: batch_tokens):
+    for report in idle_reports(strategy, costs, workers, lambda worker, step: batch_tokens, rows):
         pushes += len(report.pushes)
         if pushes > workers * PUSHES // 4:
             looked_at.append(report)
@@ -75,7 +76,9 @@ def predict(strategy: Strategy, costs: Costs, workers: int, batch_tokens: int) -
     )
 
 
-def idle_reports(strategy: Strategy, costs: Costs, workers: int, step_tokens: StepTokens) -> Iterator[BlockReport]:
+def idle_reports(
+    strategy: Strategy, costs: Costs, workers: int, step_tokens: StepTokens, rows: Sequence[int] = ()
+) -> Iterator[BlockReport]:
     """The reports of updates that nobody computes, without end, as the simulated engine would have them.
 
     Args:
@@ -83,9 +86,10 @@ def idle_reports(strategy: Strategy, costs: Costs, workers: int, step_tokens: St
       costs: of as many workers.
       workers: how many.
       step_tokens: of each step of each worker.
+      rows: [servers], that a block asks each for, where rows of a table travel; empty where everything does.
     """
     clock = VirtualClock()
-    servers = _CountingServers(strategy, clock, costs, workers, step_tokens)
+    servers = _CountingServers(strategy, clock, costs, workers, step_tokens, rows)
     return Schedule(servers, clock, costs, workers, DTYPE).reports()
 
 
@@ -95,8 +99,16 @@ class _CountingServers:
     phase = 0
     plateau_scale = 1.0
 
-    def __init__(self, strategy: Strategy, clock: VirtualClock, costs: Costs, workers: int, step_tokens: StepTokens):
-        self.strategy, self._costs, self._step_tokens = strategy, costs, step_tokens
+    def __init__(
+        self,
+        strategy: Strategy,
+        clock: VirtualClock,
+        costs: Costs,
+        workers: int,
+        step_tokens: StepTokens,
+        rows: Sequence[int],
+    ):
+        self.strategy, self._costs, self._step_tokens, self._rows = strategy, costs, step_tokens, tuple(rows)
         self._ledger = Ledger(workers, clock)
         self._ledger.begin_phase(strategy.meetings.by_speed)
 
@@ -115,7 +127,7 @@ class _CountingServers:
         return None
 
     def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
-        return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger)
+        return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger, self._rows)
 
     def steps_of(self, worker: int) -> int:
         return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
@@ -125,6 +137,9 @@ class _CountingServers:
         pulled, pushed = (round(sum(self._costs.encoded_parts(each, DTYPE, fragments))) for each in encoded)
         whole = round(sum(self._costs.parts(self.strategy.payload_vectors)))
         moved = push.pulls * pulled + push.whole_pulls * whole, pushed
+        if self._costs.rows_on_servers:
+            pulled, pushed = map(sum, self._costs.parts_with_rows(self._rows, DTYPE))
+            moved = pulled, pushed
         self._ledger.count(push, waits, None, moved)
         if self._ledger.arrived < self.strategy.quorum:
             return None
@@ -137,8 +152,8 @@ class _CountingServers:
 class _IdleWorker:
     """Goes through a row's program and computes nothing."""
 
-    def __init__(self, strategy: Strategy, number: int, step_tokens: StepTokens, ledger: Ledger):
-        self.number, self.step = number, 0
+    def __init__(self, strategy: Strategy, number: int, step_tokens: StepTokens, ledger: Ledger, rows: tuple[int, ...]):
+        self.number, self.step, self._rows = number, 0, rows
         self._ledger, self._step_tokens = ledger, step_tokens
         first, *others = strategy.program()
         self._program = itertools.chain([strategy.beginning(first), *others], itertools.cycle(strategy.program()))
@@ -161,7 +176,7 @@ class _IdleWorker:
         self._pulls += kind in (PULL, FETCH)
         if kind in (WHOLE, PULL, FETCH):
             self._version = self._ledger.version
-        work = Work(sums, -1, self._version, float(self.step), START)
+        work = Work(sums, -1, self._version, float(self.step), START, self._rows)
         if not (self._pushes and ends):
             return work, None
         self._block += 1

@@ -41,6 +41,8 @@ class Probe:
       batch_tokens: target tokens of a batch of training, the mean.
       table_rows: rows of all embedding tables and of the output layer.
       table_width: numbers of such a row.
+      source_rows: rows of the source table where that is only looked up; 0 where it is not.
+      looked_up: of these, that a batch of training reads, the mean.
     """
 
     machine: str
@@ -52,6 +54,8 @@ class Probe:
     meeting_seconds: float
     table_rows: int
     table_width: int
+    source_rows: int = 0
+    looked_up: int = 0
 
     def describe(self) -> str:
         """The numbers in words."""
@@ -96,6 +100,8 @@ def measure(machine: str, recipe: Recipe, make_batches: MakeBatches, batch_posit
         meeting_seconds=max(statistics.median(map(_busy, met)) - whole_step, 0.0),
         table_rows=sum(rows for rows, _ in tables),
         table_width=max(width for _, width in tables),
+        source_rows=sum(each.shape[0] for each in recipe.layout.parameters if each.looked_up),
+        looked_up=_looked_up(make_batches(batch_positions)),
     )
 
 
@@ -112,6 +118,11 @@ def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     if slope <= 0 or offset < 0:  # noise: a step costs something for each token, and nothing gives time back
         slope, offset = float((x * y).sum() / (x * x).sum()), 0.0
     return round(slope, 12), round(offset, 12)
+
+
+def _looked_up(batches: tf.data.Dataset) -> int:
+    """Different source tokens of a batch, the mean of some."""
+    return round(statistics.mean(np.unique(batch.source_ids).size for batch in batches.take(LEAST_STEPS)))
 
 
 def _busy(report: BlockReport) -> float:

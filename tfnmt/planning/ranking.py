@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from graphs.encodings import ENCODINGS
+from graphs.table_rows import TableRows, rows_of_shards
 from tfnmt.engines.virtual_time import Costs, CostSettings, SharedTables
+from tfnmt.layout import Layout, Parameter
+from tfnmt.models.layers import zeros
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
@@ -19,6 +22,7 @@ from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
 SINGLE = "single"
 LOCAL_STEPS = "local_steps"  # the flag of rows whose workers train replicas
 VOCABULARY_PARALLEL, MODEL_PARALLEL = "vocabulary_parallel", "model_parallel"  # the flags of ranks that share tables
+SPARSE_EMBEDDINGS = "sparse_embeddings"  # the flag of workers that pull and push rows of the source table
 
 
 _ROWS: dict[str, Any] = {name: make for name, make in STRATEGIES.items() if name != SINGLE}
@@ -35,6 +39,7 @@ class Candidate:
       workers: how many.
       servers: parameter servers, 0 where the row has none.
       model_parallel: ranks that share a copy of the tables; 1 where each has them all.
+      sparse_embeddings: whether of the source table the rows travel that batches read, and no others.
     """
 
     strategy: str
@@ -43,6 +48,7 @@ class Candidate:
     workers: int
     servers: int
     model_parallel: int = 1
+    sparse_embeddings: bool = False
 
     def columns(self, optimizer: OptimizerSettings) -> Strategy:
         """The row as an engine sees it."""
@@ -53,7 +59,8 @@ class Candidate:
         default = type(self.row)()
         changed = {name: value for name, value in vars(self.row).items() if value != getattr(default, name)}
         encoding = {"encoding": self.encoding} if self.encoding != "none" else {}
-        flags = {"strategy": self.strategy, **changed, **encoding}
+        rows = {SPARSE_EMBEDDINGS: True} if self.sparse_embeddings else {}
+        flags = {"strategy": self.strategy, **changed, **encoding, **rows}
         return {name: value_text(value) for name, value in flags.items()} | self.rank_flags()
 
     def rank_flags(self) -> dict[str, str]:
@@ -98,7 +105,12 @@ class Ranked(NamedTuple):
 
 
 def candidates(
-    workers: Sequence[int], servers: int, local_steps: Sequence[int], encodings: Sequence[str]
+    workers: Sequence[int],
+    servers: int,
+    local_steps: Sequence[int],
+    encodings: Sequence[str],
+    *,
+    sparse: bool = False,
 ) -> Iterator[Candidate]:
     """Plain training, and every other row on every number of workers.
 
@@ -107,6 +119,7 @@ def candidates(
       servers: parameter servers; 0 for as many as workers.
       local_steps: values to try where a row has such a flag.
       encodings: values of `--encoding` to try.
+      sparse: whether rows of a source table can travel by themselves.
     """
     yield Candidate(SINGLE, Single(), "none", 1, 1)
     for number in workers:
@@ -119,6 +132,13 @@ def candidates(
                 columns = row.row(number, OptimizerSettings())
                 for encoding in encodings:
                     yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
+                if (
+                    sparse
+                    and not columns.ring
+                    and columns.pulls_for_every_push
+                    and not columns.exchange.trains_replicas
+                ):
+                    yield Candidate(name, row, "none", number, servers or number, sparse_embeddings=True)
                 for together in _divisors(number) if columns.ring else []:
                     yield Candidate(name, row, "none", number, 0, together)
 
@@ -150,7 +170,9 @@ def rank(
     alone = excess_alone = 0.0
     for candidate in found:
         columns = candidate.columns(optimizer)
-        speed = predict(columns, costs_of(candidate, columns, probe, network), candidate.workers, probe.batch_tokens)
+        costs = costs_of(candidate, columns, probe, network)
+        rows = rows_read(probe, columns, costs.rows_on_servers)
+        speed = predict(columns, costs, candidate.workers, probe.batch_tokens, rows)
         excess = token_excess(columns, candidate.workers, probe.batch_tokens, goal.critical_tokens)
         seconds = goal.tokens and goal.tokens * excess / speed.tokens_per_second
         if not ranked:
@@ -171,8 +193,26 @@ def costs_of(candidate: Candidate, columns: Strategy, probe: Probe, network: Cos
         )
     vector_bytes, servers = probe.parameters * DTYPE.size, max(candidate.servers, 1)
     together, tables = candidate.model_parallel, shared_tables(probe) if candidate.model_parallel > 1 else None
+    rows = rows_on_servers(probe, servers) if candidate.sparse_embeddings else ()
     numbers = (settings, 0, candidate.workers, servers, vector_bytes)
-    return Costs(*numbers, is_ring=columns.ring, tables=tables, together=together)
+    return Costs(*numbers, is_ring=columns.ring, tables=tables, together=together, rows_on_servers=rows)
+
+
+def rows_on_servers(probe: Probe, servers: int) -> Sequence[TableRows]:
+    """What each server has of the source table, with which the vectors begin."""
+    table = Parameter("source", (probe.source_rows, probe.table_width), zeros, looked_up=True)
+    others = Parameter("others", (max(probe.parameters - table.size, 0),), zeros)
+    return rows_of_shards(Layout([table, others], servers))
+
+
+def rows_read(probe: Probe, columns: Strategy, tables: Sequence[TableRows]) -> list[int]:
+    """[servers], the rows that a block asks each for: those of several batches are taken for different ones.
+
+    Each server has its share of them, though in truth the first of them has most: vocabularies begin with their most
+    frequent tokens.
+    """
+    read = min(columns.meetings.steps_per_push * probe.looked_up, probe.source_rows)
+    return [round(read * table.count / probe.source_rows) for table in tables]
 
 
 def shared_tables(probe: Probe) -> SharedTables:

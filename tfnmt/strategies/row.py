@@ -214,6 +214,12 @@ class Strategy:
         return self.local_gradient > 0 and update % self.local_gradient == 0
 
     @property
+    def pulls_for_every_push(self) -> bool:
+        """Whether each block is a pull, all its steps and a push."""
+        block = (Meeting(PULL), Steps(self.meetings.steps_per_push, first=True), Meeting(PUSH))
+        return all(each == block for each in self.program())
+
+    @property
     def steps_per_update(self) -> int:
         """Local steps of all workers for each server update."""
         return self.meetings.steps_per_push * self.quorum

@@ -114,6 +114,12 @@ class StrategySettings:
         "then servers hold a copy of what each worker knows, and send later what they have not sent.",
         choices=tuple(ENCODINGS),
     )
+    sparse_embeddings: bool = setting(
+        False,
+        "Whether of a source table that is only looked up workers pull and push, beside everything else, no more than "
+        "the rows that their batches read; training is the same. For parameter servers.",
+        may_change=True,
+    )
     topk_fraction: float = setting(
         TopK().fraction,
         "Share of the elements that topk sends, the largest of each 4,096.",
