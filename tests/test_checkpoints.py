@@ -125,13 +125,13 @@ def test_the_last_and_the_best_are_kept(store):
 
 
 def test_progress_is_told_of_those_from_which_training_may_go_on(store):
-    """Not of the best, which is older, and not of a future that was given up."""
+    """Not of a future that was given up, nor of an older one that is kept for its metric, unless there is room."""
     assert store.progress() == []
     for update, metric in enumerate([9.0, 1.0, 2.0, 3.0, 4.0], start=1):
         store.save(_checkpoint(update, seed=update), metric)
     assert [progress["seed"] for progress in store.progress()] == [3, 4, 5]
     store.save(_checkpoint(4, seed=7))
-    assert [progress["seed"] for progress in store.progress()] == [3, 7]
+    assert [progress["seed"] for progress in store.progress()] == [1, 3, 7]
 
 
 def test_several_best_are_kept_and_of_equals_the_earlier(tmp_path):

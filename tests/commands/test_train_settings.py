@@ -43,7 +43,7 @@ def _parse(*words: str) -> Settings:
         "--plateau_factor=0.3",
         "--plateau_patience=2 --schedule=cosine",
         "--subword_alpha=0.5",
-        "--producer_resumes --train_source=a",
+        "--producer_resumes=true",
         "--law_tokens=9",
         "--law_start_tokens=9",
         "--law_ramp_updates=9 --learning_rate_law=words",
