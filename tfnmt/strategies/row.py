@@ -206,11 +206,7 @@ class Strategy:
         return not self.exchange.trains_replicas and self.meetings.steps_per_push == 1
 
     def averages_replicas(self, update: int) -> bool:
-        """Whether replicas that have moved by their workers' own gradients are averaged behind an update.
-
-        >>> [Strategy(Optimizer(), local_gradient=2).averages_replicas(update) for update in (1, 2, 3, 4)]
-        [False, True, False, True]
-        """
+        """Whether replicas that have moved by their workers' own gradients are averaged behind an update."""
         return self.local_gradient > 0 and update % self.local_gradient == 0
 
     @property
