@@ -20,7 +20,7 @@ class Replica(NamedTuple):
       slots: variables [size] by name: the slots of the local optimizer.
       updates: local updates since these slots began, a float64 scalar.
       copies: on each server, its part of what the worker knows of the parameters, where pulls are encoded.
-      texts: where the worker asks for the rows of a table that its batches read: the batches that it has read ahead, and
+      texts: where the worker asks for the rows of a table that its batches read: the batches that are read ahead, and
         the different numbers of these rows [R]; see `graphs.table_rows.new_text`.
     """
 
