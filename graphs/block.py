@@ -263,8 +263,8 @@ class BlockGraph:
 
     def _asking(self, rows: tf.Tensor, replica: Replica, work: Work) -> tuple[Sequence[tf.Tensor], Work]:
         """The places of the rows that each server is asked for; the worker holds their numbers until its push."""
-        assert replica.asked is not None
-        with tf.control_dependencies([write(replica.asked, rows)]):
+        _, asked = replica.texts
+        with tf.control_dependencies([write(asked, rows)]):
             places = [table.places(rows) for table in self.server.tables]
         return places, work._replace(rows=tf.stack([tf.size(of_server) for of_server in places]))
 
@@ -394,9 +394,9 @@ class BlockGraph:
         else:
             parts = [self.encoding.encode(part, weight) for part in self._split(payload)]
         sent: list[Any] = []
-        if replica.asked is not None:
-            servers, ids = self.server.table_servers(), read(replica.asked, ID, [None])
-            parts, sent = push_rows(servers, parts, ids, rows_of(outbox, len(servers)))
+        if servers := self.server.table_servers():
+            _, asked = replica.texts
+            parts, sent = push_rows(servers, parts, read(asked, ID, [None]), rows_of(outbox, len(servers)))
         parts = [*parts, *of_slots]
         sent += [variable.assign(part, read_value=False) for variable, part in zip(outbox, parts)]
         if self.reduce is not None:

@@ -20,16 +20,15 @@ class Replica(NamedTuple):
       slots: variables [size] by name: the slots of the local optimizer.
       updates: local updates since these slots began, a float64 scalar.
       copies: on each server, its part of what the worker knows of the parameters, where pulls are encoded.
-      ahead: a text, the batches that the worker has read and not used yet, where it asks for the rows that they read.
-      asked: a text, the different numbers of these rows [R]; see `graphs.table_rows.new_text`.
+      texts: where the worker asks for the rows of a table that its batches read: the batches that are read ahead, and
+        the different numbers of these rows [R]; see `graphs.table_rows.new_text`.
     """
 
     vectors: Mapping[str, tf.Variable]
     slots: Mapping[str, tf.Variable]
     updates: tf.Variable
     copies: Sequence[tf.Variable] = ()
-    ahead: tf.Variable | None = None
-    asked: tf.Variable | None = None
+    texts: Sequence[tf.Variable] = ()
 
     @property
     def parameters(self) -> tf.Variable:

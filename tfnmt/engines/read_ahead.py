@@ -9,21 +9,21 @@ from graphs.table_rows import ID, new_text, read, write
 from tfnmt.batch import Batch, token_count
 
 _PACKED = tf.int64
-_SHAPES = 4  # numbers of the shapes of source and target, with which a batch begins in the variable
+_SHAPES = 4  # numbers of the shapes of source and target, with which a batch begins in the text
 _POSITION = 3  # numbers behind them
 
 
-def new_variables() -> tuple[tf.Variable, tf.Variable]:
+def new_texts() -> tuple[tf.Variable, tf.Variable]:
     """Texts on the device of the caller for the batches that are read ahead, and for the rows that they read."""
     return new_text(tf.zeros([0], _PACKED), "ahead"), new_text(tf.zeros([0], ID), "asked")
 
 
 def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: int, step_tokens: int) -> LookAhead:
-    """What reads the batches of so many steps into the variable.
+    """What reads the batches of so many steps into a text.
 
     Args:
       batches: the worker's reader.
-      ahead: see `new_variables`; `UsedInTurn` takes the batches out of it.
+      ahead: see `new_texts`; `UsedInTurn` takes the batches out of it.
       steps: of a block.
       step_tokens: the target tokens that a step has at least; 0 for one batch.
     """
@@ -55,10 +55,10 @@ def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: int, step
 
 
 class UsedInTurn:
-    """The batches in a variable, in the order in which they were read, each of them once."""
+    """The batches in a text, in the order in which they were read, each of them once."""
 
     def __init__(self, ahead: tf.Variable):
-        """Takes them out of the variable."""
+        """Takes them out of the text."""
         self._ahead = ahead
 
     def __iter__(self) -> "UsedInTurn":
@@ -70,7 +70,7 @@ class UsedInTurn:
         size = shapes[0] * shapes[1]
         behind = size + shapes[2] * shapes[3]
         source_ids, target_ids = tf.reshape(ids[:size], shapes[:2]), tf.reshape(ids[size:behind], shapes[2:])
-        # Whoever reads the next one waits for this position, and then the variable has no more of this batch.
+        # Whoever reads the next one waits for this position, and then the text has no more of this batch.
         with tf.control_dependencies([write(self._ahead, ids[behind:])]):
             return Batch(tf.cast(source_ids, tf.int32), tf.cast(target_ids, tf.int32), tf.identity(position))
 

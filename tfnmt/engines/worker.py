@@ -19,7 +19,7 @@ from graphs.reduce_average import ServerVariables
 from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
-from tfnmt.engines.read_ahead import UsedInTurn, new_variables, next_batch, reading_ahead
+from tfnmt.engines.read_ahead import UsedInTurn, new_texts, next_batch, reading_ahead
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.streams import in_streams
 from tfnmt.strategies import RESET, Strategy
@@ -101,8 +101,8 @@ class WorkerGraph:
         vectors = {name: filled(0.0, name) for name in (REPLICA, *self.strategy.keeps)}
         slots = {name: filled(first or 0.0, name) for name, first in (local.slots if local else {}).items()}
         updates = tf.Variable(0, dtype=tf.float64, trainable=False, name="updates")
-        ahead = new_variables() if self._sparse else ()
-        return Replica(vectors, slots, updates, self._copies[number] if self._copies else (), *ahead)
+        copies, texts = self._copies[number] if self._copies else (), new_texts() if self._sparse else ()
+        return Replica(vectors, slots, updates, copies, texts)
 
     def function(self, block: Block) -> Any:
         """The graph function of one block; `unpack_work` reads what it returns.
@@ -131,9 +131,9 @@ class WorkerGraph:
             gradient = self._traced_gradient  # the model once, and not for all steps of a block
         look_ahead = None
         if self._sparse:
-            steps = self.strategy.meetings.steps_per_push
-            look_ahead = reading_ahead(batches, replica.ahead, steps, self._step_tokens)
-            batches = UsedInTurn(replica.ahead)
+            (ahead, _), steps = replica.texts, self.strategy.meetings.steps_per_push
+            look_ahead = reading_ahead(batches, ahead, steps, self._step_tokens)
+            batches = UsedInTurn(ahead)
 
         def step_gradient(parameters, step):
             return gradient(parameters, batches, worker, step)
