@@ -30,9 +30,8 @@ def test_ranks_that_meet_anew_have_a_share_of_the_text_each(corpus):
 def test_rows_travel_of_a_source_table_that_nothing_shares(corpus):
     words = ["--dry_run", f"--data={corpus}", "--strategy=sync", "--sparse_embeddings"]
     shared, own = (_job(*words, f"--tied_embeddings={tied}")[0] for tied in ("all", "target"))
-    with pytest.raises(UserError, match="all has no source table of its own.* take --tied_embeddings=target"):
-        with shared.leading():
-            pass
+    with pytest.raises(UserError, match="all has no source table of its own"), shared.leading():
+        pass
     with own.leading():
         pass
 
