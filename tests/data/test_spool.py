@@ -197,11 +197,11 @@ def test_taking_stops_when_enough_waits(vocabulary, piped, monkeypatch):
     assert sorted(_texts(_batches(files, vocabulary), vocabulary)) == sorted(PAIRS)
 
 
-def test_a_silent_pipe_is_named_when_training_waits(vocabulary, piped, monkeypatch, caplog):
+def test_a_silent_pipe_is_named_when_training_waits(tmp_path, vocabulary, piped, monkeypatch, caplog):
     monkeypatch.setattr(spool, "_TOLD_SECONDS", 0.2)
     ended = threading.Event()
     started, files = piped(_then_silence(ROWS[:40], ended))
-    silence = "/pipe0 has brought no pair for "
+    silence = f"{tmp_path}/pipe0 has brought no pair for "
     _eventually(lambda: _numbers(files) == [0, 1])
     time.sleep(0.5)
     assert not started.is_awaited and silence not in caplog.text
