@@ -1,11 +1,13 @@
 """Rows whose workers pull and push no more of a table than their batches read, against those that move all of it."""
 
+import doctest
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import graphs.table_rows
 from graphs.table_rows import TableRows, rows_of_shards
 from tests import toy
 from tests.engines.building import DIFFERENT, SCHEDULE, distance, parameters, run, simulated
@@ -63,6 +65,11 @@ def test_a_row_that_is_not_asked_for_is_missed(monkeypatch):
     monkeypatch.setattr(TableRows, "places", lambda self, ids: places(self, ids)[1:])
     run(whole, 1), run(sparse, 1)
     assert distance(whole, sparse) > DIFFERENT
+
+
+def test_examples():
+    found = doctest.testmod(graphs.table_rows)
+    assert found.attempted and not found.failed
 
 
 def test_a_server_has_the_rows_that_are_whole_there():
