@@ -58,4 +58,7 @@ def test_the_speed_up_is_that_of_the_machines(running, other, changes, error):
     pushes = [push for report in early for push in report.pushes]
     truth = tokens_per_second(later) / tokens_per_second(early)
     assert abs(truth - 1) > 0.15
-    assert MACHINES.speed_up(other, running, pushes) == pytest.approx(truth, rel=error)
+    found = MACHINES.speed_up(other, running, pushes)
+    assert found == pytest.approx(truth, rel=error)
+    empty = pushes[0]._replace(target_tokens=0, seconds=0.0)
+    assert MACHINES.speed_up(other, running, [*pushes, empty]) == found

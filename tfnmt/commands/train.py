@@ -210,7 +210,7 @@ class _Job:
         """How much faster another row would be, by early pushes; None where it cannot run here."""
         settings, session, layout = self._settings, self._session, self._parts.layout
         other = phases(settings.strategy, row, session.workers, settings.optimizer)[-1].strategy
-        if session.faults(settings.strategy, other):
+        if session.faults(settings.strategy, other) or not any(push.target_tokens for push in pushes):
             return None
         machines = Machines(session.workers, session.servers, layout.size * tf.float32.size, session.has_no_servers)
         return machines.speed_up(other, self._phases()[0].strategy, pushes)

@@ -11,8 +11,11 @@ from graphs.local_gradient import OwnGradient, average_replicas
 from graphs.reduce_average import ServerVariables, Update
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.server_graph import Arrived, Numbers, ServerGraph, update_of
-from tfnmt.engines.worker import Push, worker_vector
+from tfnmt.engines.worker import WORKER_VECTOR, Push, worker_vector
 from tfnmt.strategies import Strategy
+
+_REPLICA = "replica_"
+_OF_REPLICA = re.compile(rf"{WORKER_VECTOR}\d+_{_REPLICA}")
 
 
 class Replicas:
@@ -89,11 +92,11 @@ def means_of_replicas(vectors: Mapping[str, np.ndarray], workers: int) -> dict[s
 
 def without_replicas(vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The vectors but those of replicas: what other workers, or another row, can go on from."""
-    return {name: vector for name, vector in vectors.items() if not re.match(_name(0, "").replace("0", r"\d+"), name)}
+    return {name: vector for name, vector in vectors.items() if not _OF_REPLICA.match(name)}
 
 
 def _name(worker: int, vector: str) -> str:
-    return worker_vector(worker, f"replica_{vector}")
+    return worker_vector(worker, f"{_REPLICA}{vector}")
 
 
 def _own(server: ServerVariables) -> Iterator[tuple[str, list[tf.Variable]]]:
