@@ -17,11 +17,12 @@ from tfnmt.layout import Layout
 from tfnmt.models.registry import ModelChoice
 from tfnmt.models.transformer_parameters import TransformerSettings
 from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.planning.goal import critical_batch
 from tfnmt.strategies import Async, Bmuf, ModelAverage, SummedAsync, Sync
 from tools.repricing import update_seconds
 from tools.scaling import BASELINE, CELLS, CHOICES, needed
 from tools.trials import Laboratory, Trial
-from tools.tuning import critical_batch, crossing, halve
+from tools.tuning import crossing, halve
 
 BATCHES = toy.make_batches(24)
 WORKERS, SERVERS, UPDATES = 3, 2, 3

@@ -10,6 +10,7 @@ from tfnmt.diagnosis import processor
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning import ranking
+from tfnmt.planning.goal import Arrival, critical_batch_of, token_excess
 from tfnmt.planning.prediction import Speed, predict
 from tfnmt.planning.probe import Probe
 
@@ -83,6 +84,9 @@ class Measured(NamedTuple):
       vector_bytes: of all parameters, by what a worker pulls.
       bytes_per_second: what a transfer between two of the hosts reaches.
       latency_seconds: between them.
+      start_tokens: target tokens before what was looked at.
+      goal_tokens: target tokens to the wanted cross entropy, those before included; None where none was wanted.
+      goal_seconds: of training, of those that were looked at, until then.
     """
 
     seconds: float
@@ -94,6 +98,9 @@ class Measured(NamedTuple):
     vector_bytes: float
     bytes_per_second: float
     latency_seconds: float
+    start_tokens: int = 0
+    goal_tokens: float | None = None
+    goal_seconds: float | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -107,11 +114,22 @@ class Compared(NamedTuple):
     cell: Cell
     measured: Measured
     predicted: Speed
+    goal_tokens: float | None = None  # to the wanted cross entropy; None for a cell that tells those of others
 
     @property
     def error(self) -> float:
         """Of a step's predicted time, relative to the measured one."""
         return self.measured.tokens_per_second / self.predicted.tokens_per_second - 1
+
+    @property
+    def goal_seconds(self) -> float | None:
+        """Predicted, to the wanted cross entropy."""
+        return self.goal_tokens and (self.goal_tokens - self.measured.start_tokens) / self.predicted.tokens_per_second
+
+    @property
+    def goal_error(self) -> float | None:
+        """Of that time, relative to the measured one."""
+        return self.goal_seconds and self.goal_seconds / self.measured.goal_seconds - 1
 
 
 class Report(NamedTuple):
@@ -120,23 +138,24 @@ class Report(NamedTuple):
     Attributes:
       probe: what was learned from the calibration.
       cells: those that were predicted, without the calibration.
+      critical_tokens: B* by what the calibration needs to the wanted cross entropy over what one worker alone needs;
+        None where no quality was wanted, or where this says nothing.
     """
 
     probe: Probe
     cells: list[Compared]
+    critical_tokens: float | None = None
 
     @classmethod
     def of(cls, found: dict[Cell, Measured]) -> "Report":
-        """Calibrates on one cell and predicts the others."""
-        probe = _calibrated(found[CALIBRATION])
-        return cls(
-            probe,
-            [
-                Compared(cell, measured, _predict(cell, probe, measured, found[CALIBRATION].jitter))
-                for cell, measured in found.items()
-                if cell != CALIBRATION
-            ],
-        )
+        """Calibrates on one cell and predicts the others; what larger updates cost comes from one worker alone, too."""
+        probe, critical = _calibrated(found[CALIBRATION]), _critical(found)
+        compared = []
+        for cell, measured in found.items():
+            if cell != CALIBRATION:
+                predicted = _predict(cell, probe, measured, found[CALIBRATION].jitter)
+                compared.append(Compared(cell, measured, predicted, _goal_tokens(cell, found, probe, critical)))
+        return cls(probe, compared, critical)
 
     def mean_error(self) -> float:
         """Of a step's time, whatever its sign."""
@@ -164,6 +183,10 @@ class Report(NamedTuple):
         signs = [math.copysign(1, product) for product in products if product]
         return statistics.mean(signs) if signs else math.nan
 
+    def goal_errors(self) -> list[float]:
+        """Of the time to the wanted cross entropy, of the cells of which it was predicted."""
+        return [error for each in self.cells if (error := each.goal_error) is not None]
+
     def regrets(self) -> list[float]:
         """For each machines, how much longer than the fastest row's step that of the recommended row takes."""
         regrets = []
@@ -178,8 +201,14 @@ class Report(NamedTuple):
         heading = ["row", "workers", "Mbit/s", "target tokens/s", "predicted", "error", "computing", "predicted"]
         alone = next((each.measured.tokens_per_second for each in self.cells if each.cell == ALONE), None)
         heading += ["of workers alone"] * bool(alone)
+        errors = self.goal_errors()
+        heading += ["s to the cross entropy", "predicted", "error"] * bool(errors)
         lines = [heading, ["---"] * len(heading)]
-        for cell, measured, predicted in self.cells:
+        for each in self.cells:
+            cell, measured, predicted, _ = each
+            goal = ["", "", ""] if errors else []
+            if each.goal_error is not None:
+                goal = [f"{measured.goal_seconds:.1f}", f"{each.goal_seconds:.1f}", f"{each.goal_error:+.1%}"]
             share = [f"{measured.tokens_per_second / (cell.workers * alone):.2f}"] if alone else []
             lines.append(
                 [
@@ -188,10 +217,11 @@ class Report(NamedTuple):
                     f"{8 * cell.bytes_per_second / 1e6:g}",
                     f"{measured.tokens_per_second:,.0f}",
                     f"{predicted.tokens_per_second:,.0f}",
-                    f"{Compared(cell, measured, predicted).error:+.1%}",
+                    f"{each.error:+.1%}",
                     f"{measured.computing_share:.0%}",
                     f"{predicted.computing_share:.0%}",
                     *share,
+                    *goal,
                 ]
             )
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -201,6 +231,13 @@ class Report(NamedTuple):
             f"{len(self.cells)} cells: error of a step's time {self.mean_error():.1%} in the mean, "
             f"{abs(worst.error):.1%} at worst ({worst.cell.name}).\n"
         )
+        if errors:
+            critical = f"{self.critical_tokens:,.0f} target tokens" if self.critical_tokens else "not to be seen"
+            told += (
+                f"{len(errors)} cells: error of the time to the cross entropy "
+                f"{statistics.mean(map(abs, errors)):.1%} in the mean, {max(map(abs, errors)):.1%} at worst; "
+                f"critical batch {critical}.\n"
+            )
         if not self.by_machines():
             return told
         return told + (
@@ -217,12 +254,15 @@ class Report(NamedTuple):
             "worst_error": abs(self.worst().error),
             "kendall": self.kendall(),
             "regrets": self.regrets(),
+            "critical_tokens": self.critical_tokens,
             "cells": [
                 {
                     "cell": each.cell._asdict(),
                     "measured": each.measured._asdict(),
                     "predicted": each.predicted._asdict(),
                     "error": each.error,
+                    "goal_seconds": each.goal_seconds,
+                    "goal_error": each.goal_error,
                 }
                 for each in self.cells
             ],
@@ -259,3 +299,22 @@ def _predict(cell: Cell, probe: Probe, measured: Measured, jitter: float) -> Spe
     candidate = cell.candidate()
     columns = candidate.columns(OptimizerSettings())
     return predict(columns, ranking.costs_of(candidate, columns, probe, network), cell.workers, probe.batch_tokens)
+
+
+def _critical(found: dict[Cell, Measured]) -> float | None:
+    """B*, if one worker alone has come to a cross entropy, too."""
+    both = [(cell, found[cell]) for cell in (ALONE, CALIBRATION) if cell in found and found[cell].goal_tokens]
+    arrivals = [Arrival(each.goal_tokens or 0.0, cell.workers * each.batch_tokens) for cell, each in both]
+    return critical_batch_of(arrivals) if len(arrivals) > 1 else None
+
+
+def _goal_tokens(cell: Cell, found: dict[Cell, Measured], probe: Probe, critical: float | None) -> float | None:
+    """Target tokens to the cross entropy by those of the calibration; None for cells that B* comes from."""
+    known = found[CALIBRATION].goal_tokens
+    if known is None or found[cell].goal_tokens is None or cell == ALONE:
+        return None
+    excess, of_known = (
+        token_excess(each.candidate().columns(OptimizerSettings()), each.workers, probe.batch_tokens, critical)
+        for each in (cell, CALIBRATION)
+    )
+    return known * excess / of_known

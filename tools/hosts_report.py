@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from tfnmt.planning.goal import crossing
 from tfnmt.training.log_points import METRICS
 from tfnmt.training.stopping import HIGHER_IS_BETTER
 
@@ -123,17 +125,10 @@ class Curve(NamedTuple):
 
     def at(self, target: Target) -> Arrival | None:
         """When it first comes to the target, linear between evaluations; None if it never does."""
-        values, sign = self.values(target.metric), target.sign
-        first = next((number for number, value in enumerate(values) if sign * value >= sign * target.value), None)
-        if first is None:
+        found = crossing(self.values(target.metric), target.value, target.sign)
+        if found is None:
             return None
-        before = max(first - 1, 0)
-        rise = values[first] - values[before]
-        share = (target.value - values[before]) / rise if rise else 0.0
-        return Arrival(
-            self.hours[before] + share * (self.hours[first] - self.hours[before]),
-            self.tokens[before] + share * (self.tokens[first] - self.tokens[before]),
-        )
+        return Arrival(*(float(np.interp(found, range(len(self.hours)), each)) for each in (self.hours, self.tokens)))
 
 
 def baseline(found: Mapping[Training, Curve], target: Target) -> Curve:

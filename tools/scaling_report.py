@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from tfnmt.engines.virtual_time import RING, STAR, Costs
 from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.planning.goal import critical_batch
 from tfnmt.strategies import STRATEGIES
 from tools.repricing import update_seconds
 from tools.scaling import BASELINE, FREE_RUNNING_SHARE, LOCAL_STEPS, RUNGS, Cell, Study
 from tools.trials import TRANSLATED, Trial
-from tools.tuning import Crossing, critical_batch, crossing
+from tools.tuning import Crossing, crossing
 
 SHARES = (0.05, 0.1, 0.4)
 NETWORKS = tuple((network, share) for network in (STAR, RING) for share in SHARES)

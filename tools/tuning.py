@@ -58,22 +58,3 @@ def halve(
         keep = 1 if number == len(rungs) - 1 else -(-len(ranked) // 2)
         left = [config for config, _ in ranked[:keep]]
     return left[0], history
-
-
-def critical_batch(batch_tokens: float, workers: float, token_ratio: float) -> float | None:
-    """B*, from how many times the tokens N times the batch needs: (1 + N b / B*) / (1 + b / B*).
-
-    >>> round(critical_batch(100, 8, (1 + 800 / 2000) / (1 + 100 / 2000)))
-    2000
-
-    Args:
-      batch_tokens: b.
-      workers: N.
-      token_ratio: tokens to the target with N times the batch, over those with one.
-
-    Returns:
-      B* in target tokens; None where larger batches cost nothing, or as many times the tokens as workers.
-    """
-    if not 1 < token_ratio < workers:
-        return None
-    return batch_tokens * (workers - token_ratio) / (token_ratio - 1)

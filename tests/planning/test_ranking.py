@@ -8,8 +8,9 @@ import pytest
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning import ranking
+from tfnmt.planning.goal import Goal, token_excess
 from tfnmt.planning.probe import Probe, fit_line
-from tfnmt.planning.ranking import Candidate, Goal
+from tfnmt.planning.ranking import Candidate
 from tfnmt.strategies import STRATEGIES, Bmuf, DelayedAsync, Downpour, ModelAverage, RingAllreduce, Single, Sync
 
 PROBE = Probe(
@@ -131,8 +132,8 @@ def test_sixteen_bits_travel_in_half_the_time():
 )
 def test_tokens_grow_with_those_that_bear_on_the_same_parameters(row, batches):
     columns = row.row(4, ADAM)
-    assert ranking.token_excess(columns, 4, 100, 1000.0) == pytest.approx(1 + batches * 100 / 1000)
-    assert ranking.token_excess(columns, 4, 100, None) == 1.0
+    assert token_excess(columns, 4, 100, 1000.0) == pytest.approx(1 + batches * 100 / 1000)
+    assert token_excess(columns, 4, 100, None) == 1.0
 
 
 def test_time_and_price_to_the_goal():

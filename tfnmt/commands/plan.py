@@ -5,15 +5,17 @@ tfnmt-plan --flagfile=configs/transformer_small.flags --data=data/software.en-de
 
 It trains for about a minute to see what a step, an update and a meeting cost on this machine (`--probe` takes an
 earlier plan's figures instead), and predicts the rest. `--run_directory` names a run of the same model and data: from
-its noise scale and its curve follow the tokens that larger batches need, and the time to its quality.
+its noise scale and its curve follow the tokens that larger batches need, and the time to its quality. Of two runs with
+updates of different sizes the curves alone say so.
 """
 
 import dataclasses
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -37,8 +39,9 @@ from tfnmt.models.registry import SETTINGS, ModelChoice, build_model
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.planning import ranking
+from tfnmt.planning.goal import Goal, arrival, critical_batch_of, goal_of
 from tfnmt.planning.probe import Probe, measure
-from tfnmt.planning.ranking import Candidate, Goal, Ranked
+from tfnmt.planning.ranking import Candidate, Ranked
 from tfnmt.progress import Progress
 from tfnmt.run_directory import RunDirectory, new_directory
 from tfnmt.settings import flagfile_text, setting
@@ -82,18 +85,21 @@ class PlanSettings:
     jitter: float = setting(0.1, "Standard deviation of the logarithm of a step's compute time.", minimum=0)
     price_per_hour: float = setting(0.0, "Price of a machine; 0 for none.", minimum=0)
     probe: str = setting("", "Plan.json of an earlier plan whose machine, model and data these are.", is_path=True)
-    run_directory: str = setting(
-        "", "A run of this model on this data, for its noise scale and its curve.", is_path=True
+    run_directory: tuple[str, ...] = setting(
+        (),
+        "A run of this model on this data, for its noise scale and its curve; of several with updates of different "
+        "sizes, the curves say more of what larger ones cost than the noise scale.",
+        is_path=True,
     )
     target_bleu: float | None = setting(
         None,
-        "Validation BLEU to reach, at most the run's best; that by default.",
+        "Validation BLEU to reach, at most the best of each run; that by default.",
         minimum=0,
         maximum=100,
         only_with={"run_directory": None},
     )
     critical_batch_tokens: float = setting(
-        0.0, "Noise scale in target tokens where no run has measured it; 0 for unknown.", minimum=0
+        0.0, "Critical batch in target tokens, in place of what runs say; 0 for unknown.", minimum=0
     )
     vocabulary: str = setting("", "Directory of the vocabulary; empty for that of --data.", is_path=True)
     threads: int = setting(0, "Cores of a worker; 0 for all.", minimum=0)
@@ -178,26 +184,31 @@ def _network(plan: PlanSettings) -> CostSettings:
 
 
 def _goal(plan: PlanSettings) -> Goal:
-    """What a run tells of the way to the wanted quality.
+    """What runs tell of the way to the wanted quality.
 
     Raises:
-      UserError: it has no evaluation, or none as good as that.
+      UserError: one of them has no evaluation, or none as good as that.
     """
-    run = RunDirectory(plan.run_directory)
-    records = run.read_metrics()
-    curve = [record for record in records if record["kind"] == "validation"]
-    scales = [record["noise_scale_tokens"] for record in records if "noise_scale_tokens" in record]
-    critical = plan.critical_batch_tokens or (scales[-1] if scales else None)
-    if not curve:
-        raise UserError(f"--run_directory={plan.run_directory}: has no evaluation yet.")
-    best = max(record["bleu"] for record in curve)
-    target = best if plan.target_bleu is None else plan.target_bleu
-    reached = next((record for record in curve if record["bleu"] >= target), None)
-    if reached is None:
-        raise UserError(f"--target_bleu={target:g}: {plan.run_directory} has come to {best:.1f}; take that or less.")
-    update_tokens = reached["target_tokens"] / reached["update"]
-    excess = 1 + update_tokens / critical if critical else 1.0
-    return Goal(critical, reached["target_tokens"] / excess, target)
+    records = {run: RunDirectory(run).read_metrics() for run in plan.run_directory}
+    curves = {run: [each for each in found if each["kind"] == "validation"] for run, found in records.items()}
+    refuse([f"--run_directory={run}: has no evaluation yet." for run, curve in curves.items() if not curve])
+    best = {run: max(each["bleu"] for each in curve) for run, curve in curves.items()}
+    target = min(best.values()) if plan.target_bleu is None else plan.target_bleu
+    refuse(
+        [
+            f"--target_bleu={target:g}: {run} has come to {bleu:.1f}; take that or less."
+            for run, bleu in best.items()
+            if bleu < target
+        ]
+    )
+    arrivals = [found for curve in curves.values() if (found := arrival(curve, target))]
+    told = (each["noise_scale_tokens"] for found in records.values() for each in reversed(found) if _has_scale(each))
+    critical = plan.critical_batch_tokens or critical_batch_of(arrivals) or next(told, None)
+    return goal_of(arrivals, target, critical)
+
+
+def _has_scale(record: Mapping[str, Any]) -> bool:
+    return "noise_scale_tokens" in record
 
 
 def _measured_probe(
@@ -244,11 +255,11 @@ def _describe(network: CostSettings, goal: Goal) -> str:
         f"{1000 * network.network_latency_seconds:.3g} ms before the first byte."
     ]
     if goal.critical_tokens:
-        parts.append(f"Noise scale: {goal.critical_tokens:,.0f} target tokens.")
+        parts.append(f"Critical batch: {goal.critical_tokens:,.0f} target tokens.")
     else:
         parts.append(
-            "The noise scale is unknown, so that the speed-up is that of target tokens alone: --run_directory of a run "
-            "of --strategy=sync, or of one with --global_batch_tokens, tells it."
+            "The critical batch is unknown, so that the speed-up is that of target tokens alone: --run_directory "
+            "of a run of --strategy=sync or with --global_batch_tokens, or of two with updates of two sizes, tells it."
         )
     parts.append("What rare meetings and stale gradients cost in quality is not predicted.")
     if goal.target_bleu is not None:

@@ -14,6 +14,7 @@ from tfnmt.engines.virtual_time import Costs, CostSettings, SharedTables
 from tfnmt.layout import Layout, Parameter
 from tfnmt.models.layers import zeros
 from tfnmt.optimizers.optimizers import OptimizerSettings
+from tfnmt.planning.goal import Goal, token_excess
 from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
 from tfnmt.settings import faults_of, value_text
@@ -67,21 +68,6 @@ class Candidate:
         """Those that are not the row's but its ranks'."""
         shared = {VOCABULARY_PARALLEL: "true"} if self.model_parallel > 1 else {}
         return shared | ({MODEL_PARALLEL: str(self.model_parallel)} if 1 < self.model_parallel < self.workers else {})
-
-
-class Goal(NamedTuple):
-    """What is known of the way to the wanted quality.
-
-    Attributes:
-      critical_tokens: target tokens of an update at which twice as many tokens are needed as with tiny updates, B*;
-        None where nobody has measured it.
-      tokens: target tokens that the tiniest updates would need; None where there is no curve.
-      target_bleu: the wanted quality.
-    """
-
-    critical_tokens: float | None = None
-    tokens: float | None = None
-    target_bleu: float | None = None
 
 
 class Ranked(NamedTuple):
@@ -243,25 +229,6 @@ def with_probe(network: CostSettings, probe: Probe) -> CostSettings:
     """The costs of the probe's machine on a network."""
     names = ("step_seconds", "seconds_per_token", "server_seconds_per_byte", "meeting_seconds")
     return dataclasses.replace(network, **{name: getattr(probe, name) for name in names})
-
-
-def token_excess(strategy: Strategy, workers: int, batch_tokens: int, critical_tokens: float | None) -> float:
-    """Target tokens that a row needs to a quality over those that the tiniest updates need.
-
-    With B* the critical batch, they grow with the tokens B that bear on the same parameters as 1 + B/B* (McCandlish et
-    al., 2018). Workers that train replicas, or move their own between two pushes, are taken as one batch of all of
-    them; what local steps lose by drifting apart is not in the law, nor what stale gradients lose. Without B* it is 1.
-
-    >>> from tfnmt.strategies import Sync
-    >>> sync = Sync().row(4, OptimizerSettings())
-    >>> token_excess(sync, workers=4, batch_tokens=500, critical_tokens=4000)
-    1.5
-    """
-    if not critical_tokens:
-        return 1.0
-    moves = strategy.local_update is not None or strategy.exchange.trains_replicas
-    steps = 1 if moves else strategy.meetings.steps_per_push
-    return 1 + workers * steps * batch_tokens / critical_tokens
 
 
 def best_of_each(ranked: Sequence[Ranked]) -> list[Ranked]:
