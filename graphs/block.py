@@ -63,7 +63,7 @@ class Exchange(Protocol):
       keeps: names of the vectors that a worker holds beside its replica.
       saved: names of the held vectors that the next block needs as they are, so that checkpoints must hold them.
       trains_replicas: whether the servers move by what local updates have made of the replicas; otherwise they move by
-        gradients.
+        gradients. With trained replicas, `gather` does not depend on `first`.
       clips_at_servers: whether the servers clip the mean of the payloads, which then must be sums of gradients over
         their target tokens.
     """
