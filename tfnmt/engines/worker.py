@@ -87,6 +87,9 @@ class WorkerGraph:
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
         self._without_pulls: dict[Block, Any] = {}
+        if recipe.functions is not None and not (pack or reduce or server.tables):
+            phase = [each.strategy for each in recipe.phases].index(strategy)
+            self._without_pulls = recipe.functions.setdefault((phase, first_step, workers), {})
         self._traced_gradient = tf.function(self._gradient_behind, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
