@@ -63,7 +63,11 @@ def add_sums(sums: Sums, more: Sums) -> Sums:
 
 
 def stacked(work: Work) -> Work:
-    """The same for a loop to carry: the sums are one vector, because each number would be a variable of the loop."""
+    """The same for a loop to carry: the sums are one vector, because each number would be a variable of the loop.
+
+    A number that the loop's condition reads must be a variable beside it: TensorFlow 2.21's optimizer of loops breaks
+    down where a condition unpacks a vector.
+    """
     return work._replace(sums=tf.stack(work.sums))
 
 
