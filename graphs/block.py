@@ -18,7 +18,7 @@ from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move
 from graphs.reduce_average import ServerVariables
 from graphs.staleness import pulled_of
 from graphs.table_rows import ID, pull_rows, push_rows, read, rows_of, write
-from graphs.work import Sums, Work, add_work, no_work
+from graphs.work import Sums, Work, add_sums, add_work, no_work, stacked, unstacked
 from tfnmt.optimizers.optimizers import Optimizer
 
 Vectors = Mapping[str, Any]
@@ -63,7 +63,7 @@ class Exchange(Protocol):
       keeps: names of the vectors that a worker holds beside its replica.
       saved: names of the held vectors that the next block needs as they are, so that checkpoints must hold them.
       trains_replicas: whether the servers move by what local updates have made of the replicas; otherwise they move by
-        gradients.
+        gradients. With trained replicas, `gather` does not depend on `first`.
       clips_at_servers: whether the servers clip the mean of the payloads, which then must be sums of gradients over
         their target tokens.
     """
@@ -223,8 +223,8 @@ class BlockGraph:
                     more = self._steps(action, replica, step_gradient, *numbers, most_steps)
                     work, done = add_work(work, more._replace(version=work.version)), [more.position]
                 elif action.kind == PUSH:
-                    sums = Sums(*(before + now for before, now in zip(earlier, work.sums)))
-                    part, weight = self._fragment(action, fragment), self.exchange.weight(sums)
+                    weight = self.exchange.weight(add_sums(earlier, work.sums))
+                    part = self._fragment(action, fragment)
                     nonfinite_at, sent, done = self._push(part, replica, outbox, weight)
                     work = work._replace(nonfinite_at=tf.maximum(work.nonfinite_at, nonfinite_at))
                     travelling, done = (sent, done) if number < len(block) - 1 else ([], [*done, *sent])
@@ -418,23 +418,24 @@ class BlockGraph:
             replica.assign(self.exchange.gather(replica.vectors, nothing, first=True))
         started = tf.timestamp()
 
-        def more(work: Work, now: tf.Tensor) -> tf.Tensor:
-            wanted = work.sums.steps < steps.count
+        def more(done: tf.Tensor, work: Work, now: tf.Tensor) -> tf.Tensor:
+            wanted = done < steps.count
             if most_steps is not None:
-                wanted &= tf.cast(work.sums.steps, tf.int64) < most_steps
+                wanted &= tf.cast(done, tf.int64) < most_steps
             if self.most_seconds:
-                wanted &= (now - started < self.most_seconds) | (work.sums.steps == 0)
+                wanted &= (now - started < self.most_seconds) | (done == 0)
             return wanted
 
-        def one_more(work: Work, now: tf.Tensor) -> tuple[Work, tf.Tensor]:
-            done = tf.cast(work.sums.steps, tf.int64)
+        def one_more(done: tf.Tensor, work: Work, now: tf.Tensor) -> tuple[tf.Tensor, Work, tf.Tensor]:
+            number = step + tf.cast(done, tf.int64)
             with tf.control_dependencies([now]):  # or the reader would be asked for a batch during the step before
-                more = self._step(replica, step_gradient, step + done, work.clock, plateau_scale, False)
-            work = add_work(work, more)
+                more = self._step(replica, step_gradient, number, work.clock, plateau_scale, False)
+            work = add_work(unstacked(work), more)
             with tf.control_dependencies([work.position]):
-                return work, tf.timestamp()
+                return work.sums.steps, stacked(work), tf.timestamp()
 
-        return tf.while_loop(more, one_more, (no_work(clock), started))[0]
+        start = no_work(clock)
+        return unstacked(tf.while_loop(more, one_more, (start.sums.steps, stacked(start), started))[1])
 
     def _step(self, replica, step_gradient, step, clock, plateau_scale, first: bool) -> Work:
         """One local step: the exchange gathers its gradient, the local optimizer moves the replica by it, or both."""
@@ -477,6 +478,6 @@ def _behind(done: Sequence[tf.Tensor], work: Work) -> Work:
 
 def _refused_if(refused: tf.Tensor, sums: Sums) -> Sums:
     """The sums of a step; for a refused one, zeros but for the step itself and the seconds that it waited for data."""
-    counted = Sums(*(tf.where(refused, tf.zeros_like(number), number) for number in sums))
+    counted = Sums(*tf.unstack(tf.where(refused, tf.zeros([], tf.float64), tf.stack(sums))))
     kept = {"steps": sums.steps, "data_wait_seconds": sums.data_wait_seconds}
     return counted._replace(refused=tf.cast(refused, tf.float64), **kept)

@@ -43,7 +43,7 @@ class Work(NamedTuple):
 def no_work(clock: tf.Tensor | float = 0.0) -> Work:
     """The work of no step at all, in the graph."""
     return Work(
-        Sums(*(tf.zeros([], tf.float64) for _ in Sums._fields)),
+        Sums(*tf.unstack(tf.zeros([len(Sums._fields)], tf.float64))),
         tf.constant(-1, tf.int64),
         tf.constant(-1, tf.int64),
         tf.cast(clock, tf.float64),
@@ -53,8 +53,27 @@ def no_work(clock: tf.Tensor | float = 0.0) -> Work:
 
 def add_work(work: Work, more: Work) -> Work:
     """The work of both, as tensors in a graph; clock, version and position come from `more`, the later work."""
-    sums = Sums(*(one + other for one, other in zip(work.sums, more.sums)))
-    return more._replace(sums=sums, nonfinite_at=tf.maximum(work.nonfinite_at, more.nonfinite_at), rows=work.rows)
+    nonfinite_at = tf.maximum(work.nonfinite_at, more.nonfinite_at)
+    return more._replace(sums=add_sums(work.sums, more.sums), nonfinite_at=nonfinite_at, rows=work.rows)
+
+
+def add_sums(sums: Sums, more: Sums) -> Sums:
+    """The sums of both, as tensors in a graph: one addition of two vectors, and not one for each number."""
+    return Sums(*tf.unstack(tf.stack(sums) + tf.stack(more)))
+
+
+def stacked(work: Work) -> Work:
+    """The same for a loop to carry: the sums are one vector, because each number would be a variable of the loop.
+
+    A number that the loop's condition reads must be a variable beside it: TensorFlow 2.21's optimizer of loops breaks
+    down where a condition unpacks a vector.
+    """
+    return work._replace(sums=tf.stack(work.sums))
+
+
+def unstacked(work: Work) -> Work:
+    """The work that `stacked` has made ready for a loop."""
+    return work._replace(sums=Sums(*tf.unstack(work.sums)))
 
 
 def gathered_work(work: Work, more: Work) -> Work:

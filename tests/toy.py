@@ -154,10 +154,14 @@ def dataset(batches):
     def make(position, worker=0, workers=1):
         chosen = batches[worker if position is None else position[2] + workers :: workers]
         sides = [[batch[side].numpy() for batch in chosen] for side in range(2)]
-        flat = [tf.ragged.constant([ids.ravel() for ids in side], dtype=tf.int32) for side in sides]
+        flat = [
+            tf.RaggedTensor.from_row_lengths(np.concatenate([ids.ravel() for ids in side]), [ids.size for ids in side])
+            for side in sides
+        ]
         shapes = [tf.constant([ids.shape for ids in side]) for side in sides]
         positions = tf.stack([batch.position for batch in chosen])
 
+        @tf.autograph.experimental.do_not_convert
         def restore(source, source_shape, target, target_shape, position):
             return Batch(tf.reshape(source, source_shape), tf.reshape(target, target_shape), position)
 

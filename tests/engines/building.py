@@ -1,5 +1,7 @@
 """Engines around the toy model, for tests: float64, no clipping, variable-length batches."""
 
+import dataclasses
+import functools
 import itertools
 import time
 
@@ -22,6 +24,7 @@ PLATEAU = ScheduleSettings(learning_rate=0.1, schedule="plateau", warmup_updates
 EQUAL_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0)
 HALF_SPEED = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=2.0**-20, stragglers=("1:2",))
 """Worker 1 is half as fast, and steps are shorter than real ones, so that these can be said to be as long."""
+TOY = toy.ToyModel()
 CONTRACT = {"model": toy.ToyModel(dropout=0.3), "global_batch_tokens": 80, "average_rate": 0.1}
 """What every engine computes as the simulation does: dropout, steps of several batches, a moving average."""
 EXACT = 1e-12
@@ -51,12 +54,18 @@ def build(
     """
     strategy = StrategySettings(**{"clip_norm": 0.0, **settings})
     optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(optimizer=optimizer)
-    model = model or toy.ToyModel()
+    recipe = _recipe(model or TOY, row, workers, servers, optimizer, schedule, strategy, dtype, streams)
+    make_batches = batches if callable(batches) else toy.dataset(batches)
+    functions = recipe.functions if engine is SimulatedEngine else None  # the others' blocks pull, nearly all of them
+    return engine(dataclasses.replace(recipe, make_batches=make_batches, functions=functions), **(options or {}))
+
+
+@functools.lru_cache(maxsize=16)
+def _recipe(model, row, workers, servers, optimizer, schedule, strategy, dtype, streams):
+    """A recipe without batches; engines with the same one trace the steps of their workers once."""
     trained = phases(strategy, row, workers, optimizer)
     layout = Layout(model.parameters, shards=servers * most_fragments(trained))
-    make_batches = batches if callable(batches) else toy.dataset(batches)
-    recipe = Recipe(model, layout, trained, schedule, strategy, make_batches, dtype, streams)
-    return engine(recipe, **(options or {}))
+    return Recipe(model, layout, trained, schedule, strategy, None, dtype, streams, functions={})
 
 
 def local(batches, row=None, **options):

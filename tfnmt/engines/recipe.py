@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -29,6 +30,8 @@ class Recipe:
       dtype: of the parameters.
       streams: parts of a batch that are computed side by side; see `runtime.streams`.
       is_starved: whether readers wait for text that has not come: workers that do not answer then are not silent.
+      functions: where engines of one process that train alike keep the graph functions of blocks that pull nothing, to
+        trace them once; None where each engine has its own.
     """
 
     model: Model
@@ -40,6 +43,7 @@ class Recipe:
     dtype: tf.DType = tf.float32
     streams: int = 1
     is_starved: Callable[[], bool] = lambda: False
+    functions: dict[Any, Any] | None = None
 
     @property
     def servers(self) -> int:

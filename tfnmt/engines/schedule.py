@@ -289,11 +289,12 @@ class Schedule:
         """Steps; the push of the block that `ends` with them, where they go on beside it."""
         row = self._servers.strategy
         began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
-        push = None
+        gathers, push = not row.exchange.trains_replicas, None
         for number in range(min(steps.count, self._servers.steps_of(worker.number))):
             if limit and self._clock.now - began >= limit:
                 break
-            one, is_last = Steps(1, steps.first and number == 0), number == steps.count - 1
+            # Where nothing is gathered all steps are alike, and one graph does for them.
+            one, is_last = Steps(1, gathers and steps.first and number == 0), number == steps.count - 1
             work, push = worker.run((one,), self._servers.plateau_scale, ends=ends and is_last)
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens, moves=moves)
             yield Event(self._clock.now + seconds, worker.number, STEPPED)

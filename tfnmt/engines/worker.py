@@ -16,7 +16,18 @@ from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward
 from graphs.local_steps import REPLICA, Replica
 from graphs.reduce_average import ServerVariables
-from graphs.work import NO_SUMS, Sums, Work, add_work, gathered_work, no_work, pack_work, unpack_work
+from graphs.work import (
+    NO_SUMS,
+    Sums,
+    Work,
+    add_work,
+    gathered_work,
+    no_work,
+    pack_work,
+    stacked,
+    unpack_work,
+    unstacked,
+)
 from tfnmt.batch import Batch, token_count
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.read_ahead import UsedInTurn, new_texts, next_batch, reading_ahead
@@ -76,6 +87,9 @@ class WorkerGraph:
         self.first_step = first_step
         self._functions: dict[Block, Any] = {}
         self._without_pulls: dict[Block, Any] = {}
+        if recipe.functions is not None and not (pack or reduce or server.tables):
+            phase = [each.strategy for each in recipe.phases].index(strategy)
+            self._without_pulls = recipe.functions.setdefault((phase, first_step, workers), {})
         self._traced_gradient = tf.function(self._gradient_behind, autograph=False)
         self.read: Any = tf.function(self._reading, autograph=False)
         self._step_tokens = -(-recipe.settings.global_batch_tokens // workers)
@@ -174,17 +188,20 @@ class WorkerGraph:
         if not self._step_tokens:
             return self._of_batch(parameters, batches, seed)
 
-        def more_needed(_, work: Work, number: tf.Tensor) -> tf.Tensor:
-            return work.sums.target_tokens < self._step_tokens
+        def more_needed(tokens: tf.Tensor, *_) -> tf.Tensor:
+            return tokens < self._step_tokens
 
-        def one_more(gradient_sum: tf.Tensor, work: Work, number: tf.Tensor) -> tuple[tf.Tensor, Work, tf.Tensor]:
+        def one_more(tokens: tf.Tensor, gradient_sum: tf.Tensor, work: Work, number: tf.Tensor) -> tuple[Any, ...]:
             batch_seed = tf.random.experimental.stateless_fold_in(seed, number)
             with tf.control_dependencies([gradient_sum]):  # the reader is asked when nothing else is to be done
                 more_gradient, more_work = self._of_batch(parameters, batches, batch_seed)
-            return gradient_sum + more_gradient, add_work(work, more_work), number + 1
+            work = add_work(unstacked(work), more_work)
+            return work.sums.target_tokens, gradient_sum + more_gradient, stacked(work), number + 1
 
-        start = (tf.zeros_like(parameters), no_work(), tf.constant(0))
-        gradient_sum, work, _ = tf.while_loop(more_needed, one_more, start)
+        nothing = no_work()
+        start = (nothing.sums.target_tokens, tf.zeros_like(parameters), stacked(nothing), tf.constant(0))
+        _, gradient_sum, work, _ = tf.while_loop(more_needed, one_more, start)
+        work = unstacked(work)
         return gradient_sum, work._replace(sums=work.sums._replace(steps=tf.constant(1.0, tf.float64)))
 
     def _of_batch(self, parameters: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
