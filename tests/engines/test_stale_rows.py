@@ -104,9 +104,9 @@ def test_of_summed_payloads_each_counts_by_its_own_age():
     theta, found = parameters(engine), []
     sums, absorb = [], engine._servers.absorb
 
-    def noted(push, waits):
+    def noted(push, *how):
         sums.append((np.concatenate([part.numpy() for part in push.payload]), push.work.sums.target_tokens))
-        return absorb(push, waits)
+        return absorb(push, *how)
 
     engine._servers.absorb = noted
     for report in engine.blocks():
@@ -153,10 +153,10 @@ def test_gradients_are_compensated_before_they_are_summed():
     engine, sums = simulated(row, BATCHES, workers=3, script=script, servers=2), []
     absorb, theta, largest = engine._servers.absorb, parameters(engine), 0.0
 
-    def noted(push, waits):
+    def noted(push, *how):
         payload = np.concatenate([part.numpy() for part in push.payload[:2]])
         sums.append((payload, push.work.sums.target_tokens, engine.crew[push.worker].replica.parameters.numpy()))
-        return absorb(push, waits)
+        return absorb(push, *how)
 
     engine._servers.absorb = noted
     for report in engine.blocks():
@@ -187,9 +187,9 @@ def test_what_is_too_old_is_dropped(name, limit, dropped):
     told: list[tuple[int, bool]] = []
     absorb = engine._servers.absorb
 
-    def noted(push, waits):
+    def noted(push, *how):
         before = parameters(engine)
-        report = absorb(push, waits)
+        report = absorb(push, *how)
         told.append((engine._servers.version - (report is not None) - push.version, report is not None))
         assert (report is None) == np.array_equal(parameters(engine), before)
         return report
