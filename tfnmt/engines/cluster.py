@@ -150,16 +150,24 @@ class ClusterEngine(Engine):
                 del self._down[index]
                 self._pace.regain(index)
             while not self._closed:
-                if not (self._stopping or self._paused):
-                    self._hand_over(self._pace.end_round(time.monotonic()))
-                    self._note_waits()
+                seconds = self._end_due_round()
                 for lane in [index, *(self._down if self._pace.needs_stand_ins() else ())]:
                     if self._may_begin(lane, index):
                         self._lanes[lane].begin(index)
                         self._pace.begin(lane)
                         return lane
-                self._condition.wait(min(_LOOK_SECONDS, max(self._pace.due - time.monotonic(), 0.0)))
+                self._condition.wait(seconds)
             return None
+
+    def _end_due_round(self) -> float:
+        """Ends a round that waits no longer for those who are late; the seconds until somebody is to look again."""
+        if self._stopping or self._paused:
+            return _LOOK_SECONDS
+        now = time.monotonic()
+        if ready := self._pace.end_round(now):
+            self._hand_over(ready)
+            self._note_waits()
+        return min(_LOOK_SECONDS, max(self._pace.due - now, 0.0))
 
     def _may_begin(self, lane: int, worker: int) -> bool:
         if self._stopping or self._paused or self._lanes[lane].block is not None:

@@ -157,13 +157,11 @@ class UpdateSequence:
         def waited() -> Waits:
             return waits or Waits(servers=self._clock() - began + late)
 
-        update, is_due = None, fate is Fate.ENDS_ROUND and self._ledger.arrived > 0
-        if not self._refuses(push, waited, fate):
-            update = self._receive(push, waited)
-            # More than the quorum: resumed with a smaller one.
-            is_due = fate is Fate.ENDS_ROUND or self.strategy.quorum <= self._ledger.arrived
-        received_at = self._clock()
-        if update is None and is_due:
+        is_refused = self._refuses(push, waited, fate)
+        update, received_at = None if is_refused else self._receive(push, waited), self._clock()
+        # More than the quorum: resumed with a smaller one.
+        is_due = fate is Fate.ENDS_ROUND or (self.strategy.quorum <= self._ledger.arrived and not is_refused)
+        if update is None and is_due and self._ledger.arrived:
             update = self._update_from_received(push.fragment)
             self._late_seconds = self._clock() - received_at
         if update is None:
@@ -208,8 +206,7 @@ class UpdateSequence:
 
     def _update_from_received(self, fragment: int) -> Update:
         """The update by all that has arrived since the last one."""
-        ledger = self._ledger
-        numbers = self._numbers(ledger.sums, ledger.whole_weight, ledger.mean_share())
+        numbers = self._numbers(self._ledger.sums, self._ledger.whole_weight, self._ledger.mean_share())
         return self._move_replicas(numbers) or update_of(self._graphs[fragment].update_from_received(numbers))
 
     def _move_replicas(self, numbers: Numbers) -> Update | None:
