@@ -17,6 +17,7 @@ from tfnmt.engines.pace import Fate, QuorumPace
 from tfnmt.engines.schedule import ABSORBED, PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.engines.worker import Push
+from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import ModelAverage, Sync
 
 BATCHES = toy.make_batches(48)
@@ -208,6 +209,11 @@ def test_a_skipped_update_ends_its_round():
     reports = run(everything)
     assert [report.skipped is not None for report in reports] == [True, True]
     np.testing.assert_array_equal(parameters(everything), theta)
+
+
+def test_words_say_for_whom_an_update_waits():
+    words = with_quorum(Sync(), 2, 0.5).row(3, OptimizerSettings()).describe()
+    assert words == "3 gradient sums of 1 step; all wait for 2, and at most 0.5 s longer for the others"
 
 
 class TestPace:
