@@ -173,13 +173,13 @@ class UpdateSequence:
 
     def _refuses(self, push: Push, waited: Callable[[], Waits], fate: Fate) -> bool:
         """Whether a push is a duplicate, too stale or too late; then it is noted as such."""
-        ledger, staleness = self._ledger, self._ledger.staleness(push)
+        ledger = self._ledger
         if ledger.is_duplicate(push):
             ledger.note(push, waited(), "it was a duplicate", self._moved_bytes(push))
             return True
-        if fate is Fate.TOO_LATE or self.strategy.staleness.drops(staleness):
+        if fate is Fate.TOO_LATE or self.strategy.staleness.drops(ledger.staleness(push)):
             self._forget_given(push.worker)
-            ledger.drop(push, waited(), f"it was {staleness} updates old", self._moved_bytes(push))
+            ledger.drop(push, waited(), self._moved_bytes(push))
             return True
         return False
 

@@ -143,7 +143,7 @@ class _CountingServers:
             pulled, pushed = map(sum, self._costs.parts_with_rows(self._rows, DTYPE))
             moved = pulled, pushed
         if fate is Fate.TOO_LATE:
-            self._ledger.drop(push, waits, "", moved)
+            self._ledger.drop(push, waits, moved)
             return None
         self._ledger.count(push, waits, None, moved)
         if fate is not Fate.ENDS_ROUND and self._ledger.arrived < self.strategy.quorum:
