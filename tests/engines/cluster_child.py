@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import sys
 import time
 
@@ -44,6 +45,7 @@ from tfnmt.engines.worker import WORKER_VECTOR
 from tfnmt.layout import Layout
 
 BATCHES = toy.make_batches(96)
+GRACE_SECONDS = 0.2
 
 
 class _Part(Cluster):
@@ -67,7 +69,7 @@ class Team:
         engine = build(ClusterEngine, ROWS[row], BATCHES, options={"cluster": cluster or self.cluster}, **options)
         if columns(row).meetings.by_speed:
             absorb = engine._servers.absorb
-            engine._servers.absorb = lambda push, waits: absorb(at_half_speed(push), waits)
+            engine._servers.absorb = lambda push, *how: absorb(at_half_speed(push), *how)
         return engine
 
     def train(
@@ -258,14 +260,14 @@ def stale(team: Team, row: str) -> dict:
     absorb, deadline = servers.absorb, time.monotonic() + 60
     held, found = {0: servers.state().vectors["parameters"]}, []
 
-    def absorb_late(push, waits):
+    def absorb_late(push, *how):
         def may_go() -> bool:
             least = min(map(engine._pace.pushed, range(team.options["workers"])))
             return least >= 2 and engine._pace.pushed(push.worker) > push.block
 
         while push.block <= 2 and not may_go() and time.monotonic() < deadline:
             time.sleep(0.01)
-        report, theta = absorb(push, waits), held[servers.version - 1]
+        report, theta = absorb(push, *how), held[servers.version - 1]
         gradient, pulled = (np.concatenate([part.numpy() for part in parts]) for parts in _halves(push.payload, shards))
         age, mean = servers.version - 1 - push.version, gradient / push.work.sums.target_tokens
         held[servers.version] = theta - 0.1 * rule.share(age) * (mean + rule.strength(age) * mean**2 * (theta - pulled))
@@ -283,6 +285,64 @@ def stale(team: Team, row: str) -> dict:
     run(engine, pushes)
     engine.stop()
     return {"pushes": found[:pushes]}
+
+
+def patient(team: Team, row: str) -> dict:
+    """A quorum of one with a grace time that does not end, and the simulation's barrier."""
+    settings = dataclasses.replace(ROWS[row], quorum=1, quorum_grace_seconds=math.inf)
+    options = {**team.options, **CONTRACT}
+    engine = build(ClusterEngine, settings, BATCHES, options={"cluster": team.cluster}, **options)
+    virtual = simulated(ROWS[row], BATCHES, **options)
+    run(engine, team.updates), run(virtual, team.updates)
+    found = _difference(engine.state(), virtual.state())
+    engine.stop()
+    return found
+
+
+def late(team: Team, row: str) -> dict:
+    """The second worker's first payload comes behind three updates of a quorum of one; an update is the mean."""
+    settings = dataclasses.replace(ROWS[row], quorum=1, quorum_grace_seconds=GRACE_SECONDS)
+    options = {**team.options, "optimizer": "sgd", "schedule": CONSTANT}
+    engine = build(ClusterEngine, settings, BATCHES, options={"cluster": team.cluster}, **options)
+    servers, shards, deadline = engine._servers, team.options["servers"], time.monotonic() + 60
+    find, absorb, payloads, distances = engine._worker, servers.absorb, [], []
+    theta = [servers.state().vectors["parameters"]]
+
+    def find_slow(index, lane):
+        worker = find(index, lane)
+        if lane == 1 and "run" not in vars(worker):
+            run_at_once = worker.run
+
+            def run_late(*arguments):
+                done = run_at_once(*arguments)
+                while servers.version < 3 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                return done
+
+            worker.run = run_late
+        return worker
+
+    def noted(push, *how):
+        payload = np.concatenate([part.numpy() for part in push.payload[:shards]])
+        payloads.append((payload, push.work.sums.target_tokens))
+        report = absorb(push, *how)
+        if report:
+            mean = sum(each for each, _ in payloads) / sum(tokens for _, tokens in payloads)
+            theta.append(servers.state().vectors["parameters"])
+            distances.append(float(abs(theta[-1] - (theta[-2] - 0.1 * mean)).max()))
+            payloads.clear()
+        return report
+
+    engine._worker, servers.absorb = find_slow, noted
+    reports = run(engine, 6)
+    engine.stop()
+    return {
+        "pushes": [[(push.worker, push.staleness) for push in report.pushes] for report in reports],
+        "tokens": [report.target_tokens == sum(push.target_tokens for push in report.pushes) for report in reports],
+        "seconds": [report.seconds for report in reports],
+        "distance": max(distances[:6]),
+        "moved": float(abs(theta[1] - theta[0]).max()),
+    }
 
 
 def _halves(variables, shards: int):

@@ -47,7 +47,13 @@ ROWS = {
     "async": (Async(), EXACT_SUM),
     "delayed_async": (DelayedAsync(delay=2, local_optimizer_batches=4), EXACT_SUM),
     "summed_async": (SummedAsync(summed_pushes=3), EXACT_SUM),
+    "quorum": (Sync(quorum=1), EXACT_SUM),
 }
+
+
+def goes_on(row):
+    """Whether a row's other workers go on while one is held."""
+    return isinstance(row, FreeRunning) or getattr(row, "quorum", None) is not None
 
 
 class CountingModel(toy.ToyModel):
@@ -176,7 +182,7 @@ def _train(cluster, connection, directory, row, options):
     model = CountingModel(directory, steps, of_mean=isinstance(row, Downpour))
     options = {"workers": WORKERS, "servers": SERVERS, "model": model, **options}
     engine = build(ClusterEngine, row, make_batches, options={"cluster": cluster}, **options)
-    reports = _killed(engine, connection, is_free=isinstance(row, FreeRunning))
+    reports = _killed(engine, connection, is_free=goes_on(row))
     state = engine.state()
     facts = {
         "updates": [report.update for report in reports],
@@ -187,7 +193,7 @@ def _train(cluster, connection, directory, row, options):
         "losses": [report.loss for report in reports],
         "interface_of_chief": interfaces()[int(cluster.chief.rpartition(":")[2])],
     }
-    if isinstance(row, FreeRunning):
+    if goes_on(row):
         return facts | {"wrongly_counted": wrongly_counted(state)}
     undisturbed = build(InTurn, row, make_batches, **options)
     expected = undisturbed.run(len(reports))

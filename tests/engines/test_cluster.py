@@ -10,6 +10,7 @@ import pytest
 from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
+GRACE_SECONDS = 0.2  # of `cluster_child`
 SECONDS = 600  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4", "by_speed"]
 MOVED = ["sync", "averaged_slots"]
@@ -40,6 +41,8 @@ def _two_workers():
         "fall:model_average",
         "wait:async",
         "stale:compensated",
+        "patient:model_average",
+        "late:sync",
     ]
     others += [
         "plateau:sync",
@@ -128,6 +131,23 @@ def test_stale_payloads_are_compensated_by_what_was_pulled_for_them(two_workers)
     assert [push["age"] for push in pushes[:4]] == [0, 1, 2, 3]
     assert max(push["distance"] for push in pushes) < 1e-12
     assert max(push["pulled"] for push in pushes[:4]) == 0 < pushes[3]["pulled_later"]
+
+
+def test_a_quorum_with_a_grace_time_that_does_not_end_is_the_barrier(two_workers):
+    found = two_workers["patient:model_average"]
+    assert found["names"] and found["progress"]
+    assert found["distance"] < 1e-12
+
+
+def test_updates_go_on_without_a_worker_that_is_late(two_workers):
+    """Each waits for it as long as the grace time is, and no payload is lost: it counts when it comes."""
+    found = two_workers["late:sync"]
+    assert found["pushes"][:3] == [[[0, 0]]] * 3
+    assert min(found["seconds"][:3]) >= GRACE_SECONDS
+    came = [push for pushes in found["pushes"][3:] for push in pushes if push[0] == 1]
+    assert came and came[0][1] > 0
+    assert all(found["tokens"])
+    assert found["distance"] < 1e-12 and found["moved"] > 1e-6
 
 
 @pytest.mark.parametrize("row", ["sync", "model_average"])

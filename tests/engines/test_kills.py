@@ -38,11 +38,13 @@ def _found():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_push_is_taken_and_none_twice(found, row):
-    """I27: version = pushes / quorum. Training goes on behind each kill, and nothing is refused or not finite."""
+    """I27: version = pushes / quorum, where a round has no more. Behind each kill it goes on, and refuses nothing."""
     facts = found[row]
     assert facts["killed"] == list(PHASES)
     assert facts["updates"] == [*range(1, len(facts["updates"]) + 1)]
-    assert facts["pushes"] == QUORUMS.get(row, 1) * len(facts["updates"]) + facts["arrived"]
+    least, updates = QUORUMS.get(row, 1), len(facts["updates"])
+    most = 2 if row == "quorum" else least  # both workers, where one would do
+    assert least * updates <= facts["pushes"] - facts["arrived"] <= most * updates
     assert facts["refused"] == []
     assert np.isfinite(facts["losses"]).all()
 
@@ -70,13 +72,13 @@ def test_everybody_ends_well(found):
     assert {found[row]["interface_of_chief"] for row in ROWS} == {"lo"}
 
 
-def _doubled(absorb, servers, push, waits):
-    absorb(servers, push, waits)
+def _doubled(absorb, servers, push, *how):
+    absorb(servers, push, *how)
     servers.progress[push.worker] = Progress()  # forgets that it has it
-    return absorb(servers, push, waits)
+    return absorb(servers, push, *how)
 
 
-def _lost(absorb, servers, push, waits):
+def _lost(absorb, servers, push, *how):
     servers.progress[push.worker] = Progress(push.block, push.step, push.work.position)
 
 
@@ -87,10 +89,10 @@ def test_a_push_that_is_doubled_or_lost_would_be_noticed(monkeypatch, fault, tim
     run(undisturbed, 4)
     absorb = UpdateSequence.absorb
 
-    def absorb_badly(servers, push, waits=None):
+    def absorb_badly(servers, push, *how):
         if fault and (push.worker, push.block) == (1, 3):
-            return fault(absorb, servers, push, waits)
-        return absorb(servers, push, waits)
+            return fault(absorb, servers, push, *how)
+        return absorb(servers, push, *how)
 
     monkeypatch.setattr(UpdateSequence, "absorb", absorb_badly)
     free = simulated(Async(), make_batches, workers=2, model=CountingModel(), **EXACT_SUM)

@@ -88,7 +88,7 @@ def test_a_duplicate_is_told_of_and_not_counted(ledger):
 
 def test_what_is_dropped_has_come_and_no_update_counts_it(ledger):
     take(ledger, push(0, 1, 1))
-    ledger.drop(push(1, 1, 1), Waits(), "it was old", (8, 4))
+    ledger.drop(push(1, 1, 1), Waits(), (8, 4))
     assert ledger.progress == [Progress(1, 1, (0, 0, 1))] * 2
     assert (ledger.arrived, ledger.sums.target_tokens) == (1, 10.0)
     found = report(ledger, applied=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfnmt.engines.pace import Pace
+from tfnmt.engines.pace import Pace, Ready
 from tfnmt.engines.worker import Push
 
 
@@ -14,7 +14,7 @@ def arrive(pace, *workers, absorbed=True):
     """Whose pushes may be absorbed behind each arrival; they are, at once, unless told otherwise."""
     found = []
     for worker in workers:
-        ready = pace.arrive(push(worker))
+        ready = [each.push for each in pace.arrive(push(worker), now=0.0)]
         for each in ready if absorbed else ():
             pace.absorb(each)
         found.append([each.worker for each in ready])
@@ -46,7 +46,7 @@ def test_barrier_holds_everybody_until_all_have_pushed():
 def test_barrier_holds_everybody_until_the_last_push_is_absorbed():
     pace = Pace(2, slack=0)
     pushes = [push(worker) for worker in range(2)]
-    assert [list(pace.arrive(each)) for each in pushes] == [[pushes[0]], [pushes[1]]]
+    assert [list(pace.arrive(each, now=0.0)) for each in pushes] == [[Ready(each)] for each in pushes]
     pace.absorb(pushes[0])
     assert [pace.may_begin(worker) for worker in range(2)] == [False, False]
     pace.absorb(pushes[1])

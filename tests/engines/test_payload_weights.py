@@ -29,12 +29,12 @@ def noting(engine):
     """The deltas of the newest pushes, with the sums of their steps, in a list that is filled."""
     found, absorb = [], engine._servers.absorb
 
-    def noted(push, waits):
+    def noted(push, *how):
         worker = engine.crew[push.worker].replica
         slots = {name: slot.numpy() for name, slot in worker.slots.items()}
         delta = worker.vectors["replica"].numpy() - worker.vectors["pulled"].numpy()
         found.append((delta, slots, push.work.sums))
-        return absorb(push, waits)
+        return absorb(push, *how)
 
     engine._servers.absorb = noted
     return found

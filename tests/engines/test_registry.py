@@ -145,6 +145,23 @@ def test_rows_run_on_their_engines(two_ranks, engine, row):
     assert faults(session_of(engine), row) == []
 
 
+@pytest.mark.parametrize(
+    "engine, settings, quorum, fault",
+    [
+        ("cluster", ClusterSettings(workers=3), 2, None),
+        ("simulated", SimulationSettings(workers=3), 2, None),
+        ("simulated", SimulationSettings(workers=3), 3, "of 3 workers an update waits for all anyway"),
+        ("simulated", SimulationSettings(workers=1), 1, "of 1 worker an update waits for all anyway"),
+        ("simulated", SimulationSettings(workers=3, network="ring"), 2, "without parameter servers"),
+        ("horovod", RankSettings(), 1, "without parameter servers"),
+    ],
+)
+@pytest.mark.parametrize("row", [Sync, Bmuf])
+def test_a_quorum_is_of_fewer_workers_and_on_servers(two_ranks, engine, settings, quorum, fault, row):
+    found = faults(session_of(engine, settings), row(quorum=quorum))
+    assert [text.startswith(f"--quorum={quorum}: {fault}") for text in found] == [True] * (fault is not None)
+
+
 def test_a_single_worker_and_a_virtual_ring_run():
     """The negative control."""
     assert faults(session_of("simulated", SimulationSettings(workers=1)), Single()) == []

@@ -81,7 +81,7 @@ def test_blocks_are_measured_and_not_declared():
     engine = simulated(average(), BATCHES, workers=3, costs=JITTER)
     told, speeds, expected = [], [Speed()] * 3, []
     absorb = engine._servers.absorb
-    engine._servers.absorb = lambda push, waits: told.append(push) or absorb(push, waits)
+    engine._servers.absorb = lambda push, *how: told.append(push) or absorb(push, *how)
     found = []
     for _ in itertools.islice(engine.blocks(), 6):
         expected.append([steps_in_proportion(speeds, worker, 8) for worker in range(3)])

@@ -34,6 +34,8 @@ ROWS = {name: make for name, make in STRATEGIES.items() if name != "single"}
 MORE = {
     "fragments": Streaming(local_steps=6, fragments=2),
     "by_speed": ModelAverage(local_steps=4, blocks_by_speed=True),
+    "quorum": Sync(quorum=2, quorum_grace_seconds=0.1),
+    "backup_workers": ModelAverage(local_steps=2, quorum=2, max_staleness=0),
 }
 
 

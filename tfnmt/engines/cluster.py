@@ -15,7 +15,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,7 +31,7 @@ from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.lanes import Lane
-from tfnmt.engines.pace import Pace
+from tfnmt.engines.pace import Fate, Ready, pace_of
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.servers import UpdateSequence
@@ -103,7 +103,9 @@ class ClusterEngine(Engine):
     def _read(self) -> EngineState:
         state = self._servers.state()
         with self._condition:
-            crew = [worker for _, worker in self._crew.values()]
+            # Nothing is asked of a worker for which nobody waits: it may be silent.
+            is_late = [self._servers.strategy.has_barrier and lane.block is not None for lane in self._lanes]
+            crew = [worker for lane, (_, worker) in self._crew.items() if not is_late[lane]]
         slots: dict[str, np.ndarray] = {}
         for worker in crew:
             with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
@@ -121,7 +123,9 @@ class ClusterEngine(Engine):
         """Prepares the row that trains now: its graph, and every worker's payload variables on every server."""
         servers = self._servers
         self._phase = servers.phase
-        self._pace = Pace(self._workers, servers.strategy.slack)
+        self._pace = pace_of(self._workers, servers.strategy)
+        for worker in list(self._down):
+            self._pace.lose(worker)
         self._graph = servers.worker_graph()
         self._outboxes = [[servers.new_outbox() for _ in range(self._pace.payloads)] for _ in range(self._workers)]
         self._graph.trace(self._outboxes[0][0], iter(self._recipe.make_batches(None, 0, self._workers)))
@@ -144,13 +148,26 @@ class ClusterEngine(Engine):
             if index in self._down:
                 logging.info("Worker %d at %s is back.", index, self._cluster.workers[index])
                 del self._down[index]
+                self._pace.regain(index)
             while not self._closed:
-                for lane in [index, *(self._down if self._servers.strategy.slack is not None else ())]:
+                seconds = self._end_due_round()
+                for lane in [index, *(self._down if self._pace.needs_stand_ins() else ())]:
                     if self._may_begin(lane, index):
                         self._lanes[lane].begin(index)
+                        self._pace.begin(lane)
                         return lane
-                self._condition.wait(_LOOK_SECONDS)
+                self._condition.wait(seconds)
             return None
+
+    def _end_due_round(self) -> float:
+        """Ends a round that waits no longer for those who are late; the seconds until somebody is to look again."""
+        if self._stopping or self._paused:
+            return _LOOK_SECONDS
+        now = time.monotonic()
+        if ready := self._pace.end_round(now):
+            self._hand_over(ready)
+            self._note_waits()
+        return min(_LOOK_SECONDS, max(self._pace.due - now, 0.0))
 
     def _may_begin(self, lane: int, worker: int) -> bool:
         if self._stopping or self._paused or self._lanes[lane].block is not None:
@@ -167,13 +184,21 @@ class ClusterEngine(Engine):
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale, self._servers.steps_of(lane))
         with self._condition:
             if push:
-                for ready in self._pace.arrive(push):
-                    self._unfinished += 1
-                    self._updates.submit(self._absorb, ready, self._lanes[ready.worker].waited())
+                self._hand_over(self._pace.arrive(push, time.monotonic()))
             self._lanes[lane].end()
-            for number, each in enumerate(self._lanes):
-                each.wait(self._pace.waits_for_others(number))
+            self._note_waits()
             self._condition.notify_all()
+
+    def _hand_over(self, ready: Sequence[Ready]) -> None:
+        """Queues what the servers are to absorb now."""
+        for push, fate in ready:
+            self._unfinished += 1
+            self._updates.submit(self._absorb, push, self._lanes[push.worker].waited(), fate)
+
+    def _note_waits(self) -> None:
+        """Tells the lanes for whom they stand still, if they do."""
+        for number, each in enumerate(self._lanes):
+            each.wait(self._pace.waits_for_others(number))
 
     def _worker(self, index: int, lane: int) -> Worker:
         """What a lane keeps on a worker: as it was left there, or as the servers know it."""
@@ -184,13 +209,13 @@ class ClusterEngine(Engine):
                 self._crew[lane] = (index, worker)
         return worker
 
-    def _absorb(self, push: Push, waits: Waits) -> None:
+    def _absorb(self, push: Push, waits: Waits, fate: Fate) -> None:
         """What the servers make of a push; in the thread of the updates."""
         if self._failure:
             return  # nothing may come on top of what may be half an update
         try:
             with self._watched():
-                report = self._servers.absorb(push, waits)
+                report = self._servers.absorb(push, waits, fate)
         except Exception as error:
             self._failure = error
             return
@@ -207,6 +232,7 @@ class ClusterEngine(Engine):
         """A worker's block has failed: what it kept there is lost."""
         with self._condition:
             self._down[index] = time.monotonic()
+            self._pace.lose(index)
             for lane, (where, _) in list(self._crew.items()):
                 if where == index:
                     del self._crew[lane]
@@ -240,11 +266,11 @@ class ClusterEngine(Engine):
             if not self._paused:
                 return
         paused_seconds = time.monotonic() - self._paused_at
-        for lane in self._lanes:  # none of which has a block
+        for lane in self._lanes:  # none of which has a block, but those that are late
             lane.forget(paused_seconds)
         if self._phase != self._servers.phase:
             self._alone(self._begin_phase)
-        self._servers.restart_clock()
+        self._alone(self._servers.restart_clock)
         with self._condition:
             self._paused = False
             self._condition.notify_all()

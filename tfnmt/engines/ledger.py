@@ -108,10 +108,10 @@ class Ledger:
             self.unit = self.unit or unit
         self.note(push, waits, refused, moved_bytes)
 
-    def drop(self, push: Push, waits: Waits, reason: str, moved_bytes: tuple[int, int]) -> None:
+    def drop(self, push: Push, waits: Waits, moved_bytes: tuple[int, int]) -> None:
         """Remembers a push that is too stale: its worker has come that far, and updates wait for as many as before."""
         self._advance(push)
-        self.note(push, waits, reason, moved_bytes, dropped=True)
+        self.note(push, waits, f"it was {self.staleness(push)} updates old", moved_bytes, dropped=True)
 
     def _advance(self, push: Push) -> None:
         self.progress[push.worker] = Progress(push.block, push.step, push.work.position)

@@ -3,7 +3,6 @@
 Who computes is not said here: the simulated engine has real servers and real gradients, the planner has neither.
 """
 
-import dataclasses
 import enum
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -12,15 +11,22 @@ import tensorflow as tf
 
 from graphs.block import FETCH, MERGE, PUSH, WHOLE, Action, Meeting, Steps
 from tfnmt.engines import links
-from tfnmt.engines.pace import Pace
+from tfnmt.engines.pace import Fate, Ready, pace_of
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.timeline import Event, Timeline, Transfer
+from tfnmt.engines.virtual_clock import Spent, VirtualClock
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.engines.worker import Progress, Push
 from tfnmt.strategies import Strategy
 
 MET, PULLED, STEPPED, PUSHED, SERVED, ABSORBED = "met", "pulled", "stepped", "pushed", "served", "absorbed"
 """Kinds of events; MET and SERVED are only where a meeting, or the servers' work, costs time."""
+
+SERVERS, QUORUM = -1, -2
+"""Numbers among those of the workers: of the servers, whose event is SERVED, and of a quorum, whose event is DUE."""
+
+DUE = "due"
+"""A round waits no longer for those who are late."""
 
 
 class _Wait(enum.Enum):
@@ -48,44 +54,6 @@ class Fault(NamedTuple):
     block: int
     kind: str
     seconds: float = 1.0
-
-
-@dataclasses.dataclass
-class _Spent:
-    """Virtual seconds that a worker has spent since its last push that was absorbed."""
-
-    compute: float = 0.0
-    pull: float = 0.0
-    push: float = 0.0
-    waiting: float = 0.0  # for others
-    servers: float = 0.0
-
-    def forget_block(self) -> None:
-        """Leaves out what a block has cost that is done anew: no graph would tell it."""
-        self.compute = self.pull = self.push = 0.0
-
-    def in_place_of_real(self, push: Push) -> Push:
-        """The push with this instead of what the real machine needed; a virtual clock knows no reader."""
-        sums = push.work.sums._replace(
-            data_wait_seconds=0.0, step_seconds=self.compute, pull_seconds=self.pull, push_seconds=self.push
-        )
-        return push._replace(work=push.work._replace(sums=sums))
-
-
-class VirtualClock:
-    """Seconds since training began, which pass when a schedule says so.
-
-    Attributes:
-      now: that many.
-    """
-
-    def __init__(self) -> None:
-        """Nothing has happened yet."""
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """That many, as `time.monotonic` would say it."""
-        return self.now
 
 
 class Servers(Protocol):
@@ -121,7 +89,7 @@ class Servers(Protocol):
     def steps_of(self, worker: int) -> int:
         """Steps of a worker's next block."""
 
-    def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits, fate: Fate) -> BlockReport | None:
         """Takes in a push; the report when it made an update, or would have."""
 
 
@@ -169,11 +137,14 @@ class Schedule:
         for event in self._events_in_order():
             self._clock.now = max(self._clock.now, event.seconds)
             self.trace.append(event)
+            phase = self._servers.phase
             if fault := self._fault_at(event):
                 self._kill(fault)
-                continue
-            phase = self._servers.phase
-            if self._lets_go_on(event):
+            elif event.worker == QUORUM:
+                self._end_round(self._pace.end_round(self._clock.now))
+            elif event.worker == SERVERS:
+                self._absorb(self._ended.pop(0))
+            elif self._lets_go_on(event):
                 self._go_on(event.worker)
             reports, self._reports = self._reports, []
             yield from reports
@@ -188,14 +159,15 @@ class Schedule:
     def begin_phase(self, arrived: int = 0) -> None:
         """Engages new workers, who know the row that trains now; so many payloads wait for the next update."""
         servers, now = self._servers, self._clock.now
-        self._pace = Pace(self._workers, servers.strategy.slack)
+        self._pace = pace_of(self._workers, servers.strategy)
+        self._ended: list[Sequence[Ready]] = []  # rounds of a quorum whose updates are under way
         self._graph = servers.worker_graph()
         self._outboxes = [servers.new_outbox() for _ in range(self._workers)]
         self.crew = [self._new_worker(number) for number in range(self._workers)]
         self._lives: list[Iterator[_Coming]] = [self._life(worker) for worker in self.crew]
         self._timeline = Timeline(self._costs.new_links(), now)
         self._standing = set(range(self._workers))  # who waits for others
-        self._spent = [_Spent() for _ in range(self._workers)]
+        self._spent = [Spent() for _ in range(self._workers)]
         self._under_way: list[str | None] = [None] * self._workers  # what each worker pulls or pushes
         self._awaited: set[int] = set()  # the workers that do nothing meanwhile
         self._arrived = arrived
@@ -218,14 +190,19 @@ class Schedule:
                 released_at = max(since, self._released_at)
                 self._spent[number].waiting += released_at - since
                 self._count_service(number, self._clock.now - released_at)
+            self._pace.begin(number)
             if self._costs.settings.meeting_seconds:
                 yield Event(self._clock.now + self._costs.settings.meeting_seconds, number, MET)
             push = yield from self._block(worker, block)
             if push is not None:
                 came_at = self._clock.now
-                yield from self._serve(number)
-                self._count_service(number, self._clock.now - came_at)
-                self._absorb(push, came_at)
+                if self._has_quorum:
+                    self._wait_for_quorum(push)
+                else:
+                    yield from self._serve(number)
+                    self._count_service(number, self._clock.now - came_at)
+                    self._released_at = came_at
+                    self._absorb(self._pace.arrive(push, came_at))
                 yield Event(self._clock.now, number, ABSORBED)
 
     def _block(self, worker: Any, block: Sequence[Action]) -> Generator[_Coming, None, Push | None]:
@@ -306,17 +283,46 @@ class Schedule:
         self._arrived += 1
         if self._arrived >= self._servers.strategy.quorum:
             self._arrived = 0
-            row = self._servers.strategy
-            moved, reduction = row.payload_vectors / row.fragments, (self._pushed(), row.encoding.adds_up)
-            averaging = self._averages(self._servers.version + 1) * self._costs.reduction_seconds(1)
-            seconds = self._costs.update_seconds(moved, *reduction) + averaging
-            self._reduction_seconds = self._costs.reduction_seconds(*reduction) + averaging
-            self._served_at = max(self._served_at, self._clock.now) + seconds
+            self._begin_update()
         before, self._served[worker] = self._served[worker], self._served_at
         # Who has two payloads computes while the last one waits; the parameters move at once here, not only then.
         done_at = before if self._pace.payloads > 1 else self._served_at
         if done_at > self._clock.now:
             yield Event(done_at, worker, SERVED)
+
+    def _begin_update(self) -> None:
+        """Lets the servers, or the ring, begin an update as soon as they are done with those before."""
+        row = self._servers.strategy
+        moved, reduction = row.payload_vectors / row.fragments, (self._pushed(), row.encoding.adds_up)
+        averaging = self._averages(self._servers.version + 1) * self._costs.reduction_seconds(1)
+        seconds = self._costs.update_seconds(moved, *reduction) + averaging
+        self._reduction_seconds = self._costs.reduction_seconds(*reduction) + averaging
+        self._served_at = max(self._served_at, self._clock.now) + seconds
+
+    @property
+    def _has_quorum(self) -> bool:
+        return self._servers.strategy.least_payloads is not None
+
+    def _wait_for_quorum(self, push: Push) -> None:
+        """Takes in a push of a row whose rounds end without those who are late."""
+        was_due = self._pace.due
+        self._end_round(self._pace.arrive(push, self._clock.now))
+        if was_due > self._pace.due:
+            self._timeline.add(Event(self._pace.due, QUORUM, DUE))
+
+    def _end_round(self, ready: Sequence[Ready]) -> None:
+        """Begins the update of a round, if that has ended; a push that is too late is dropped at once."""
+        if not ready or ready[-1].fate is Fate.TOO_LATE:
+            self._absorb(ready)
+            return
+        self._released_at = self._clock.now
+        self._timeline.forget(QUORUM)
+        self._begin_update()
+        self._ended.append(ready)
+        if self._served_at > self._clock.now:
+            self._timeline.add(Event(self._served_at, SERVERS, SERVED))
+        else:
+            self._absorb(self._ended.pop(0))
 
     def _averages(self, update: int) -> bool:
         """Whether the workers of a ring average their replicas behind an update."""
@@ -330,13 +336,13 @@ class Schedule:
         self._spent[worker].push += transfer
         self._spent[worker].servers += seconds - transfer
 
-    def _absorb(self, push: Push, came_at: float) -> None:
-        """Hands the servers what they may take now that this push is there."""
-        self._released_at = came_at
-        for each in self._pace.arrive(push):
-            spent, self._spent[each.worker] = self._spent[each.worker], _Spent()
-            report = self._servers.absorb(spent.in_place_of_real(each), Waits(spent.waiting, spent.servers))
-            self._pace.absorb(each)
+    def _absorb(self, ready: Sequence[Ready]) -> None:
+        """Hands the servers what they may take now."""
+        for push, fate in ready:
+            spent, self._spent[push.worker] = self._spent[push.worker], Spent()
+            waits = Waits(spent.waiting, spent.servers)
+            report = self._servers.absorb(spent.in_place_of_real(push), waits, fate)
+            self._pace.absorb(push)
             self._reports += [self._virtual(report)] if report else []
 
     def _virtual(self, report: BlockReport) -> BlockReport:
@@ -412,7 +418,10 @@ class Schedule:
 
         def reborn() -> Iterator[_Coming]:
             yield Event(self._clock.now + fault.seconds, worker, "restarted")
+            self._pace.regain(worker)
             yield from fresh
 
         self._lives[worker] = reborn()
         self._go_on(worker)
+        self._pace.lose(worker)
+        self._end_round(self._pace.end_round(self._clock.now))

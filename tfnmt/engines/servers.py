@@ -6,7 +6,6 @@ book-keeping of a strategy are the same in one process, under a virtual clock an
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +15,26 @@ import numpy as np
 import tensorflow as tf
 
 from graphs.block import Outbox, Reduce
-from graphs.encodings import DENSE, Encoding, slot_encoding
+from graphs.encodings import DENSE, Encoding
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack
 from graphs.fragments import Fragment
 from graphs.reduce_average import ServerVariables, Update, forget_received, goes_on
 from graphs.staleness import pulled_of
-from graphs.table_rows import ID, moved_bytes, new_text, rows_of
+from graphs.table_rows import moved_bytes, rows_of
 from graphs.work import Sums
 from tfnmt.engines.base import EngineState
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.outboxes import new_outbox
+from tfnmt.engines.pace import Fate
 from tfnmt.engines.recipe import Recipe
+from tfnmt.engines.refusals import reason
 from tfnmt.engines.replicas import Replicas, means_of_replicas, without_replicas
 from tfnmt.engines.report import BlockReport, Waits
 from tfnmt.engines.server_graph import Arrived, Numbers, ServerGraph, numbers_of, reading, update_of
 from tfnmt.engines.worker import WORKER_VECTOR, Progress, Push, Worker, WorkerGraph, worker_vector
+from tfnmt.optimizers.schedules import average_weight
 from tfnmt.strategies import KEEP, Strategy
 
 
@@ -128,31 +131,8 @@ class UpdateSequence:
         return worker
 
     def new_outbox(self, encoding: Encoding | None = None) -> list[tf.Variable]:
-        """Variables for one worker's payloads, a part of each vector's fragment on each server.
-
-        They are for the row's encoding, unless another is given. Behind them, where staleness is compensated, there are
-        variables for what the worker had pulled.
-        """
-        encoding, outbox, parameters = encoding or self.strategy.encoding, [], self._recipe.dtype
-        of_slots = [slot_encoding(encoding)] * len(self.strategy.averaged_slots)
-        shards = self.server.of(Fragment(0, self.strategy.fragments)).shards
-        for of_vector, (number, shard) in itertools.product([encoding, *of_slots], enumerate(shards)):
-            with tf.device(shard.device):
-                size, tables = shard.parameters.shape[0], self.server.tables
-                length = tables[number].length(size, 0) if tables else of_vector.length(size, parameters)
-                empty = tf.zeros([length], of_vector.dtype(parameters))
-                outbox.append(tf.Variable(empty, trainable=False, name="payload"))
-        outbox += [shard.copy() for shard in self.server.shards if self.strategy.staleness.compensation]
-        return outbox + self._new_texts()
-
-    def _new_texts(self) -> list[tf.Variable]:
-        """For one worker, on each server, the rows that it pushes and for which it asks; none where all travel."""
-        texts = []
-        for name, dtype in (("rows", self._recipe.dtype), ("asked", ID)):
-            for shard, table in zip(self.server.shards, self.server.tables):
-                with tf.device(shard.device):
-                    texts.append(new_text(tf.zeros([0, table.width] if name == "rows" else [0], dtype), name))
-        return texts
+        """Variables for one worker's payloads: see `outboxes`; for the row's encoding, unless another is given."""
+        return new_outbox(self.server, self.strategy, encoding or self.strategy.encoding, self._recipe.dtype)
 
     def steps_of(self, worker: int) -> int:
         """Steps of a worker's next block, by its speed where the row says so; the same until the next update."""
@@ -164,28 +144,48 @@ class UpdateSequence:
             self._enter(phase)
             self.worker_graph().trace(self.new_outbox(), iter(self._recipe.make_batches(None, 0, self._workers)))
 
-    def absorb(self, push: Push, waits: Waits | None = None) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits | None = None, fate: Fate = Fate.TAKEN) -> BlockReport | None:
         """Takes in a push, at most once; the report when it made an update, or would have.
 
         Args:
           push: the payload and what it is made of.
           waits: how long the worker stood still since its last push; None where it does while this is done.
+          fate: whether it is too late for the round that goes on, or ends that.
         """
-        began = self._clock()
+        began, late, self._late_seconds = self._clock(), self._late_seconds, 0.0
 
         def waited() -> Waits:
             return waits or Waits(servers=self._clock() - began + late)
 
-        late, self._late_seconds = self._late_seconds, 0.0
-        strategy, ledger, moved_bytes = self.strategy, self._ledger, self._moved_bytes(push)
+        is_refused = self._refuses(push, waited, fate)
+        update, received_at = None if is_refused else self._receive(push, waited), self._clock()
+        # More than the quorum: resumed with a smaller one.
+        is_due = fate is Fate.ENDS_ROUND or (self.strategy.quorum <= self._ledger.arrived and not is_refused)
+        if update is None and is_due and self._ledger.arrived:
+            update = self._update_from_received(push.fragment)
+            self._late_seconds = self._clock() - received_at
+        if update is None:
+            return None
+        report = self._report(update, push)
+        if self.replicas and self.averages_replicas(report):
+            self.replicas.average()
+        return report
+
+    def _refuses(self, push: Push, waited: Callable[[], Waits], fate: Fate) -> bool:
+        """Whether a push is a duplicate, too stale or too late; then it is noted as such."""
+        ledger = self._ledger
         if ledger.is_duplicate(push):
-            ledger.note(push, waited(), "it was a duplicate", moved_bytes)
-            return None
-        staleness = ledger.staleness(push)
-        if strategy.staleness.drops(staleness):
+            ledger.note(push, waited(), "it was a duplicate", self._moved_bytes(push))
+            return True
+        if fate is Fate.TOO_LATE or self.strategy.staleness.drops(ledger.staleness(push)):
             self._forget_given(push.worker)
-            ledger.drop(push, waited(), f"it was {staleness} updates old", moved_bytes)
-            return None
+            ledger.drop(push, waited(), self._moved_bytes(push))
+            return True
+        return False
+
+    def _receive(self, push: Push, waited: Callable[[], Waits]) -> Update | None:
+        """Adds a payload to those that have arrived, and counts it; its update, where it needs no other one."""
+        strategy, ledger, staleness = self.strategy, self._ledger, self._ledger.staleness(push)
         sums, update, graph = push.work.sums, None, self._graphs[push.fragment]
         weight, unit = float(strategy.exchange.weight(sums)), self._unit(sums)
         # By the first one's: those that count alike are added up as they are, or their mean would be rounded.
@@ -198,21 +198,16 @@ class UpdateSequence:
             taken, nonfinite_at, norm = update.applied, update.nonfinite_at, math.nan  # an update has but one payload
         else:
             taken, nonfinite_at, norm = numbers_of(graph.receive(strategy.encoding, arrived))
-        outcome = (bool(taken), int(nonfinite_at), moved_bytes)
+        outcome = (bool(taken), int(nonfinite_at), self._moved_bytes(push))
         self._count(self._measured(push, norm**2), waited(), *outcome, weight=weight, share=share, unit=unit)
         if self.replicas:
             self.replicas.note(push, weight if taken else 0.0)
-        counted_at = self._clock()
-        if update is None and strategy.quorum <= ledger.arrived:  # more than the quorum: resumed with a smaller one
-            numbers = self._numbers(ledger.sums, ledger.whole_weight, ledger.mean_share())
-            update = self._move_replicas(numbers) or update_of(graph.update_from_received(numbers))
-            self._late_seconds = self._clock() - counted_at
-        if update is None:
-            return None
-        report = self._report(update, push)
-        if self.replicas and self.averages_replicas(report):
-            self.replicas.average()
-        return report
+        return update
+
+    def _update_from_received(self, fragment: int) -> Update:
+        """The update by all that has arrived since the last one."""
+        numbers = self._numbers(self._ledger.sums, self._ledger.whole_weight, self._ledger.mean_share())
+        return self._move_replicas(numbers) or update_of(self._graphs[fragment].update_from_received(numbers))
 
     def _move_replicas(self, numbers: Numbers) -> Update | None:
         """The same update of each replica, by what the servers have received; None where there are none."""
@@ -407,7 +402,8 @@ class UpdateSequence:
         self, push: Push, waits: Waits, taken: bool, nonfinite_at: int, moved_bytes: tuple[int, int], **weights: float
     ) -> None:
         self._forget_given(push.worker)
-        self._ledger.count(push, waits, None if taken else self._reason(push, nonfinite_at), moved_bytes, **weights)
+        refused = None if taken else reason(push, nonfinite_at, self._recipe.layout, self.strategy.fragments)
+        self._ledger.count(push, waits, refused, moved_bytes, **weights)
 
     def _forget_given(self, worker: int) -> None:
         """A worker that has pushed begins with nothing of a checkpoint any more."""
@@ -424,18 +420,6 @@ class UpdateSequence:
         shards = layout.shards // strategy.fragments
         pulled = push.whole_pulls * whole + push.pulls * shards * strategy.pulled_bytes(shard_size, dtype)
         return pulled, shards * strategy.pushed_bytes(shard_size, dtype)
-
-    def _reason(self, push: Push, element: int) -> str:
-        layout = self._recipe.layout
-        if element >= 0:
-            element = Fragment(push.fragment, self.strategy.fragments).place(element, layout.size)
-        element = max(element, push.work.nonfinite_at)
-        if element < 0 and not push.work.sums.target_tokens:
-            return f"there was no target token in step {push.step} of worker {push.worker}"
-        vector, place = divmod(element, layout.size)
-        kind = "local optimizer's state" if vector > 0 else "gradient"
-        what = "the gradient's norm" if element < 0 else f"the {kind} of {layout.name_at(place)}"
-        return f"{what} was not finite at step {push.step} of worker {push.worker}"
 
     def _report(self, update: Update, last: Push) -> BlockReport:
         """The report of an update that has been tried, at its last push; the next phase begins then, if it is time."""
@@ -464,12 +448,3 @@ class UpdateSequence:
 
     def _plateau(self) -> tf.Tensor:
         return tf.constant(self.plateau_scale, self.server.shards[0].parameters.dtype)
-
-
-def average_weight(rate: float, updates_before: float, updates: float) -> float:
-    """The weight d of the newest parameters in a ← a + d (θ - a), behind so many updates at once.
-
-    Of one update it is max(rate, 1 - (t + 1) / (t + 10)): short memory at first (Marian's smoothing).
-    """
-    newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
-    return 1 - (1 - newest) ** updates

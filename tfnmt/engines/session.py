@@ -112,6 +112,8 @@ class Session(abc.ABC):
             found.append(
                 f"--pull_encoding={shared.pull_encoding}: nothing is pulled without parameter servers; leave it out."
             )
+        if strategy.least_payloads is not None:
+            found += self._quorum_faults(strategy.least_payloads, strategy)
         if strategy.local_gradient:
             found += self._local_gradient_faults(shared, strategy)
         if shared.sparse_embeddings:
@@ -119,6 +121,20 @@ class Session(abc.ABC):
         if strategy.meetings.by_speed and self.workers == 1 and not is_elastic():
             found.append("--blocks_by_speed: one worker is the fastest, and does all its steps; leave it out.")
         return found
+
+    def _quorum_faults(self, least: int, strategy: Strategy) -> list[str]:
+        """Why no update can go on without workers that are late."""
+        if self.has_no_servers(strategy):
+            return [
+                f"--quorum={least}: without parameter servers all workers sum their payloads at once; leave it out, or "
+                f"use --engine={CLUSTER}."
+            ]
+        if least >= self.workers:
+            return [
+                f"--quorum={least}: of {counted(self.workers, 'worker')} an update waits for all anyway; leave it out, "
+                "or give less."
+            ]
+        return []
 
     def _local_gradient_faults(self, shared: StrategySettings, strategy: Strategy) -> list[str]:
         """What does not go with replicas that each move by their own worker's gradient."""

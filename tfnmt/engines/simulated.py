@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from tfnmt.engines.base import Engine, EngineState
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import BlockReport
-from tfnmt.engines.schedule import Fault, Schedule, VirtualClock
+from tfnmt.engines.schedule import Fault, Schedule
 from tfnmt.engines.servers import UpdateSequence
 from tfnmt.engines.session import Job, Session, counted, start_streams
 from tfnmt.engines.timeline import Event
+from tfnmt.engines.virtual_clock import VirtualClock
 from tfnmt.engines.virtual_time import AUTO, RING, STAR, Costs, CostSettings
 from tfnmt.engines.worker import Worker
 from tfnmt.settings import setting

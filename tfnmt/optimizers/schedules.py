@@ -70,3 +70,12 @@ def _cosine(update: tf.Tensor, warmup: int, decay_updates: int) -> tf.Tensor:
     """Half a cosine wave from one at the end of the warm-up to zero at `decay_updates` (Loshchilov & Hutter, 2017)."""
     share = tf.clip_by_value((update - warmup) / max(decay_updates - warmup, 1), 0.0, 1.0)
     return 0.5 * (1 + tf.cos(math.pi * share))
+
+
+def average_weight(rate: float, updates_before: float, updates: float) -> float:
+    """The weight d of the newest parameters in a ← a + d (θ - a), behind so many updates at once.
+
+    Of one update it is max(rate, 1 - (t + 1) / (t + 10)): short memory at first (Marian's smoothing).
+    """
+    newest = max(rate, 1 - (updates_before + 1) / (updates_before + 10))
+    return 1 - (1 - newest) ** updates

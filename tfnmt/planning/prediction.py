@@ -10,8 +10,10 @@ from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger
+from tfnmt.engines.pace import Fate
 from tfnmt.engines.report import BlockReport, Waits
-from tfnmt.engines.schedule import Schedule, VirtualClock
+from tfnmt.engines.schedule import Schedule
+from tfnmt.engines.virtual_clock import VirtualClock
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.engines.worker import Progress, Push
 from tfnmt.strategies import Strategy
@@ -132,7 +134,7 @@ class _CountingServers:
     def steps_of(self, worker: int) -> int:
         return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
 
-    def absorb(self, push: Push, waits: Waits) -> BlockReport | None:
+    def absorb(self, push: Push, waits: Waits, fate: Fate) -> BlockReport | None:
         encoded, fragments = (self.strategy.pulled_bytes, self.strategy.pushed_bytes), self.strategy.fragments
         pulled, pushed = (round(sum(self._costs.encoded_parts(each, DTYPE, fragments))) for each in encoded)
         whole = round(sum(self._costs.parts(self.strategy.payload_vectors)))
@@ -140,8 +142,11 @@ class _CountingServers:
         if self._costs.rows_on_servers:
             pulled, pushed = map(sum, self._costs.parts_with_rows(self._rows, DTYPE))
             moved = pulled, pushed
+        if fate is Fate.TOO_LATE:
+            self._ledger.drop(push, waits, moved)
+            return None
         self._ledger.count(push, waits, None, moved)
-        if self._ledger.arrived < self.strategy.quorum:
+        if fate is not Fate.ENDS_ROUND and self._ledger.arrived < self.strategy.quorum:
             return None
         sums = self._ledger.close(applied=True)
         return self._ledger.report(

@@ -22,6 +22,7 @@ from graphs.work import Sums
 from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import ParameterDelta
+from tfnmt.strategies.quorum import QuorumSettings
 from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
 
 
@@ -78,7 +79,7 @@ def token_weight(sums: Sums) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelAverage:
+class ModelAverage(QuorumSettings):
     """Model averaging: every worker trains its replica for H steps, then the replicas are averaged."""
 
     local_steps: int = setting(100, "Steps between two averagings, H.", minimum=1)
@@ -117,7 +118,7 @@ class ModelAverage:
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
         meetings = Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds)
-        return Strategy(
+        row = Strategy(
             self.server_update(workers, optimizer),
             exchange=ParameterDelta(),
             meetings=dataclasses.replace(meetings, by_speed=self.blocks_by_speed),
@@ -126,6 +127,7 @@ class ModelAverage:
             quorum=workers,
             payload_weight=token_weight if self.payload_weights == "tokens" else None,
         )
+        return self.with_quorum(row)
 
     def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
         """The equation by which the servers move."""

@@ -111,6 +111,9 @@ class Strategy:
         parameters.
       most_workers: how many workers the row allows; None for any number.
       slack: blocks that the fastest worker may be ahead of the slowest; 0 is a barrier, None is no limit.
+      least_payloads: behind a barrier, payloads with which an update waits for no more than `grace_seconds`
+        (`tfnmt.strategies.quorum`); None where it waits for its quorum.
+      grace_seconds: for the others.
       staleness: what the servers make of a payload that is stale.
       payload_weight: what a payload counts beside those of other workers by the sums of its steps, where payloads are
         means or deltas; None for all alike.
@@ -132,6 +135,8 @@ class Strategy:
     ring: bool = False
     most_workers: int | None = None
     slack: int | None = 0
+    least_payloads: int | None = None
+    grace_seconds: float = 0.0
     staleness: Staleness = Staleness()  # noqa: RUF009
     payload_weight: Callable[[Sums], float] | None = None
     local_gradient: int = 0
@@ -242,6 +247,8 @@ class Strategy:
         """The payloads of an update, and who waits for whom, in words."""
         steps = self.meetings.steps_per_push
         wait = {None: "nobody waits", 0: "all wait for all"}.get(self.slack, f"at most {self.slack} blocks ahead")
+        if self.least_payloads is not None:
+            wait = f"all wait for {self.least_payloads}, and at most {self.grace_seconds:g} s longer for the others"
         payloads = f"{self.quorum} {self.exchange.name}{'s' if self.quorum > 1 else ''}"
         at_most = "up to " if self.meetings.by_speed else ""
         return f"{payloads} of {at_most}{steps} step{'s' if steps > 1 else ''}; {wait}"

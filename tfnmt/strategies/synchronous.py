@@ -3,6 +3,7 @@
 import dataclasses
 
 from tfnmt.optimizers.optimizers import OptimizerSettings, build_optimizer
+from tfnmt.strategies.quorum import QuorumSettings
 from tfnmt.strategies.row import Strategy
 
 
@@ -16,18 +17,18 @@ class Single:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sync:
+class Sync(QuorumSettings):
     """Synchronous data parallelism: one update for one gradient of each worker."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
-        return Strategy(build_optimizer(optimizer), quorum=workers)
+        return self.with_quorum(Strategy(build_optimizer(optimizer), quorum=workers))
 
 
 @dataclasses.dataclass(frozen=True)
-class RingAllreduce(Sync):
+class RingAllreduce:
     """Synchronous data parallelism whose workers sum their gradients in a ring; each moves its own copy."""
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
-        return dataclasses.replace(super().row(workers, optimizer), ring=True)
+        return Strategy(build_optimizer(optimizer), quorum=workers, ring=True)

@@ -135,6 +135,7 @@ COUNTERS = (
         "workers/dropped_pushes",
         "of these, because they were more than --max_staleness updates old",
         lambda at: at.of_pushes(lambda push: push.dropped),
+        lambda at, dropped: f"dropped {dropped}" if dropped else "",
         is_sum=True,
     ),
     Counter(
