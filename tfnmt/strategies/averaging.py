@@ -15,6 +15,7 @@ step of DiLoCo (Douillard et al., 2023).
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -61,7 +62,7 @@ class BlockMomentum(Optimizer):
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
         dtype = gradient.dtype
-        update = self._momentum * _read(slots["block_update"], dtype) + self._rate * gradient
+        update, _ = self.step(_read(slots["block_update"], dtype), gradient)
         tf.raw_ops.AssignVariableOp(resource=slots["block_update"], value=update)
         if "filtered" not in slots:
             tf.raw_ops.AssignAddVariableOp(resource=parameters, value=update)
@@ -69,6 +70,11 @@ class BlockMomentum(Optimizer):
         filtered = _read(slots["filtered"], dtype) + update
         tf.raw_ops.AssignVariableOp(resource=slots["filtered"], value=filtered)
         tf.raw_ops.AssignVariableOp(resource=parameters, value=filtered + self._momentum * update)
+
+    def step(self, before: Any, mean: Any) -> tuple[Any, Any]:
+        """Δ behind a mean delta G, where it was `before`, and how far θ moves: Δ, Nesterov's Δ + η (Δ - Δ before)."""
+        update = self._momentum * before + self._rate * mean
+        return update, update + self._momentum * (update - before) if "filtered" in self.slots else update
 
 
 def token_weight(sums: Sums) -> float:
@@ -146,7 +152,7 @@ class BlockMomentumSettings:
     )
     block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
 
-    def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+    def server_update(self, workers: int, optimizer: OptimizerSettings) -> BlockMomentum:
         """The equation by which the servers move."""
         momentum = self.block_momentum
         if momentum is None:
