@@ -23,7 +23,7 @@ from graphs.work import Sums
 from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import ParameterDelta
-from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
+from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy, speed_faults
 
 
 class AddMean(Optimizer):
@@ -111,14 +111,7 @@ class ModelAverage:
 
     def faults(self) -> list[str]:
         """Blocks in which there is nothing to be left out."""
-        if self.blocks_by_speed and self.local_steps == 1:
-            return ["--blocks_by_speed: no worker can do less than --local_steps=1; leave it out."]
-        if self.blocks_by_speed and self.sync_every_seconds:
-            return [
-                f"--blocks_by_speed: with --sync_every_seconds={self.sync_every_seconds:g} all blocks take equally "
-                "long; leave out either."
-            ]
-        return []
+        return speed_faults("local_steps", self.local_steps, self.sync_every_seconds) if self.blocks_by_speed else []
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
