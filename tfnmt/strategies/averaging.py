@@ -72,9 +72,10 @@ class BlockMomentum(Optimizer):
         tf.raw_ops.AssignVariableOp(resource=parameters, value=filtered + self._momentum * update)
 
     def step(self, before: Any, mean: Any) -> tuple[Any, Any]:
-        """Δ behind a mean delta G, where it was `before`, and how far θ moves: Δ, Nesterov's Δ + η (Δ - Δ before)."""
+        """Δ behind a mean delta G, where it was `before`, and how far θ moves: Δ, Nesterov's (1 + η) Δ - η `before`."""
         update = self._momentum * before + self._rate * mean
-        return update, update + self._momentum * (update - before) if "filtered" in self.slots else update
+        # Not Δ + η (Δ - before): to what a caller adds it, TensorFlow makes one sum of all, in an order of its own.
+        return update, (1 + self._momentum) * update - self._momentum * before if "filtered" in self.slots else update
 
 
 def token_weight(sums: Sums) -> float:
