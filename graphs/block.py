@@ -75,7 +75,7 @@ class Exchange(Protocol):
     clips_at_servers: bool
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """The vectors that change when the server parameters [size] arrive."""
+        """The vectors that change when the server parameters [size] arrive, which are all that a worker begins with."""
 
     def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
         """The vectors that change with a step's gradient; `first` if no step came before it since the last push."""
@@ -291,7 +291,8 @@ class BlockGraph:
         if kind == FETCH:
             changed: Vectors = {FETCHED: servers}
         elif kind == WHOLE:
-            changed = {REPLICA: servers, **self.exchange.pull({**replica.vectors, REPLICA: servers}, servers)}
+            begun = dict.fromkeys((REPLICA, *self.exchange.keeps), servers)
+            changed = {REPLICA: servers, **self.exchange.pull(begun, servers)}
         else:
             changed = self.exchange.pull(held, servers)
         done = replica.assign(held.whole(changed if self.pull_encoding is DENSE else {**changed, KNOWN: servers}))

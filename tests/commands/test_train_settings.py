@@ -35,6 +35,7 @@ def _parse(*words: str) -> Settings:
         "--adam_cooldown_updates=9 --optimizer=adagrad",
         "--adam_cooldown_beta1=0.5",
         "--adam_cooldown_beta2=0.5",
+        "--eager_updates=true --strategy=streaming --fragment_delay=0",
         "--momentum=0.5",
         "--weight_decay=0.1 --optimizer=adam",
         "--adagrad_start=0.5",

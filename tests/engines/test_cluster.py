@@ -13,6 +13,7 @@ from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 GRACE_SECONDS = 0.2  # of `cluster_child`
 SECONDS = 600  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4", "by_speed"]
+RESUMED += ["streaming_eager"]
 MOVED = ["sync", "averaged_slots"]
 ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
 SPARSE = ["async", "delayed_async"]

@@ -13,7 +13,7 @@ from tfnmt.cluster.rank_launch import rank_tasks
 SECONDS = 600  # a hang must not hold up the suite
 EXACT = 1e-12
 DIFFERENT = 1e-6
-RESUMED = ["bmuf", "averaged_slots", "elastic_barrier", "streaming+int4", "by_speed"]
+RESUMED = ["bmuf", "averaged_slots", "elastic_barrier", "streaming+int4", "streaming_eager", "by_speed"]
 ENCODED_ROWS = ["ring_allreduce", "model_average"]
 GATHERED = {"bfloat16": lambda size: 2 * size, "int8": lambda size: 4 + size, "topk": lambda size: size // 4 * 10}
 """Encodings of which ranks gather payloads, and their bytes for a short vector of float64, the largest quarter."""

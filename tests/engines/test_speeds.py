@@ -13,7 +13,8 @@ from tests.engines.building import DIFFERENT, EQUAL_SPEED, EXACT, distance, loca
 from tfnmt.engines.schedule import STEPPED, Fault
 from tfnmt.engines.speeds import Speed, steps_in_proportion
 from tfnmt.engines.virtual_time import CostSettings
-from tfnmt.strategies import Bmuf, ModelAverage
+from tfnmt.strategies import Bmuf, Downpour, ModelAverage
+from tfnmt.strategies.delayed_nesterov import DelayedNesterov
 
 BATCHES = toy.make_batches(128)
 JITTER = CostSettings(jitter=0.3, seconds_per_token=0.0, step_seconds=1.0, stragglers=("1:1.7",))
@@ -50,11 +51,15 @@ class TestSteps:
         assert steps_in_proportion([Speed(8, 8.0), speed], 1, 8) == 4
 
 
-@pytest.mark.parametrize("row", [ModelAverage, Bmuf])
+ROWS = [ModelAverage(local_steps=8), Bmuf(local_steps=8)]
+FREE_ROWS = [DelayedNesterov(local_steps=8), Downpour(push_every=8, pull_every=16)]
+
+
+@pytest.mark.parametrize("row", [*ROWS, *FREE_ROWS])
 def test_of_equal_speed_all_do_all_steps_bit_for_bit(row):
     options = {"workers": 2, "optimizer": "adam", "dtype": tf.float32}
     plain, by_speed = (
-        simulated(row(local_steps=3, blocks_by_speed=flag), BATCHES, **options) for flag in (False, True)
+        simulated(dataclasses.replace(row, blocks_by_speed=flag), BATCHES, **options) for flag in (False, True)
     )
     assert run(plain, 4) == run(by_speed, 4)
     for name, vector in plain.state().vectors.items():
@@ -74,6 +79,22 @@ def test_nobody_waits_for_a_worker_of_half_the_speed():
         seconds[by_speed] = [report.seconds for report in reports[1:]]
     assert waits[False] == pytest.approx([8, 0] * 2) and seconds[False] == pytest.approx([16] * 3)
     assert waits[True] == pytest.approx([0] * 4) and seconds[True] == pytest.approx([8] * 3)
+
+
+@pytest.mark.parametrize("row", FREE_ROWS)
+def test_a_worker_of_half_the_speed_that_waits_for_nobody_pushes_as_often(row):
+    """Once its first push has told how fast it is; without the flag, half as often, and each time all steps."""
+    assert steps_of_pushes(dataclasses.replace(row, blocks_by_speed=True), 9) == [[8] * 5, [8, 4, 4, 4]]
+    assert steps_of_pushes(row, 6) == [[8] * 4, [8, 8]]
+
+
+def steps_of_pushes(row, updates):
+    """The steps of each push of the fast worker, and of the slow one."""
+    engine = simulated(row, BATCHES, workers=2, costs=half_speed())
+    found, absorb = [[], []], engine._servers.absorb
+    engine._servers.absorb = lambda push, waits: found[push.worker].append(push.work.sums.steps) or absorb(push, waits)
+    run(engine, updates)
+    return found
 
 
 def test_blocks_are_measured_and_not_declared():
@@ -151,6 +172,22 @@ def test_without_the_flag_a_graph_reads_no_number_of_steps():
     ],
 )
 def test_is_refused_where_it_would_do_nothing(flags, fault):
-    for row in (ModelAverage, Bmuf):
+    for row in (ModelAverage, Bmuf, DelayedNesterov):
         assert row(blocks_by_speed=True, **flags).faults() == [fault] * (fault is not None)
         assert row(**flags).faults() == []
+
+
+@pytest.mark.parametrize(
+    "flags, fault",
+    [
+        ({"push_every": 1, "pull_every": 3}, "no worker can do less than --push_every=1; leave it out."),
+        (
+            {"push_every": 4, "pull_every": 6},
+            "with --pull_every=6 a worker pulls between two pushes; give a multiple of --push_every=4.",
+        ),
+        ({"push_every": 4, "pull_every": 8}, None),
+    ],
+)
+def test_downpour_refuses_it_where_it_would_do_nothing_or_pull_within_a_block(flags, fault):
+    found = Downpour(blocks_by_speed=True, **flags).faults()
+    assert found == ([f"--blocks_by_speed: {fault}"] if fault else []) and Downpour(**flags).faults() == []

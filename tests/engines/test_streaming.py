@@ -97,6 +97,89 @@ def test_follows_its_equations(servers, flags):
         assert np.abs(parameters(engine) - other).max() > DIFFERENT
 
 
+def eager_by_equations(row, steps, workers, servers):
+    """The server parameters, and those of worker 0, as the article has it: each replica has an outer optimizer.
+
+    It is given Δ_i(t) / N + [mean Δ(t-1) - Δ_i(t-1) / N] where delta t is pushed, and the replica goes on from where it
+    comes to. One more, that of the servers, is given mean Δ(t). What it comes to arrives later, and takes the place.
+    """
+    layout = Layout(toy.ToyModel.parameters, servers * row.fragments)
+    theta = layout.initialize(1, tf.float64).numpy()
+    replicas, bases = ([theta.copy() for _ in range(workers)] for _ in range(2))
+    outer, *own = (Outer(row, theta) for _ in range(1 + workers))
+    last, last_mean = [np.zeros_like(theta) for _ in range(workers)], np.zeros_like(theta)
+    parts = np.split(np.arange(layout.size), row.fragments)
+    block, arrives, delay = row.local_steps // row.fragments, {}, row.fragment_delay
+    for step in range(1, steps + 1):
+        for worker, replica in enumerate(replicas):
+            batch = BATCHES[(step - 1) * workers + worker]
+            gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(replica), batch, None)
+            replica -= RATE * (gradient / sums.target_tokens).numpy()
+        if step in arrives and step < steps:  # or it is the first action of a block that does not begin
+            part = arrives[step]
+            for replica, base in zip(replicas, bases):
+                replica[part] += outer.pulled[part] - base[part]
+                base[part] = outer.pulled[part]
+        if (step + delay - delay // 2) % block == 0:
+            part = parts[((step + delay - delay // 2) // block - 1) % row.fragments]
+            deltas = [(replica - base)[part] for replica, base in zip(replicas, bases)]
+            for worker, delta in enumerate(deltas):
+                own[worker].step(part, delta / workers + (last_mean[part] - last[worker][part] / workers))
+                replicas[worker][part] = bases[worker][part] = own[worker].pulled[part]
+                last[worker][part] = delta
+            last_mean[part] = np.mean(deltas, axis=0)
+            outer.step(part, last_mean[part])
+            arrives[step + delay] = part
+    return outer.pulled, replicas[0]
+
+
+class Outer:
+    """SGD with block momentum on deltas."""
+
+    def __init__(self, row, theta):
+        self.pulled, self.filtered, self.update, self.row = theta.copy(), theta.copy(), np.zeros_like(theta), row
+
+    def step(self, part, mean):
+        momentum = self.row.block_momentum
+        self.update[part] = momentum * self.update[part] + self.row.block_learning_rate * mean
+        self.filtered[part] += self.update[part]
+        ahead = momentum * self.update[part] if self.row.block_nesterov else 0
+        self.pulled[part] = self.filtered[part] + ahead
+
+
+@pytest.mark.parametrize(
+    "workers, servers, flags",
+    [
+        (2, 1, {"local_steps": 3, "fragments": 1, "fragment_delay": 3}),  # as in the article
+        (2, 2, {"local_steps": 6, "fragments": 2, "fragment_delay": 3, "block_learning_rate": 0.7}),
+        (3, 2, {"local_steps": 6, "fragments": 3, "fragment_delay": 1, "block_momentum": 0.9, "block_nesterov": False}),
+    ],
+)
+def test_eager_workers_are_where_an_outer_optimizer_of_their_own_would_be(workers, servers, flags):
+    row, updates = streaming(eager_updates=True, **flags), 6
+    engine = simulated(row, BATCHES, workers=workers, servers=servers)
+    run(engine, updates)
+    steps = updates * row.local_steps // row.fragments
+    expected, replica = eager_by_equations(row, steps, workers, servers)
+    np.testing.assert_allclose(parameters(engine), expected, rtol=0, atol=EXACT)
+    np.testing.assert_allclose(engine.state().vectors["worker_0_replica"], replica, rtol=0, atol=EXACT)
+
+
+def test_one_eager_worker_never_notices_that_its_fragment_travels():
+    """Block momentum that waits for nothing, behind as many steps without a token as the first push comes too soon."""
+    flags = {"local_steps": 3, "block_momentum": MOMENTUM}
+    nothing = BATCHES[0]._replace(target_ids=tf.zeros_like(BATCHES[0].target_ids))
+    at_once = simulated(Bmuf(**flags), [nothing, nothing, *BATCHES], workers=1)
+    run(at_once, 5)
+    eager, mixed = (
+        simulated(Streaming(fragments=1, fragment_delay=3, eager_updates=each, **flags), BATCHES, workers=1)
+        for each in (True, False)
+    )
+    run(eager, 5), run(mixed, 5)
+    np.testing.assert_allclose(parameters(eager), parameters(at_once), rtol=0, atol=EXACT)
+    assert distance(mixed, at_once) > DIFFERENT
+
+
 @pytest.mark.parametrize("optimizer, servers, slots", [("sgd", 1, "keep"), ("adam", 2, "keep"), ("adam", 2, "average")])
 def test_one_fragment_without_delay_is_block_momentum(optimizer, servers, slots):
     how = {"workers": 3, "servers": servers, "optimizer": optimizer, "dtype": tf.float32}
@@ -110,10 +193,13 @@ def test_one_fragment_without_delay_is_block_momentum(optimizer, servers, slots)
     assert distance(one, late) > DIFFERENT
 
 
-@pytest.mark.parametrize("updates, slots", [(1, "keep"), (2, "average"), (3, "keep"), (3, "average")])
-def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates, slots):
+KEPT, AVERAGED, EAGER = {"local_slots": "keep"}, {"local_slots": "average"}, {"eager_updates": True}
+
+
+@pytest.mark.parametrize("updates, flags", [(1, KEPT), (2, AVERAGED), (3, KEPT), (3, AVERAGED), (2, EAGER)])
+def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates, flags):
     """Behind any update: a worker begins anywhere in its round, with its replica and what it has pulled."""
-    row = streaming(local_steps=6, fragments=2, fragment_delay=2, local_slots=slots)
+    row = streaming(local_steps=6, fragments=2, fragment_delay=2, **flags)
     how = {"workers": 2, "optimizer": "adam", "encoding": "int8", "pull_encoding": "float16", "average_rate": 0.1}
     whole, second = (simulated(row, BATCHES, **how) for _ in range(2))
     blocks = whole.blocks()
@@ -123,7 +209,7 @@ def test_resumes_with_a_fragment_that_no_worker_has_pulled_yet(updates, slots):
     list(itertools.islice(blocks, 4)), run(second, 4)
     for name, vector in whole.state().vectors.items():
         np.testing.assert_array_equal(second.state().vectors[name], vector, err_msg=name)
-    for forgotten in ("worker_0_replica", "worker_0_m"):
+    for forgotten in ("worker_0_replica", "worker_0_own_update" if row.eager_updates else "worker_0_m"):
         forgetful = simulated(row, BATCHES, **how)
         vectors = {name: vector for name, vector in state.vectors.items() if name != forgotten}
         assert len(vectors) < len(state.vectors)
@@ -227,7 +313,8 @@ def test_an_element_of_a_fragment_is_found_in_the_vector():
     [
         ({"local_steps": 10, "fragments": 4}, "--fragments=4: must divide --local_steps=10."),
         ({"local_steps": 8, "fragments": 4, "fragment_delay": 3}, "--fragment_delay=3: .* behind 2 steps"),
+        ({"eager_updates": True, "kept_replica": 0.2}, "--kept_replica=0.2: with --eager_updates workers keep all"),
     ],
 )
-def test_refuses_fragments_that_do_not_fit(flags, words):
+def test_refuses_what_does_not_fit(flags, words):
     assert re.search(words, " ".join(Streaming(**flags).faults()))

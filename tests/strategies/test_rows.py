@@ -104,7 +104,7 @@ def test_every_name_of_the_table_makes_a_row():
         assert isinstance(settings().row(1, OptimizerSettings()), Strategy)
 
 
-@pytest.mark.parametrize("module", ["exchanges", "row", "elastic", "delayed_nesterov"])
+@pytest.mark.parametrize("module", ["exchanges", "row", "elastic", "streaming", "delayed_nesterov"])
 def test_examples(module):
     found = doctest.testmod(importlib.import_module(f"tfnmt.strategies.{module}"))
     assert found.attempted and not found.failed

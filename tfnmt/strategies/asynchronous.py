@@ -10,7 +10,7 @@ from graphs.staleness import Staleness
 from tfnmt.optimizers.optimizers import OptimizerSettings, Sgd, build_optimizer, local_optimizer
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import StepSum
-from tfnmt.strategies.row import Meetings, Strategy
+from tfnmt.strategies.row import Meetings, Strategy, speed_faults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +74,30 @@ class Downpour(FreeRunning):
         "Between pulls a worker moves its replica by plain SGD at so many times the learning rate; 0 for not at all.",
         minimum=0,
     )
+    blocks_by_speed: bool = setting(
+        False,
+        "The fastest worker does all --push_every steps between two pushes, and every other one as many as it does "
+        "meanwhile, by the speeds measured so far, so that all push equally often.",
+    )
+
+    def faults(self) -> list[str]:
+        """Blocks in which there is nothing to be left out, or that are in parts."""
+        if not self.blocks_by_speed:
+            return []
+        if self.pull_every % self.push_every:
+            return [
+                f"--blocks_by_speed: with --pull_every={self.pull_every} a worker pulls between two pushes; give a "
+                f"multiple of --push_every={self.push_every}."
+            ]
+        return speed_faults("push_every", self.push_every)
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
+        meetings = Meetings.every(self.pull_every, self.push_every)
         return dataclasses.replace(
             super().row(workers, optimizer),
             exchange=StepSum(),
-            meetings=Meetings.every(self.pull_every, self.push_every),
+            meetings=dataclasses.replace(meetings, by_speed=self.blocks_by_speed),
             local_update=Sgd() if self.local_rate else None,
             local_rate=self.local_rate,
         )

@@ -15,6 +15,7 @@ step of DiLoCo (Douillard et al., 2023).
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_opti
 from tfnmt.settings import setting
 from tfnmt.strategies.exchanges import ParameterDelta
 from tfnmt.strategies.quorum import QuorumSettings
-from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy
+from tfnmt.strategies.row import AVERAGE, KEEP, RESET, Meetings, Strategy, speed_faults
 
 
 class AddMean(Optimizer):
@@ -62,7 +63,7 @@ class BlockMomentum(Optimizer):
     def apply(self, parameters, slots, gradient, learning_rate, version) -> None:
         """See `tfnmt.optimizers.optimizers.Optimizer`; `gradient` is G, and the learning rate is not read."""
         dtype = gradient.dtype
-        update = self._momentum * _read(slots["block_update"], dtype) + self._rate * gradient
+        update, _ = self.step(_read(slots["block_update"], dtype), gradient)
         tf.raw_ops.AssignVariableOp(resource=slots["block_update"], value=update)
         if "filtered" not in slots:
             tf.raw_ops.AssignAddVariableOp(resource=parameters, value=update)
@@ -70,6 +71,12 @@ class BlockMomentum(Optimizer):
         filtered = _read(slots["filtered"], dtype) + update
         tf.raw_ops.AssignVariableOp(resource=slots["filtered"], value=filtered)
         tf.raw_ops.AssignVariableOp(resource=parameters, value=filtered + self._momentum * update)
+
+    def step(self, before: Any, mean: Any) -> tuple[Any, Any]:
+        """Δ behind a mean delta G, where it was `before`, and how far θ moves: Δ, Nesterov's (1 + η) Δ - η `before`."""
+        update = self._momentum * before + self._rate * mean
+        # Not Δ + η (Δ - before): to what a caller adds it, TensorFlow makes one sum of all, in an order of its own.
+        return update, (1 + self._momentum) * update - self._momentum * before if "filtered" in self.slots else update
 
 
 def token_weight(sums: Sums) -> float:
@@ -106,14 +113,7 @@ class ModelAverage(QuorumSettings):
 
     def faults(self) -> list[str]:
         """Blocks in which there is nothing to be left out."""
-        if self.blocks_by_speed and self.local_steps == 1:
-            return ["--blocks_by_speed: no worker can do less than --local_steps=1; leave it out."]
-        if self.blocks_by_speed and self.sync_every_seconds:
-            return [
-                f"--blocks_by_speed: with --sync_every_seconds={self.sync_every_seconds:g} all blocks take equally "
-                "long; leave out either."
-            ]
-        return []
+        return speed_faults("local_steps", self.local_steps, self.sync_every_seconds) if self.blocks_by_speed else []
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
@@ -148,7 +148,7 @@ class BlockMomentumSettings:
     )
     block_nesterov: bool = setting(True, "Nesterov's block momentum rather than the classical one.")
 
-    def server_update(self, workers: int, optimizer: OptimizerSettings) -> Optimizer:
+    def server_update(self, workers: int, optimizer: OptimizerSettings) -> BlockMomentum:
         """The equation by which the servers move."""
         momentum = self.block_momentum
         if momentum is None:

@@ -8,7 +8,8 @@ mean of the last d deltas; the pushes between add their delta to θ and, with c 
     every d-th push:   m ← β m + a / d;   θ ← θ + ε ((1 - c d + c) β m + G / d);   a ← 0
     otherwise:         θ ← θ + ε (c β m + G / d)
 
-The paper's Δ is -G.
+The paper's Δ is -G. With its dynamic local updates, `--blocks_by_speed`, a slow worker does fewer than H steps
+(`tfnmt.engines.speeds`), so that all push equally often and no delta is staler than the others.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from tfnmt.optimizers.optimizers import Optimizer, OptimizerSettings, local_opti
 from tfnmt.settings import setting
 from tfnmt.strategies.asynchronous import StaleRates
 from tfnmt.strategies.exchanges import ParameterDelta
-from tfnmt.strategies.row import Meetings, Strategy
+from tfnmt.strategies.row import Meetings, Strategy, speed_faults
 
 
 class DelayedMomentum(Optimizer):
@@ -71,6 +72,11 @@ class DelayedNesterov(StaleRates):
         "never.",
         minimum=0,
     )
+    blocks_by_speed: bool = setting(
+        False,
+        "The fastest worker does all --local_steps between two pushes, and every other one as many as it does "
+        "meanwhile, by the speeds measured so far, so that all push equally often.",
+    )
     outer_learning_rate: float = setting(0.7, "Learning rate of the servers, ε.", above=0)
     outer_momentum: float = setting(0.9, "Momentum of the servers, β.", minimum=0, below=1)
     momentum_delay: int | None = setting(
@@ -78,14 +84,19 @@ class DelayedNesterov(StaleRates):
     )
     early_momentum: bool = setting(False, "The pushes between take a d-th of the momentum each, c = 1/d, not c = 0.")
 
+    def faults(self) -> list[str]:
+        """Blocks in which there is nothing to be left out."""
+        return speed_faults("local_steps", self.local_steps, self.sync_every_seconds) if self.blocks_by_speed else []
+
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
         delay = self.momentum_delay or workers
         share = 1 / delay if self.early_momentum else 0.0
+        meetings = Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds)
         return Strategy(
             DelayedMomentum(self.outer_learning_rate, self.outer_momentum, delay, share),
             exchange=ParameterDelta(),
-            meetings=Meetings.every(self.local_steps, self.local_steps, self.sync_every_seconds),
+            meetings=dataclasses.replace(meetings, by_speed=self.blocks_by_speed),
             local_update=local_optimizer(optimizer),
             replicas=delay,
             slack=None,

@@ -87,6 +87,17 @@ class Meetings:
         return sum(action.count for action in self.blocks[0] if isinstance(action, Steps))
 
 
+def speed_faults(flag: str, steps: int, seconds: float = 0.0) -> list[str]:
+    """Why blocks of so many steps, which `flag` sets, and of at most so many seconds cannot go by speed."""
+    if steps == 1:
+        return [f"--blocks_by_speed: no worker can do less than --{flag}=1; leave it out."]
+    if seconds:
+        return [
+            f"--blocks_by_speed: with --sync_every_seconds={seconds:g} all blocks take equally long; leave out either."
+        ]
+    return []
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy:
     """One row of the table.
