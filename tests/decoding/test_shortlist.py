@@ -65,7 +65,7 @@ def everything(model):
 def test_all_subwords_change_nothing_and_some_are_obeyed(model, exported):
     expected = translations(exported)
     everything(model).write(exported, vocabularies_of(model))
-    assert translations(exported) == expected
+    assert [best.tokens for best in translations(exported)] == [best.tokens for best in expected]
     # Of every sentence's subwords the first one's translations are allowed, and nothing else.
     allowed = {number: [END_ID + 1 + number % 5, 20 + number % 7] for number in range(model.source_vocabulary.size)}
     shortlist.Shortlist(2, 1, [END_ID + 3], allowed).write(exported, vocabularies_of(model))
@@ -83,13 +83,15 @@ def test_all_subwords_change_nothing_and_some_are_obeyed(model, exported):
 
 
 def test_a_forbidden_word_is_not_taken(model, exported):
-    """The negative control: without the first token of a translation, it becomes another one."""
+    """The negative control: without one token of a translation, which is no copy, it becomes another one."""
     (expected,) = translations(exported, lines=LINES[:1])
-    others = [number for number in everything(model).frequent if number != expected.tokens[0]]
+    target = model.target_vocabulary.pieces()
+    copies = set(model.source_vocabulary.segment(LINES[0]))
+    forbidden = next(number for number in expected.tokens if target[number] not in copies)
+    others = [number for number in everything(model).frequent if number != forbidden]
     everything(model)._replace(frequent=others).write(exported, vocabularies_of(model))
     (found,) = translations(exported, lines=LINES[:1])
-    copies = ids(model.target_vocabulary, LINES[0]) if model.source_vocabulary is model.target_vocabulary else []
-    assert expected.tokens[0] not in copies and expected.tokens[0] not in found.tokens
+    assert forbidden != END_ID and forbidden not in found.tokens and found.text != expected.text
 
 
 def test_the_map_s_file(model, tmp_path):
@@ -169,7 +171,7 @@ def test_a_shortlist_that_costs_too_much_is_refused(model, tmp_path):
     few = shortlist.Shortlist(1, 1, [END_ID + 1], {})
     with pytest.raises(DifferentError, match=r"--shortlist=1 costs more BLEU .*; take a longer shortlist, or") as error:
         checked.write(tmp_path, "float32", 0.5, few)
-    assert "Sentence 1" in str(error.value) or "Sentence" in str(error.value)
+    assert "Sentence" in str(error.value)
     for path in tmp_path.iterdir():
         path.unlink()
     with pytest.raises(DifferentError, match=r"=int8 with --shortlist=1 costs .*take another quantization or a longer"):
