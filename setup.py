@@ -55,6 +55,8 @@ setup(
     extras_require={
         # Runs exported Transformers: tfnmt-export --format=ctranslate2, tfnmt-translate --exported.
         "ctranslate2": ["ctranslate2>=4.5"],
+        # Aligns words: tfnmt-export --shortlist. Its build needs Cython to be there already.
+        "shortlist": ["cython>=3.0", "eflomal>=2.0"],
         # Horovod compiles against the TensorFlow that is installed: tools/build_horovod does it.
         "horovod": ["horovod==0.28.1"],
         # Experiment trackers: tfnmt-train --report_to=wandb,mlflow.

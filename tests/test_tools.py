@@ -99,12 +99,16 @@ def test_models_in_use_are_measured_and_the_study_goes_on(tmp_path):
     flags = [f"--runs={run.path}", *text, f"--output={tmp_path / 'out'}", "--repeats=1", "--latency_sentences=2"]
     tool("inference_study", *flags, "--variants=float32", "--beam_sizes=1")
     before = json.loads((tmp_path / "out" / "results.json").read_text())
-    found = tool("inference_study", *flags, "--variants=tensorflow,float32,int8", "--beam_sizes=1")
+    found = tool("inference_study", *flags, "--variants=tensorflow,float32,int8,int8_shortlist", "--beam_sizes=1")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results[:1] == before and [each["variant"] for each in results] == ["float32", "tensorflow", "int8"]
-    exact, ours, small = results
-    assert exact["bleu"] == ours["bleu"] > 5 and small["bytes"] < exact["bytes"]
-    assert len(re.findall(r"^\| run( \*)? \| (?:float32|tensorflow|int8) \| 1 \| [\d.]+ \|", found, re.M)) == 3
+    variants = ["float32", "tensorflow", "int8", "int8_shortlist"]
+    assert results[:1] == before and [each["variant"] for each in results] == variants
+    exact, ours, small, short = results
+    assert exact["bleu"] == ours["bleu"] > 5 and small["bytes"] < short["bytes"] < exact["bytes"]
+    assert (
+        len(re.findall(r"^\| run( \*)? \| (?:float32|tensorflow|int8|int8_shortlist) \| 1 \| [\d.]+ \|", found, re.M))
+        == 4
+    )
     assert (tmp_path / "out" / "results.md").read_text() in found and " * |" in found
     assert (tmp_path / "out" / "results.png").stat().st_size > 5000
 

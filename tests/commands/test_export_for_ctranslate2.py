@@ -45,11 +45,15 @@ def test_an_exported_folder_translates_without_the_run(run, call, tmp_path, capl
     assert "--checkpoint does nothing with --exported" in error
 
 
-def test_the_model_card(run, call, tmp_path):
+@pytest.mark.parametrize("shortlist", [0, 9])
+def test_the_model_card(run, call, tmp_path, shortlist):
     call(evaluate, f"--run_directory={run.path}", "--beam_size=2")
     directory = tmp_path / "exported"
-    call(export, f"--run_directory={run.path}", f"--output={directory}", "--format=ctranslate2")
+    flags = [f"--shortlist={shortlist}", "--largest_bleu_loss=100"] if shortlist else []
+    call(export, f"--run_directory={run.path}", f"--output={directory}", "--format=ctranslate2", *flags)
     card = (directory / "README.md").read_text()
+    assert ("use_vmap=True" in card and "the 9 most frequent subwords" in card) == bool(shortlist)
+    assert ("by eflomal's alignments of 120 pairs" in card) == (directory / "vmap.txt").exists() == bool(shortlist)
     assert card.startswith("---\nlanguage: [en, de]\n")
     assert "- toys 1, licence: MIT" in card and "stored in float32" in card and str(run.path) in card
     greedy, beam = re.findall(r"BLEU +([\d.]+)  (\S+)", card)
@@ -82,7 +86,8 @@ def test_a_wrong_export_ends_with_1_and_leaves_nothing(run, call, tmp_path, monk
     [
         (["--beam_size=2"], "--beam_size does nothing with --format=ctranslate2"),
         (["--format=savedmodel", "--quantization=int8"], "--quantization does nothing with --format=savedmodel"),
-        (["--largest_bleu_loss=1"], "--largest_bleu_loss does nothing with --quantization=float32"),
+        (["--largest_bleu_loss=1"], "--largest_bleu_loss does nothing with --quantization=float32 and --shortlist=0"),
+        (["--format=savedmodel", "--shortlist=9"], "--shortlist does nothing with --format=savedmodel"),
         (["--source=x"], "--source and --reference: give both"),
         (["--source=/no/x", "--reference=/no/y"], "/no/x"),
         (["--checkpoint=best,newest", "--quantization=int3"], "must be one of float32"),

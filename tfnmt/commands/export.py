@@ -15,7 +15,8 @@ tfnmt-export --run_directory=runs/first --output=exported --format=ctranslate2 -
 
 makes a folder for CTranslate2, for Transformers alone, with the vocabularies and a model card (README.md), which
 tfnmt-translate --exported=exported reads. Text is translated both ways before: an export that translates otherwise
-is not left, and the command ends with exit code 1.
+is not left, and the command ends with exit code 1. With --shortlist=50 it chooses only among likely target subwords,
+which makes the output layer cheaper; the training text is aligned for that, which takes some minutes.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from tfnmt.commands import application
 from tfnmt.data.corpus import find_corpus, languages_of
 from tfnmt.data.files import TextPair, inspect_pairs, read_pairs
 from tfnmt.data.settings import DataSettings
-from tfnmt.decoding import model_card
+from tfnmt.decoding import model_card, shortlist
 from tfnmt.decoding.ctranslate2_export import CheckedExport, CheckText, refuse_what_cannot_be_exported
 from tfnmt.decoding.ctranslate2_format import FLOAT32, QUANTIZATIONS
 from tfnmt.decoding.export import ExportedTranslator
@@ -59,6 +60,13 @@ class ExportSettings:
         choices=QUANTIZATIONS,
         only_with=_CTRANSLATE2,
     )
+    shortlist: int = setting(
+        0,
+        "Translations of each source subword that the output layer computes, and of frequent subwords as many; by "
+        "eflomal's alignments of the run's training text. 0 for all subwords.",
+        minimum=0,
+        only_with=_CTRANSLATE2,
+    )
     source: str = setting(
         "",
         "File of source lines that are translated both ways, in place of the run's validation text.",
@@ -71,9 +79,9 @@ class ExportSettings:
     )
     largest_bleu_loss: float = setting(
         0.5,
-        "BLEU on these lines that a quantized export may be worse by.",
+        "BLEU on these lines that an export may be worse by that is quantized or has a shortlist.",
         minimum=0,
-        only_with={"quantization": [name for name in QUANTIZATIONS if name != FLOAT32]},
+        only_with={"quantization": [name for name in QUANTIZATIONS if name != FLOAT32], "shortlist": None},
     )
 
     def faults(self) -> list[str]:
@@ -114,14 +122,29 @@ def _main(trained_settings: TrainedSettings, settings: ExportSettings, search: E
     refuse_what_cannot_be_exported(trained)
     run = RunDirectory(trained_settings.run_directory[0])
     text = _text(settings, run)
+    make_shortlist = _shortlist_maker(settings, run, trained)
 
     def export(directory: Path) -> None:
+        candidates = make_shortlist()
         checked = CheckedExport(trained, search, text, trained_settings.threads or None)
-        check = checked.write(directory, settings.quantization, settings.largest_bleu_loss)
-        model_card.write(directory, run, trained, check, settings.quantization)
+        check = checked.write(directory, settings.quantization, settings.largest_bleu_loss, candidates)
+        model_card.write(directory, run, trained, check, settings.quantization, candidates)
         logging.info("In %s %s.", settings.quantization, check)
 
     _write(settings.output, export)
+
+
+def _shortlist_maker(
+    settings: ExportSettings, run: RunDirectory, trained: Trained
+) -> Callable[[], shortlist.Shortlist | None]:
+    """Makes the shortlist, which takes time; what it lacks is refused before."""
+    if not settings.shortlist:
+        return lambda: None
+    shortlist.package()
+    data = run.settings(DataSettings)
+    files = shortlist.training_files(data)
+    vocabularies = (trained.source_vocabulary, trained.target_vocabulary)
+    return lambda: shortlist.make(files, data, vocabularies, settings.shortlist)
 
 
 def _write(path: str, export: Callable[[Path], None]) -> None:

@@ -2,7 +2,8 @@
 
 Both ways translate the same text greedily. In float32 the translations must be equal, but for a share of the sentences
 in which two tokens are so nearly alike that the order of a sum decides. A quantized export must cost little BLEU; it
-is made only where its float32 is equal, so that a fault of the conversion cannot pass for a cost of quantization.
+is made only where its float32 is equal, so that a fault of the conversion cannot pass for a cost of quantization. So it
+is with a shortlist.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from tfnmt.decoding.ctranslate2_format import FLOAT32, package, positions_of, wr
 from tfnmt.decoding.ctranslate2_translator import CTranslate2Translator
 from tfnmt.decoding.loading import Trained
 from tfnmt.decoding.settings import DecodingSettings, SearchSettings
+from tfnmt.decoding.shortlist import Shortlist
 from tfnmt.decoding.translator import Hypothesis, Report
 from tfnmt.errors import UserError
 from tfnmt.evaluation import Scores, evaluate
@@ -101,10 +103,16 @@ class CheckedExport:
         )
         self._scores = self._evaluate(self._expected)
 
-    def write(self, directory: Path, quantization: str, largest_bleu_loss: float) -> Check:
-        """Writes it in a quantization of `ctranslate2_format.QUANTIZATIONS` that costs at most so much BLEU.
+    def write(
+        self, directory: Path, quantization: str, largest_bleu_loss: float, shortlist: Shortlist | None = None
+    ) -> Check:
+        """Writes it in a quantization and with a shortlist that cost at most so much BLEU.
 
-        The directory is empty; what is in it behind an error is of no use.
+        Args:
+          directory: an empty one; what is in it behind an error is of no use.
+          quantization: one of `ctranslate2_format.QUANTIZATIONS`.
+          largest_bleu_loss: BLEU that the export may be worse by, where it is quantized or has a shortlist.
+          shortlist: the target subwords that it may choose among; None for all.
 
         Raises:
           DifferentError: it translates otherwise.
@@ -112,32 +120,38 @@ class CheckedExport:
         check, found = self._write(directory, FLOAT32)
         if len(found) - check.equal > LARGEST_DIFFERENT_SHARE * len(found):
             raise DifferentError(f"{self._first_difference(found)} Nothing was exported: {check}.")
-        if quantization == FLOAT32:
+        if quantization == FLOAT32 and shortlist is None:
             return check
         logging.info("In float32 %s.", check)
         for path in directory.iterdir():
             path.unlink()
-        check, found = self._write(directory, quantization)
+        check, found = self._write(directory, quantization, shortlist)
         if check.scores.bleu - check.exported_scores.bleu > largest_bleu_loss:
             raise DifferentError(
-                f"--quantization={quantization} costs more BLEU than --largest_bleu_loss={largest_bleu_loss:g}: "
-                f"{check}. Nothing was exported; take another quantization, or allow more. "
+                f"{_flags(quantization, shortlist)} more BLEU than --largest_bleu_loss={largest_bleu_loss:g}: "
+                f"{check}. Nothing was exported; take {_remedy(quantization, shortlist)}, or allow more. "
                 f"{self._first_difference(found)}"
             )
         return check
 
-    def _write(self, directory: Path, quantization: str) -> tuple[Check, list[str]]:
+    def _write(self, directory: Path, quantization: str, shortlist: Shortlist | None = None) -> tuple[Check, list[str]]:
         """The export's check and translations."""
         trained = self._trained
+        vocabularies = (trained.source_vocabulary, trained.target_vocabulary)
         write(
             directory,
             cast(TransformerSettings, trained.models[0].settings),
             trained.layouts[0].unpack_array(trained.vectors[0]),
-            (trained.source_vocabulary, trained.target_vocabulary),
+            vocabularies,
             positions_of(self._greedy),
             quantization,
         )
-        exported = CTranslate2Translator(directory, self._greedy, self._threads)
+        decoding = self._greedy
+        if shortlist is not None:
+            shortlist.write(directory, vocabularies)
+            # Sentences of one batch share their candidates: alone, a sentence has the fewest.
+            decoding = dataclasses.replace(decoding, decoding_batch_sentences=1)
+        exported = CTranslate2Translator(directory, decoding, self._threads)
         found = self._translate(exported.translate)
         equal = sum(map(str.__eq__, self._expected, found))
         return Check(self._text, equal, self._scores, self._evaluate(found), exported.arithmetic), found
@@ -156,6 +170,18 @@ class CheckedExport:
         pairs = enumerate(zip(self._expected, found))
         place, (ours, theirs) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
         return f"Sentence {place + 1}, {self._text.sources[place]!r}, becomes {ours!r} and, exported, {theirs!r}."
+
+
+def _flags(quantization: str, shortlist: Shortlist | None) -> str:
+    """Subject and verb of a sentence about what costs BLEU."""
+    flags = [f"--quantization={quantization}"] if quantization != FLOAT32 else []
+    flags += [f"--shortlist={shortlist.best}"] if shortlist else []
+    return f"{' with '.join(flags)} costs"
+
+
+def _remedy(quantization: str, shortlist: Shortlist | None) -> str:
+    remedies = ["another quantization"] if quantization != FLOAT32 else []
+    return " or ".join(remedies + (["a longer shortlist"] if shortlist else []))
 
 
 def _in_float32(trained: Trained) -> Trained:

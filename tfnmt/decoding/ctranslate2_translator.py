@@ -10,6 +10,7 @@ import numpy as np
 from tfnmt import runtime
 from tfnmt.batch import BEGIN_ID, END_ID, PAD_ID
 from tfnmt.data.vocabulary import load_vocabularies
+from tfnmt.decoding import shortlist
 from tfnmt.decoding.batching import batches_of, pad
 from tfnmt.decoding.ctranslate2_format import length_limit, package, positions_of
 from tfnmt.decoding.settings import DecodingSettings
@@ -22,7 +23,7 @@ MODEL, CONFIGURATION = "model.bin", "config.json"
 
 
 class CTranslate2Translator:
-    """Translates lines as `Translator` does, with an exported model.
+    """Translates lines as `Translator` does, with an exported model and its shortlist, if it has one.
 
     Attributes:
       arithmetic: what this machine computes the products in, such as "int8_float32".
@@ -50,6 +51,7 @@ class CTranslate2Translator:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"--exported={directory}: cannot be loaded: {error}") from error
         self.arithmetic = self._model.compute_type
+        self._has_shortlist = Path(directory, shortlist.NAME).is_file()
 
     def translate(self, lines: Sequence[str], report: Report | None = None) -> list[list[Hypothesis]]:
         """See `Translator.translate`."""
@@ -80,6 +82,7 @@ class CTranslate2Translator:
             max_input_length=0,
             disable_unk=not settings.allow_unknown,
             suppress_sequences=[[special[PAD_ID]], [special[BEGIN_ID]]],
+            use_vmap=self._has_shortlist,
             return_scores=True,
             return_end_token=True,
             asynchronous=True,

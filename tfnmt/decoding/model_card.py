@@ -10,6 +10,7 @@ from tfnmt.data.corpus import DESCRIPTION
 from tfnmt.data.settings import DataSettings
 from tfnmt.decoding.ctranslate2_export import Check
 from tfnmt.decoding.loading import Trained
+from tfnmt.decoding.shortlist import Shortlist
 from tfnmt.evaluation import Scores
 from tfnmt.models.registry import ModelChoice
 from tfnmt.run_directory import RunDirectory
@@ -22,11 +23,19 @@ import ctranslate2, sentencepiece
 source = sentencepiece.SentencePieceProcessor(model_file="FOLDER/{source}")
 target = sentencepiece.SentencePieceProcessor(model_file="FOLDER/{target}")
 translator = ctranslate2.Translator("FOLDER")
-(result,) = translator.translate_batch([source.encode("A sentence .", out_type=str)], beam_size=5, disable_unk=True)
+sentences = [source.encode("A sentence .", out_type=str)]
+(result,) = translator.translate_batch(sentences, beam_size=5, disable_unk=True{map})
 print(target.decode(result.hypotheses[0]))"""
 
 
-def write(directory: Path, run: RunDirectory, trained: Trained, check: Check, quantization: str) -> None:
+def write(
+    directory: Path,
+    run: RunDirectory,
+    trained: Trained,
+    check: Check,
+    quantization: str,
+    shortlist: Shortlist | None = None,
+) -> None:
     """Writes the card of the export in `directory`, whose other files are there already."""
     data = run.settings(DataSettings)
     corpus = _corpus(data)
@@ -36,10 +45,11 @@ def write(directory: Path, run: RunDirectory, trained: Trained, check: Check, qu
     sections = [
         "\n".join(["---", *metadata, "---"]),
         f"# {languages or 'Translation'}: {trained.names[0]}",
-        _model(run, trained, quantization),
+        "\n\n".join([_model(run, trained, quantization), *_shortlist(shortlist)]),
         f"## Training text\n\n{_training_text(data, corpus)}",
         f"## Quality\n\n{_quality(run, trained, check)}",
-        f"## Use\n\n    tfnmt-translate --exported=FOLDER <input >output\n\nor, without tfnmt,\n\n{_use(directory)}",
+        "## Use\n\n    tfnmt-translate --exported=FOLDER <input >output\n\nor, without tfnmt,",
+        _use(directory, shortlist),
     ]
     (directory / NAME).write_text("\n\n".join(sections) + "\n", "utf-8")
 
@@ -51,6 +61,16 @@ def _model(run: RunDirectory, trained: Trained, quantization: str) -> str:
         f"A {kind} ({shape}; {trained.layouts[0].parameter_count:,} parameters) of tfnmt {tfnmt.__version__}, "
         f"for CTranslate2, stored in {quantization}."
     )
+
+
+def _shortlist(shortlist: Shortlist | None) -> list[str]:
+    if shortlist is None:
+        return []
+    return [
+        f"Candidates for a translation are the {len(shortlist.frequent)} most frequent subwords and, of each source "
+        f"subword, itself and its {shortlist.best} most probable translations at most, by eflomal's alignments of "
+        f"{shortlist.pairs:,} pairs of the training text. `use_vmap=False` allows all."
+    ]
 
 
 _SHAPE = ("encoder_layers", "decoder_layers", "width", "heads", "feed_forward_width", "normalization")
@@ -114,6 +134,7 @@ def _evaluations(run: RunDirectory, names: Sequence[str]) -> Iterable[Mapping[st
     return last.values()
 
 
-def _use(directory: Path) -> str:
+def _use(directory: Path, shortlist: Shortlist | None) -> str:
     names = sorted(path.name for path in directory.glob("vocabulary*.model"))
-    return "\n".join(f"    {line}" for line in _USE.format(source=names[0], target=names[-1]).splitlines())
+    use = _USE.format(source=names[0], target=names[-1], map=", use_vmap=True" if shortlist else "")
+    return "\n".join(f"    {line}" for line in use.splitlines())
