@@ -75,6 +75,7 @@ class ClusterEngine(Engine):
         with self._stall_watch, self._watched():
             self._coordinator = Coordinator(cluster)
             self._servers = UpdateSequence(recipe, self._workers, devices=devices)
+        self._pace = pace_of(self._workers, self._servers.strategy)
 
     def blocks(self) -> Iterator[BlockReport]:
         """Trains until `stop` is called; one report for each server update.
