@@ -88,20 +88,26 @@ def test_killed_rank_ends_all_that_mpirun_started(mpirun):
     assert "Traceback" not in log
 
 
-def test_ranks_that_share_tables_go_on_in_one_process_and_back(corpus, tmp_path):
-    """Checkpoints are whole, whoever has made them."""
+def test_what_ranks_with_shared_tables_have_trained_goes_on_everywhere(corpus, tmp_path):
+    """Checkpoints are whole, whoever has made them: two ranks, four, one process, a cluster."""
     common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
-    shared, store = [*RANKS, "--vocabulary_parallel"], CheckpointStore(tmp_path / "run" / "checkpoints")
-    _, log = run("launch", *common, *shared, "--max_updates=4")
-    assert "Strategy: sync, adam; 2 ranks" in log
-    shapes = {name: array.shape for name, array in store.load(4).parameters.items()}
-    _, log = run("train", *common, "--engine=local", "--max_updates=6")
-    assert "Going on from update 4" in log
-    assert "Workers before: 2; now: 1. The readers begin epoch 2." in log
-    assert {name: array.shape for name, array in store.load(6).parameters.items()} == shapes
-    _, log = run("launch", *common, *shared, "--max_updates=8")
-    assert "Going on from update 6" in log
-    assert all(np.isfinite(array).all() for array in store.load(8).parameters.values())
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    links = [
+        ("launch", ["--engine=horovod", "--workers=2", "--vocabulary_parallel"], "2 ranks"),
+        ("launch", ["--engine=horovod", "--workers=4", "--vocabulary_parallel"], "4 ranks"),
+        ("train", ["--engine=local"], "1 worker in this process"),
+        ("train", ["--workers=2", "--parameter_servers=1"], "2 embedded workers"),
+    ]
+    before = None
+    for number, (program, where, said) in enumerate(links, 1):
+        _, log = run(program, *common, *where, f"--max_updates={2 * number}")
+        assert f"Strategy: sync, adam; {said}" in log
+        assert number == 1 or f"Going on from update {2 * number - 2}" in log
+        found = store.load(2 * number).parameters
+        shapes = {name: array.shape for name, array in found.items()}
+        assert before in (None, shapes)
+        assert all(np.isfinite(array).all() for array in found.values())
+        before = shapes
 
 
 def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):

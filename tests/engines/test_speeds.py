@@ -92,7 +92,7 @@ def steps_of_pushes(row, updates):
     """The steps of each push of the fast worker, and of the slow one."""
     engine = simulated(row, BATCHES, workers=2, costs=half_speed())
     found, absorb = [[], []], engine._servers.absorb
-    engine._servers.absorb = lambda push, waits: found[push.worker].append(push.work.sums.steps) or absorb(push, waits)
+    engine._servers.absorb = lambda push, *how: found[push.worker].append(push.work.sums.steps) or absorb(push, *how)
     run(engine, updates)
     return found
 
