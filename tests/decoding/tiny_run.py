@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfnmt.checkpoints import Checkpoint, CheckpointStore
 from tfnmt.data.settings import DataSettings
+from tfnmt.decoding.loading import model_of
 from tfnmt.layout import Layout
-from tfnmt.models.registry import ModelChoice, build_model
+from tfnmt.models.registry import ModelChoice
 from tfnmt.models.transformer import TransformerSettings
 from tfnmt.run_directory import RunDirectory
 
@@ -33,7 +34,9 @@ def write_vocabulary(path: Path, seed_text: str = "") -> Path:
     return path
 
 
-def make_run(path: Path, *, seeds: dict[int, int], metrics: dict[int, float], seed_text: str = "") -> RunDirectory:
+def make_run(
+    path: Path, *, seeds: dict[int, int], metrics: dict[int, float], seed_text: str = "", model=MODEL
+) -> RunDirectory:
     """A run whose checkpoint of each update has the parameters that its seed gives, and maybe a metric."""
     path.mkdir(parents=True)
     for split in ("train", "validation", "test"):
@@ -41,7 +44,7 @@ def make_run(path: Path, *, seeds: dict[int, int], metrics: dict[int, float], se
             (path / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
     vocabulary = write_vocabulary(path / "vocabulary.model", seed_text)
     run = RunDirectory.create_or_check(
-        path / "run", ModelChoice(), MODEL, DataSettings(data=str(path), languages="en-de")
+        path / "run", ModelChoice(), model, DataSettings(data=str(path), languages="en-de")
     )
     run.adopt_vocabularies(vocabulary, vocabulary)
     store = CheckpointStore(run.checkpoints, keep_last=10, keep_best=10)
@@ -53,6 +56,6 @@ def make_run(path: Path, *, seeds: dict[int, int], metrics: dict[int, float], se
 def arrays_of(run: RunDirectory, seed: int) -> dict:
     """Random parameters, large enough that translations differ."""
     size = sentencepiece.SentencePieceProcessor(model_file=str(run.source_vocabulary)).vocab_size()
-    layout = Layout(build_model("transformer", MODEL, size, size).parameters)
+    layout = Layout(model_of(run, size, size).parameters)
     noise = tf.random.stateless_normal([layout.size], [seed, 0])
     return layout.unpack_array((layout.initialize(seed) + 0.3 * noise).numpy())

@@ -40,13 +40,15 @@ def choose(pairs: int, has_gpu: bool) -> tuple[str, str]:
 def completed(settings: Settings, given: Callable[[str], bool]) -> Settings:
     """`settings` with the model of a preset, or of the run that goes on, where no flag has chosen one.
 
-    Flags for any model, such as `--dropout`, keep their values. Tasks that are started one by one, on machines that may
-    differ, choose nothing.
+    A model that begins as another one is like that one but for the flags that are given. Flags for any model, such as
+    `--dropout`, keep their values. Tasks that are started one by one, on machines that may differ, choose nothing.
 
     Args:
       settings: those of the command line.
       given: whether a flag was given, by its name.
     """
+    if settings.run.initial_model and not given("model"):
+        return _like_initial(settings, given)
     is_one_of_many = launched() or (isinstance(settings.engine, ClusterSettings) and is_distributed(settings.engine))
     if is_one_of_many or any(map(given, _CHOOSING)):
         return settings
@@ -56,6 +58,18 @@ def completed(settings: Settings, given: Callable[[str], bool]) -> Settings:
         return settings  # Whoever reads the corpus or the run directory next will say it.
     own = {name: getattr(settings.model, name) for name in _OF_ANY_MODEL if given(name)}
     return settings._replace(choice=choice, model=dataclasses.replace(model, **own))
+
+
+def _like_initial(settings: Settings, given: Callable[[str], bool]) -> Settings:
+    try:
+        found = _recorded(Path(settings.run.run_directory)) or _recorded(Path(settings.run.initial_model))
+    except UserError:
+        found = None
+    if found is None or found[0] != settings.choice:
+        return settings  # Whoever reads the run directory or the initial model next will say it.
+    names = [field.name for field in dataclasses.fields(settings.model) if given(field.name)]
+    own = {name: getattr(settings.model, name) for name in names}
+    return settings._replace(model=dataclasses.replace(found[1], **own))
 
 
 def _recorded(run_directory: Path) -> tuple[ModelChoice, ModelSettings] | None:

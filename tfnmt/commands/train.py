@@ -41,12 +41,13 @@ from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.report import PushReport
 from tfnmt.engines.session import Drive, Lead, Session
 from tfnmt.errors import refuse
-from tfnmt.layout import Layout
+from tfnmt.layout import Layout, Parameter
 from tfnmt.models.base import Model, ModelSettings
 from tfnmt.models.registry import build_model
 from tfnmt.planning.advice import Machines
 from tfnmt.run_directory import RunDirectory
 from tfnmt.strategies import Phase, RowSettings, most_fragments, phases
+from tfnmt.training.initial_model import begin_with
 from tfnmt.training.monitoring import Monitor
 from tfnmt.training.stopping import describe_limits
 from tfnmt.training.trainer import Trainer
@@ -95,7 +96,12 @@ class _Job:
         refuse(faults + unseen_faults(settings, bool(corpus.validation)))
         corpus.inspect()
         shards = self._session.servers * most_fragments(self._phases())
-        return _Parts(corpus, vocabularies, model, Layout(model.parameters, shards))
+        return _Parts(corpus, vocabularies, model, Layout(self._beginning(model, vocabularies), shards))
+
+    def _beginning(self, model: Model, vocabularies: tuple[Vocabulary, Vocabulary]) -> tuple[Parameter, ...]:
+        """The model's parameters, with their first values; where something is saved, training goes on from that."""
+        path = self._settings.run.initial_model
+        return begin_with(path, vocabularies, model) if path and not self.newest_saved() else model.parameters
 
     def _phases(self) -> Sequence[Phase]:
         settings = self._settings

@@ -36,6 +36,13 @@ class RunSettings:
         "Directory of the vocabulary that tfnmt-vocabulary made; empty for that of --data.",
         is_path=True,
     )
+    initial_model: str = setting(
+        "",
+        "Run directory of a trained model, with whose best parameters training begins: to fine-tune it on other text "
+        "or, with fewer --encoder_layers or --decoder_layers, to train what is left of it. Flags of the model that are "
+        "not given are as there; the vocabulary (--vocabulary) must be its own. Empty for random parameters.",
+        is_path=True,
+    )
     engine: str = setting(
         "auto",
         "Where the strategy runs: local, one worker in this process; cluster, workers and parameter servers; horovod, "

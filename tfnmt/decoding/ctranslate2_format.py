@@ -24,7 +24,7 @@ from tfnmt.decoding.settings import SearchSettings
 from tfnmt.errors import UserError
 from tfnmt.models import layers
 from tfnmt.models.tables import Tables
-from tfnmt.models.transformer_parameters import TransformerSettings
+from tfnmt.models.transformer_parameters import MEMORY, TransformerSettings
 
 FLOAT32 = "float32"
 QUANTIZATIONS = (FLOAT32, "float16", "bfloat16", "int16", "int8", "int8_float16", "int8_bfloat16")
@@ -146,7 +146,7 @@ def _fill_decoder(spec: Any, arrays: Arrays, width: int) -> None:
         queries, keys_values, output = layer.attention.linear
         _fill_norm(layer.attention.layer_norm, arrays, f"{name}/norm")
         _fill_dense(queries, arrays, f"{name}/query")
-        _fill_dense(keys_values, arrays, "decoder/memory", slice(2 * number * width, 2 * (number + 1) * width))
+        _fill_dense(keys_values, arrays, MEMORY, slice(2 * number * width, 2 * (number + 1) * width))
         _fill_dense(output, arrays, f"{name}/output")
         _fill_feed_forward(layer.ffn, arrays, f"decoder/{number}/feed_forward")
     if hasattr(spec, "layer_norm"):

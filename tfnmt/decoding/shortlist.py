@@ -17,6 +17,7 @@ candidates of the first batch, so that no smaller id may come or go.
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,9 +173,14 @@ def _align(place: Path, pairs: int) -> None:
     """Writes the links of both directions, a line for each pair."""
     logging.info("Aligning the subwords of %s sentence pairs; this takes a few minutes for a million.", f"{pairs:,}")
     aligner = package().Aligner()
-    with (place / "source").open() as source, (place / "target").open() as target:
+    with ExitStack() as stack:
+        source, target = (stack.enter_context((place / side).open()) for side in ("source", "target"))
+        progress, pool = stack.enter_context(Progress("Aligning")), stack.enter_context(ThreadPoolExecutor(1))
+        work = pool.submit(aligner.align, source, target, str(place / "forward"), str(place / "reverse"))
+        while not wait([work], timeout=1.0).done:
+            progress.show(0)  # that it goes on: eflomal does not say how far it has come
         try:
-            aligner.align(source, target, str(place / "forward"), str(place / "reverse"))
+            work.result()
         except (OSError, subprocess.CalledProcessError) as error:
             remedy = f"{installation.reinstallation('eflomal')} --no-binary eflomal --no-cache-dir"
             raise UserError(f"--shortlist: eflomal failed ({error}); build it anew with {remedy}.") from error

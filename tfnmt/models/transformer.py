@@ -13,7 +13,7 @@ from tfnmt.models import layers, output
 from tfnmt.models.attention import attend, attend_once, causal_bias, join_heads, padding_bias, split_heads
 from tfnmt.models.base import LossSums, Model, Views
 from tfnmt.models.dropout import Dropout
-from tfnmt.models.transformer_parameters import TransformerSettings, declare
+from tfnmt.models.transformer_parameters import MEMORY, TransformerSettings, declare
 
 
 class Memory(NamedTuple):
@@ -118,7 +118,7 @@ class Transformer(Model):
             states = self._self_attention(views, f"encoder/{layer}", states, bias, run)
             states = self._feed_forward(views, f"encoder/{layer}", states, run)
         states, norm = self._before(views, "encoder", states, run)
-        keys_values = layers.dense(views, "decoder/memory", states, norm=norm)
+        keys_values = layers.dense(views, MEMORY, states, norm=norm)
         parts = tf.split(keys_values, 2 * self.settings.decoder_layers, axis=-1)
         return Memory(tuple(parts[0::2]), tuple(parts[1::2]), bias)
 

@@ -7,6 +7,9 @@ from tfnmt.models import layers
 from tfnmt.models.base import ModelSettings
 from tfnmt.settings import setting
 
+MEMORY = "decoder/memory"
+"""Makes keys and values of all decoder layers at once, side by side."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerSettings(ModelSettings):
@@ -37,7 +40,7 @@ def declare(settings: TransformerSettings) -> list[Parameter]:
     if pre:
         declared += layers.norm_parameters("encoder/norm", width)
     blocks = 2 * settings.decoder_layers
-    declared += layers.dense_parameters("decoder/memory", width, blocks * width, blocks=blocks)
+    declared += layers.dense_parameters(MEMORY, width, blocks * width, blocks=blocks)
     for layer in range(settings.decoder_layers):
         declared += _self_attention(f"decoder/{layer}", width)
         declared += _sub_layer(f"decoder/{layer}/cross_attention", "query", width, width)
