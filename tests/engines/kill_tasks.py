@@ -177,8 +177,10 @@ def save(cluster, connection, when):
     os._exit(0)
 
 
-def go_on(cluster, connection):
+def go_on(cluster, connection, stall_seconds):
     """Is the chief of three workers, of whom two make an update; sends what comes of it.
+
+    Once graphs are built, which takes long on a busy machine, the timeout for those who are silent is `stall_seconds`.
 
     Messages: (update, second, numbers of those whose payloads are in it) behind each, and ("counted", places of the
     batches that were not taken exactly once, second) at the end of the first training. In the second it says ("ready",)
@@ -192,8 +194,10 @@ def go_on(cluster, connection):
 
     def trained(engine):
         for report in engine.blocks():
+            engine._stall_watch._timeout_seconds = stall_seconds
             connection.send((report.update, time.monotonic(), [push.worker for push in report.pushes]))
             yield report
+            time.sleep(0.02)  # or the machine does nothing else
 
     try:
         with tasks_of(cluster):

@@ -31,8 +31,7 @@ class Tasks:
         self._processes = {each[:2]: self._start(*each[:2]) for each in self._cluster.tasks()}
         until(lambda: all(answers(address) for _, _, address in self._cluster.tasks()))
         self.connection, theirs = self._context.Pipe()
-        impatient = dataclasses.replace(self._cluster, stall_timeout=STALL_SECONDS)
-        self.chief = self._context.Process(target=call, args=("go_on", impatient, theirs))
+        self.chief = self._context.Process(target=call, args=("go_on", self._cluster, theirs, STALL_SECONDS))
         self.chief.start()
         theirs.close()
 
@@ -86,6 +85,7 @@ def main():
 
 
 def strike(tasks):
+    """Stops the third worker, lets it go on, stops and replaces it, and stops it at an end, and between two updates."""
     facts = {}
     for number in (0, 1, 2, 2):
         tasks.until_push_of(number)

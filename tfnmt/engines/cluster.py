@@ -41,7 +41,7 @@ from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
 _SILENT_SECONDS = 2.0
-"""A worker that does not answer behind so long is silent."""
+"""For which a worker may leave something undone before it is asked whether it lives."""
 
 
 class ClusterEngine(Engine):
@@ -111,7 +111,7 @@ class ClusterEngine(Engine):
         with self._condition:
             # Nothing is asked of a worker for which nobody waits: it may be silent.
             is_late = [self._servers.strategy.has_barrier and lane.block is not None for lane in self._lanes]
-            crew = [place for lane, place in self._crew.items() if not is_late[lane]]
+            crew = [place for lane, place in self._crew.items() if not (is_late[lane] or place[0] in self._silent)]
         slots: dict[str, np.ndarray] = {}
         for index, worker in crew:
             slots |= self._ask(index, worker)

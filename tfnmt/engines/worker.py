@@ -299,7 +299,7 @@ class Worker:
         most_steps = most_steps or self._graph.strategy.meetings.steps_per_push
         # Made here, not where the caller's device is: to be sent to a worker that is silent, with Python's global lock.
         with tf.device(None):
-            numbers = (
+            arguments = (
                 tf.constant(self.number, tf.int64),
                 tf.constant(self.step, tf.int64),
                 tf.constant(self._clock, tf.float64),
@@ -308,7 +308,7 @@ class Worker:
                 tf.constant(self._fragment),
                 tf.constant(most_steps, tf.int64),
             )
-        packed = self._graph.function(block)(self.replica, self.outbox, self._batches, *numbers)
+        packed = self._graph.function(block)(self.replica, self.outbox, self._batches, *arguments)
         work = unpack_work(packed)
         self.step += int(work.sums.steps)
         self._clock = work.clock
