@@ -89,7 +89,7 @@ def test_silent_worker_ends_everything_and_is_named(launch, strategy):
 
 def test_a_quorum_goes_on_without_a_silent_worker_to_the_end(launch):
     """Through its first validation, whose graphs would have to be made known to all, and the end of the processes."""
-    job = launch("--strategy=sync", "--workers=2", "--quorum=1", "--stall_timeout=30", "--max_updates=80")
+    job = launch("--strategy=sync", "--workers=2", "--quorum=1", "--max_updates=80")
     job.wait_for("update 16 ")
     job.signal(signal.SIGSTOP, "--job_name=worker", "--task_index=1")
     code, log = job.end()
