@@ -1,6 +1,7 @@
 """Silent tasks are found, named and, past the timeout, the end of training."""
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -74,6 +75,26 @@ def test_who_waits_for_something_else_is_not_silent(monkeypatch):
     watch = StallWatch(60.0, lambda: [(1, now[0], 1.0)], str, is_excused=lambda: excused[0])
     assert watch.look() is None
     excused[0], now[0] = False, 1059.0
+    assert watch.look() is None
+    now[0] = 1061.0
+    assert isinstance(watch.look(), LostError)
+
+
+def test_nobody_is_named_without_whom_training_goes_on(monkeypatch, caplog):
+    """Not even one that answers and does nothing; once training needs it, its time counts from then."""
+    now, spared, asked = [1000.0], [True], []
+    monkeypatch.setattr(stall_watch.time, "monotonic", lambda: now[0])
+
+    def goes_on_without(worker, seconds):
+        asked.append(seconds)
+        return spared[0] and (worker == 1 or seconds == math.inf)
+
+    watch = StallWatch(60.0, lambda: [(1, now[0], 1.0)], str, goes_on_without=goes_on_without)
+    answering = StallWatch(60.0, lambda: [(0, now[0], 1.0)], str, goes_on_without=goes_on_without)
+    assert (watch.look(), answering.look()) == (None, None)
+    assert asked[-1] == math.inf
+    assert not caplog.records
+    spared[0], now[0] = False, 1059.0
     assert watch.look() is None
     now[0] = 1061.0
     assert isinstance(watch.look(), LostError)

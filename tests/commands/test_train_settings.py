@@ -19,6 +19,11 @@ def test_every_strategy_has_a_preset_that_chooses_it(name):
     assert _parse(f"--flagfile=configs/strategies/{name}.flags").strategy.strategy == name
 
 
+def test_a_quorum_has_a_preset():
+    row = _parse("--flagfile=configs/strategies/quorum.flags").row
+    assert (type(row), row.quorum) == (STRATEGIES["sync"], 3)
+
+
 def _parse(*words: str) -> Settings:
     return Settings(*CommandLine(REQUESTS).parse(["--run_directory=runs/a", *words]))
 

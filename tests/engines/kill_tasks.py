@@ -177,6 +177,50 @@ def save(cluster, connection, when):
     os._exit(0)
 
 
+def go_on(cluster, connection, stall_seconds):
+    """Is the chief of three workers, of whom two make an update; sends what comes of it.
+
+    Once graphs are built, which takes long on a busy machine, the timeout for those who are silent is `stall_seconds`.
+
+    Messages: (update, second, numbers of those whose payloads are in it) behind each, and ("counted", places of the
+    batches that were not taken exactly once, second) at the end of the first training. In the second it says ("ready",)
+    between two updates and, behind a word, ("saved", names of the vectors). Another word ends the first training, and
+    one begins the second.
+    """
+    runtime.prepare(threads=1)
+
+    def build_with(row, **options):
+        return build(ClusterEngine, row, make_batches, options={"cluster": cluster}, workers=3, **options)
+
+    def trained(engine):
+        for report in engine.blocks():
+            engine._stall_watch._timeout_seconds = stall_seconds
+            connection.send((report.update, time.monotonic(), [push.worker for push in report.pushes]))
+            yield report
+            time.sleep(0.02)  # or the machine does nothing else
+
+    try:
+        with tasks_of(cluster):
+            engine = build_with(Sync(quorum=2), model=CountingModel(), **EXACT_SUM)
+            for _ in trained(engine):
+                engine.state()
+                if connection.poll():
+                    connection.recv()
+                    engine.stop()
+            connection.send(("counted", wrongly_counted(engine.state()), time.monotonic()))
+            connection.recv()
+            engine = build_with(ModelAverage(local_steps=2, quorum=2), **ADAM)  # whose workers have slots to save
+            for report in trained(engine):
+                if report.update == 3:
+                    connection.send(("ready",))
+                    connection.recv()
+                    connection.send(("saved", sorted(engine.state().vectors)))
+    except LostError as error:
+        print("error:", error, file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+    os._exit(0)
+
+
 def _train(cluster, connection, directory, row, options):
     steps = getattr(row, "local_steps", getattr(row, "push_every", getattr(row, "delay", 1)))
     model = CountingModel(directory, steps, of_mean=isinstance(row, Downpour))
@@ -236,6 +280,7 @@ def wrongly_counted(state):
     if "received" in state.vectors:
         counts = counts + state.vectors["received"][first : first + PLACES]
     expected = np.zeros(PLACES)
-    for number, worker in enumerate(state.counters["workers"]):
-        expected[number : worker["step"] * WORKERS : WORKERS] = 1
+    workers = state.counters["workers"]
+    for number, worker in enumerate(workers):
+        expected[number : worker["step"] * len(workers) : len(workers)] = 1
     return np.flatnonzero(np.abs(counts - expected) > 1e-6).tolist()

@@ -179,6 +179,28 @@ def test_every_batch_counts_once_that_is_not_dropped(limit):
     assert counted == sum(report.target_tokens for report in reports)
 
 
+def test_a_late_block_is_done_anew_from_the_parameters_of_the_state():
+    """In NumPy: its batch counts once, in step with the others, and not from what it had pulled before."""
+    row = with_quorum(Sync(), 2)
+    first = simulated(row, BATCHES, workers=3, script=LATE[:5])
+    theta = parameters(first)
+    run(first)
+    state = first.state()
+    assert [worker["block"] for worker in state.counters["workers"]] == [1, 1, 0]
+    again = [(0, PULLED), (2, PULLED), (0, ABSORBED), (2, ABSORBED)]
+    second = simulated(row, BATCHES, workers=3, script=again)
+    second.restore(state)
+    (report,) = run(second)
+    moved = state.vectors["parameters"]
+    assert [(push.worker, push.staleness) for push in report.pushes] == [(0, 0), (2, 0)]
+    mean, tokens = gradient(moved, BATCHES[2], BATCHES[3])
+    assert report.target_tokens == tokens
+    np.testing.assert_allclose(parameters(second), moved - RATE * mean, atol=EXACT)
+    (late, of_late), (fresh, of_fresh) = gradient(theta, BATCHES[2]), gradient(moved, BATCHES[3])
+    uninterrupted = moved - RATE * (of_late * late + of_fresh * fresh) / (of_late + of_fresh)
+    assert np.abs(parameters(second) - uninterrupted).max() > DIFFERENT
+
+
 def test_resume_is_exact_behind_an_update_for_which_nobody_is_late():
     """Bit for bit, though others were late before. Behind another one, the late worker's block is done anew."""
     row = with_quorum(ModelAverage(local_steps=2), 2, 0.5)

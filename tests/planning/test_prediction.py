@@ -13,7 +13,7 @@ from tests.engines.building import run, simulated
 from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.planning.prediction import idle_reports, predict
+from tfnmt.planning.prediction import PUSHES, idle_reports, predict
 from tfnmt.strategies import STRATEGIES, Async, ModelAverage, RingAllreduce, Sync
 from tfnmt.strategies.streaming import Streaming
 
@@ -131,3 +131,24 @@ def test_a_straggler_holds_a_barrier_but_not_free_workers():
     assert held.computing_share == pytest.approx(5 / 9)
     assert free.tokens_per_second == pytest.approx((2 + 1 / 3) * 100, rel=0.05)
     assert free.computing_share == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_quorum_pays_where_steps_vary_as_in_the_simulation():
+    """Of three workers two make an update. Where all steps are alike, one in three waits for the next update."""
+    fast, quorum = {"network_bytes_per_second": 1e12}, Sync(quorum=2)
+    alike = [speed(row, **fast)[0].tokens_per_second for row in (Sync(), quorum)]
+    assert alike[1] == pytest.approx(2 / 3 * alike[0])
+    predicted = [speed(row, jitter=0.5, **fast)[0].tokens_per_second / 100 for row in (Sync(), quorum)]
+    assert predicted[1] > predicted[0]
+    costs = CostSettings(jitter=0.5, step_seconds=1.0, seconds_per_token=0.0, network_latency_seconds=0.0, **fast)
+    assert predicted == pytest.approx([_steps_per_second(row, costs) for row in (Sync(), quorum)])
+
+
+def _steps_per_second(row, costs):
+    """Of the simulated engine, in the updates that `predict` looks at."""
+    pushes, looked_at = 0, []
+    for report in simulated(row, BATCHES, workers=WORKERS, servers=SERVERS, costs=costs, dtype=tf.float32).blocks():
+        pushes += len(report.pushes)
+        looked_at += [report] * (pushes > WORKERS * PUSHES // 4)
+        if pushes >= WORKERS * PUSHES * 5 // 4:
+            return sum(len(each.pushes) for each in looked_at) / sum(each.seconds for each in looked_at)

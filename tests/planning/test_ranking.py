@@ -48,6 +48,17 @@ def test_candidates_are_all_rows_with_all_that_they_can_choose():
     assert {one.servers for one in ranking.candidates([4], 1, [5], ["none"]) if one.strategy == "sync"} == {1}
 
 
+def test_quorums_are_proposed_where_they_are_possible_and_ranked_by_their_speed():
+    found = [*ranking.candidates([2, 4], 1, [5], ["none"], quorums=True)]
+    chosen = {(one.strategy, one.workers, one.flags()["quorum"]) for one in found if "quorum" in one.flags()}
+    assert chosen == {(name, n, str(n - 1)) for name in ("sync", "model_average", "bmuf") for n in (2, 4)}
+    sync = [one for one in found if one.strategy == "sync" and one.workers == 4]
+    for jitter, quorum in ((0.5, 3), (0.0, None)):
+        network = dataclasses.replace(NETWORK, jitter=jitter, network_bytes_per_second=1e9)
+        order = ranking.rank([found[0], *sync], PROBE, network, ADAM, NO_GOAL)
+        assert order[0].candidate.row.quorum == quorum
+
+
 def test_ranks_that_share_tables():
     """A step of 1 s; a vector of 1,000 numbers, of which tables are a quarter, takes a second."""
     whole = Candidate("ring_allreduce", RingAllreduce(), "none", 2, 0)

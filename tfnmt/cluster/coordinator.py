@@ -1,5 +1,6 @@
 """TensorFlow's coordinator of a cluster's workers, and the only place that uses private parts of TensorFlow."""
 
+import time
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -7,6 +8,8 @@ from tensorflow.python.eager import context, executor
 
 from tfnmt.cluster.addresses import CHIEF, Cluster
 from tfnmt.cluster.loopback import keep_to_address
+
+_LOOK_SECONDS = 0.1
 
 
 class Coordinator:
@@ -37,9 +40,13 @@ class Coordinator:
         """The error that ended a worker's loop for good."""
         return self._coordinator._cluster.closure_queue._error  # the public `join` would wait for the other workers
 
-    def join(self) -> None:
-        """Waits until all loops have ended."""
-        self._coordinator.join()
+    def join(self, silent: int = 0) -> None:
+        """Waits until all loops have ended but those of so many workers, which are silent."""
+        closures = self._coordinator._cluster.closure_queue
+        while silent and closures.inflight_closure_count > silent:
+            time.sleep(_LOOK_SECONDS)
+        if not silent:
+            self._coordinator.join()
 
 
 def _keep_functions() -> None:

@@ -57,6 +57,7 @@ class StallWatch:
         make_guard: Callable[[], "StallGuard"] | None = None,
         is_alive: Callable[[int], bool] = lambda number: False,
         is_excused: Callable[[], bool] = lambda: False,
+        goes_on_without: Callable[[int, float], bool] = lambda number, seconds: False,
     ):
         """The watch begins when it is entered.
 
@@ -67,10 +68,13 @@ class StallWatch:
           make_guard: what watches this thread, if anything does.
           is_alive: whether somebody who has done nothing yet, and takes longer than the timeout, answers.
           is_excused: whether all may be waiting for something else; their time counts from when they no longer do.
+          goes_on_without: whether nobody needs somebody who has been at work for so many seconds; for infinity, if it
+            has been for too long.
         """
         self._timeout_seconds, self._busy, self._name, self._make_guard = timeout_seconds, busy, name, make_guard
-        self._is_alive, self._is_excused = is_alive, is_excused
+        self._is_alive, self._is_excused, self._goes_on_without = is_alive, is_excused, goes_on_without
         self._excused_at = -math.inf
+        self._spared_at: dict[int, float] = {}  # when training last went on without somebody
         self._entered = 0
         self._ended = threading.Event()
         self._noticed = threading.Event()
@@ -123,9 +127,14 @@ class StallWatch:
             self._excused_at = now
         for worker, seconds, longest in self._busy():
             seconds = min(seconds, now - self._excused_at)
+            if self._goes_on_without(worker, seconds):
+                self._spared_at[worker] = now
+                continue
+            seconds = min(seconds, now - self._spared_at.get(worker, -math.inf))
             wait = self._waits.setdefault(worker, Wait(functools.partial(self._name, worker)))
             is_first = not longest and seconds >= timeout and self._is_alive(worker)
-            if wait.is_over(_FIRST * timeout if is_first else timeout, seconds, longest):
+            is_over = wait.is_over(_FIRST * timeout if is_first else timeout, seconds, longest)
+            if is_over and not self._goes_on_without(worker, math.inf):
                 return LostError(
                     f"{self._name(worker)} has not answered for {seconds:.0f} s (--stall_timeout={timeout:g}); "
                     "training ends. Look at its log; start training again, and it goes on from the newest checkpoint."

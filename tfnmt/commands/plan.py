@@ -272,7 +272,7 @@ def _ranked(
 ) -> list[Ranked]:
     workers, local_steps = (sorted(set(map(int, texts))) for texts in (plan.workers, plan.local_steps))
     chosen, sparse = (workers, plan.parameter_servers, local_steps, plan.encodings), probe.source_rows > 0
-    found = list(ranking.candidates(*chosen, sparse=sparse))
+    found = list(ranking.candidates(*chosen, sparse=sparse, quorums=plan.jitter > 0))  # or all come at once
     with Progress("Predicting", len(found), "candidates") as progress:
         advanced = _advancing(found, progress)
         return ranking.rank(advanced, probe, network, optimizer, goal, plan.price_per_hour)

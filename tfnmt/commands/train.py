@@ -230,6 +230,8 @@ class _Job:
         if corpus.validation:
             how = (settings.data, settings.decoding, settings.validation, corpus.target_language)
             validation = Validation(model, layout, corpus.validation, vocabularies, *how)
+            if self._phases()[-1].strategy.least_payloads is not None:  # training goes on where a worker is silent
+                validation.trace()
         return Trainer(
             engine,
             layout,

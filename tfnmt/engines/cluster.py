@@ -12,6 +12,7 @@ on the servers; a worker that dies, at whatever instant, leaves a whole update o
 
 import contextlib
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ from absl import logging
 
 from tfnmt.cluster.addresses import SERVER, Cluster
 from tfnmt.cluster.coordinator import Coordinator, current_task
-from tfnmt.cluster.probes import is_listening
+from tfnmt.cluster.probes import answers, is_listening
 from tfnmt.cluster.stall_guard import CHIEF_ITSELF, StallGuard, culprit, silent_tasks
 from tfnmt.cluster.stall_watch import StallWatch
 from tfnmt.cluster.tasks import device_of
@@ -39,6 +40,8 @@ from tfnmt.engines.worker import Push, Worker
 from tfnmt.errors import LostError
 
 _LOOK_SECONDS = 0.5
+_SILENT_SECONDS = 2.0
+"""For which a worker may leave something undone before it is asked whether it lives."""
 
 
 class ClusterEngine(Engine):
@@ -58,6 +61,7 @@ class ClusterEngine(Engine):
         self._condition = threading.Condition()
         self._reports: queue.SimpleQueue[BlockReport] = queue.SimpleQueue()
         self._down: dict[int, float] = {}  # worker -> since when
+        self._silent: set[int] = set()  # workers without which training goes on, and whose blocks do not end
         self._closed = self._paused = False
         self._paused_at = 0.0
         self._stall_watch = StallWatch(
@@ -67,6 +71,7 @@ class ClusterEngine(Engine):
             lambda: StallGuard(cluster),
             lambda worker: not silent_tasks(cluster.tasks()),
             recipe.is_starved,
+            self._goes_on_without,
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
         self._lanes: list[Lane] = []
@@ -106,15 +111,36 @@ class ClusterEngine(Engine):
         with self._condition:
             # Nothing is asked of a worker for which nobody waits: it may be silent.
             is_late = [self._servers.strategy.has_barrier and lane.block is not None for lane in self._lanes]
-            crew = [worker for lane, (_, worker) in self._crew.items() if not is_late[lane]]
+            crew = [place for lane, place in self._crew.items() if not (is_late[lane] or place[0] in self._silent)]
         slots: dict[str, np.ndarray] = {}
-        for worker in crew:
-            with contextlib.suppress(tf.errors.OpError):  # a worker that is down has nothing to save
-                slots |= worker.vectors()
+        for index, worker in crew:
+            slots |= self._ask(index, worker)
         reports = []
         while not self._reports.empty():
             reports.append(self._reports.get())
         return dataclasses.replace(state.with_vectors(slots), reports=tuple(reports))
+
+    def _ask(self, index: int, worker: Worker) -> dict[str, np.ndarray]:
+        """What a worker holds for a checkpoint; nothing of one that is down, or without which training goes on."""
+        answers_of_worker: queue.SimpleQueue[dict[str, np.ndarray] | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers_of_worker.put(worker.vectors())
+            except Exception as error:
+                answers_of_worker.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()  # one that stands still for ever where the worker is silent
+        while True:
+            try:
+                answer = answers_of_worker.get(timeout=_SILENT_SECONDS)
+            except queue.Empty:
+                if self._goes_on_without(index, _SILENT_SECONDS):
+                    return {}
+                continue
+            if isinstance(answer, Exception) and not isinstance(answer, tf.errors.OpError):
+                raise answer
+            return {} if isinstance(answer, Exception) else answer
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""
@@ -147,9 +173,7 @@ class ClusterEngine(Engine):
         """The lane of which this worker does the next block, once there is one; None when training is over."""
         with self._condition:
             if index in self._down:
-                logging.info("Worker %d at %s is back.", index, self._cluster.workers[index])
-                del self._down[index]
-                self._pace.regain(index)
+                self._welcome(index)
             while not self._closed:
                 seconds = self._end_due_round()
                 for lane in [index, *(self._down if self._pace.needs_stand_ins() else ())]:
@@ -159,6 +183,13 @@ class ClusterEngine(Engine):
                         return lane
                 self._condition.wait(seconds)
             return None
+
+    def _welcome(self, index: int) -> None:
+        """A worker is back that was down or silent."""
+        logging.info("Worker %d at %s is back.", index, self._cluster.workers[index])
+        self._down.pop(index, None)
+        self._silent.discard(index)
+        self._pace.regain(index)
 
     def _end_due_round(self) -> float:
         """Ends a round that waits no longer for those who are late; the seconds until somebody is to look again."""
@@ -173,9 +204,10 @@ class ClusterEngine(Engine):
     def _may_begin(self, lane: int, worker: int) -> bool:
         if self._stopping or self._paused or self._lanes[lane].block is not None:
             return False
-        # One who begins a lane anew has to know how far it has come.
-        knows = self._crew.get(lane, (None,))[0] == worker or not self._pace.unabsorbed(lane)
-        return knows and self._pace.may_begin(lane)
+        # One who begins a lane anew has to know how far it has come, and makes graphs known to those who may be silent.
+        is_there = self._crew.get(lane, (None,))[0] == worker
+        may_come = not (self._pace.unabsorbed(lane) or self._silent)
+        return (is_there or may_come) and self._pace.may_begin(lane)
 
     def _work(self, index: int, lane: int) -> None:
         """One block; its push is queued."""
@@ -184,7 +216,9 @@ class ClusterEngine(Engine):
         worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale, self._servers.steps_of(lane))
         with self._condition:
-            if push:
+            if index in self._silent:
+                self._welcome(index)
+            if push and not self._closed:
                 self._hand_over(self._pace.arrive(push, time.monotonic()))
             self._lanes[lane].end()
             self._note_waits()
@@ -233,6 +267,7 @@ class ClusterEngine(Engine):
         """A worker's block has failed: what it kept there is lost."""
         with self._condition:
             self._down[index] = time.monotonic()
+            self._silent.discard(index)
             self._pace.lose(index)
             for lane, (where, _) in list(self._crew.items()):
                 if where == index:
@@ -254,7 +289,8 @@ class ClusterEngine(Engine):
             with contextlib.suppress(queue.Empty):
                 return self._reports.get(timeout=_LOOK_SECONDS)
             with self._condition:
-                idle = all(lane.block is None for lane in self._lanes) and not self._unfinished
+                at_work = {lane.block[0] for lane in self._lanes if lane.block is not None} - self._silent
+                idle = not at_work and not self._unfinished
                 if self._stopping and idle and self._reports.empty():
                     return None
                 if self._down:
@@ -292,6 +328,30 @@ class ClusterEngine(Engine):
         now = time.monotonic()
         blocks = [(lane.block, lane.longest_seconds) for lane in [*self._lanes, self._own]]
         return [(block[0], now - block[1], longest) for block, longest in blocks if block is not None]
+
+    def _goes_on_without(self, index: int, seconds: float) -> bool:
+        """Whether training goes on without a worker that is silent: while enough others for a round are not.
+
+        Args:
+          index: its number, or the chief's.
+          seconds: for which it has not done what it is to do; infinity if that is too long even where it answers.
+        """
+        if index == CHIEF_ITSELF:
+            return False
+        with self._condition:
+            others = [where for where, _ in self._crew.values() if where not in self._silent | {index}]
+            if not self._pace.is_enough(len(others)):
+                return False
+        address = self._cluster.workers[index]
+        if index not in self._silent:
+            if seconds < _SILENT_SECONDS or (seconds < math.inf and answers(address)):
+                return False
+            with self._condition:
+                logging.warning("Worker %d at %s does not answer; training goes on without it.", index, address)
+                self._silent.add(index)
+                self._pace.lose(index)
+                self._condition.notify_all()
+        return True
 
     def _check_servers(self) -> None:
         """Looks for parameter servers that are gone.
@@ -351,4 +411,4 @@ class ClusterEngine(Engine):
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-        self._coordinator.join()
+        self._coordinator.join(len(self._silent))

@@ -75,6 +75,10 @@ class Pace:
         """Whether a worker has to do the blocks of one that is down, because others wait for these."""
         return self._slack is not None
 
+    def is_enough(self, workers: int) -> bool:
+        """Whether updates come though nothing does but from so many workers."""
+        return False
+
     def begin(self, worker: int) -> None:
         """The worker begins its next block."""
 
@@ -140,6 +144,10 @@ class QuorumPace(Pace):
     def needs_stand_ins(self) -> bool:
         """Whether those who are not down are fewer than a round needs, and it has not got as many yet."""
         return max(len(self._pushed) - len(self._down), len(self._waiting)) < self._least
+
+    def is_enough(self, workers: int) -> bool:
+        """Whether they make a round."""
+        return workers >= self._least
 
     def begin(self, worker: int) -> None:
         """The worker begins its next block in the round that goes on."""

@@ -296,19 +296,19 @@ class Worker:
         Where blocks go by speed it has `most_steps`, None for all. The steps that go on while a push travels belong to
         it: a worker that pushes has come as far as its block goes.
         """
-        dtype = self.replica.parameters.dtype
-        packed = self._graph.function(block)(
-            self.replica,
-            self.outbox,
-            self._batches,
-            tf.constant(self.number, tf.int64),
-            tf.constant(self.step, tf.int64),
-            tf.constant(self._clock, tf.float64),
-            tf.constant(plateau_scale, dtype),
-            tf.constant(self._work.sums if self._work else NO_SUMS, tf.float64),
-            tf.constant(self._fragment),
-            tf.constant(most_steps or self._graph.strategy.meetings.steps_per_push, tf.int64),
-        )
+        most_steps = most_steps or self._graph.strategy.meetings.steps_per_push
+        # Made here, not where the caller's device is: to be sent to a worker that is silent, with Python's global lock.
+        with tf.device(None):
+            arguments = (
+                tf.constant(self.number, tf.int64),
+                tf.constant(self.step, tf.int64),
+                tf.constant(self._clock, tf.float64),
+                tf.constant(plateau_scale, self.replica.parameters.dtype),
+                tf.constant(self._work.sums if self._work else NO_SUMS, tf.float64),
+                tf.constant(self._fragment),
+                tf.constant(most_steps, tf.int64),
+            )
+        packed = self._graph.function(block)(self.replica, self.outbox, self._batches, *arguments)
         work = unpack_work(packed)
         self.step += int(work.sums.steps)
         self._clock = work.clock

@@ -1,6 +1,7 @@
 """Which row, with which flags, on how many machines: what is predicted of every candidate, the soonest first."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tfnmt.planning.prediction import DTYPE, Speed, predict
 from tfnmt.planning.probe import Probe
 from tfnmt.settings import faults_of, value_text
 from tfnmt.strategies import STRATEGIES, RowSettings, Single, Strategy
+from tfnmt.strategies.quorum import QuorumSettings
 
 SINGLE = "single"
 LOCAL_STEPS = "local_steps"  # the flag of rows whose workers train replicas
@@ -97,6 +99,7 @@ def candidates(
     encodings: Sequence[str],
     *,
     sparse: bool = False,
+    quorums: bool = False,
 ) -> Iterator[Candidate]:
     """Plain training, and every other row on every number of workers.
 
@@ -106,6 +109,7 @@ def candidates(
       local_steps: values to try where a row has such a flag.
       encodings: values of `--encoding` to try.
       sparse: whether rows of a source table can travel by themselves.
+      quorums: whether updates may go on without the last worker, where a row allows it.
     """
     yield Candidate(SINGLE, Single(), "none", 1, 1)
     for number in workers:
@@ -116,8 +120,8 @@ def candidates(
                 if faults_of(row):  # so few steps do not suit it
                     continue
                 columns = row.row(number, OptimizerSettings())
-                for encoding in encodings:
-                    yield Candidate(name, row, encoding, number, 0 if columns.ring else servers or number)
+                for each, encoding in itertools.product(_with_quorum(row, number, quorums), encodings):
+                    yield Candidate(name, each, encoding, number, 0 if columns.ring else servers or number)
                 if (
                     sparse
                     and not columns.ring
@@ -127,6 +131,13 @@ def candidates(
                     yield Candidate(name, row, "none", number, servers or number, sparse_embeddings=True)
                 for together in _divisors(number) if columns.ring else []:
                     yield Candidate(name, row, "none", number, 0, together)
+
+
+def _with_quorum(row: RowSettings, workers: int, quorums: bool) -> list[RowSettings]:
+    """The row and, where that is possible and wanted, the same without waiting for the last worker."""
+    if not (quorums and isinstance(row, QuorumSettings)):
+        return [row]
+    return [row, dataclasses.replace(row, quorum=workers - 1)]
 
 
 def _divisors(workers: int) -> list[int]:

@@ -145,6 +145,12 @@ class Validation:
             measured=self._measured(hypotheses),
         )
 
+    def trace(self) -> None:
+        """Makes all graphs, so that `evaluate` makes none: while a task of a cluster is silent, none can be made."""
+        self._sums.get_concrete_function(tf.TensorSpec([self._layout.size], tf.float32))
+        for with_attention in (False, True) if self._settings.samples else (False,):
+            self._translator.graph(with_attention).get_concrete_function()
+
     def _measured(self, hypotheses: Sequence[str]) -> tuple[tuple[str, float], ...]:
         command = self._settings.metrics_command
         return run_metrics_command(command, hypotheses, self._references, self._sources) if command else ()
