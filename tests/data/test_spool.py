@@ -23,11 +23,17 @@ BLOCKS = {"batch_positions": 160, "shuffle_buffer": 20, "pool_pairs": 7}  # thre
 SECONDS = 60
 
 
+@pytest.fixture(name="over")
+def _over():
+    """Set when the test is over."""
+    return threading.Event()
+
+
 @pytest.fixture(name="piped")
-def _piped(tmp_path, monkeypatch):
-    """Starts a spool whose pipe brings these rows and then ends."""
+def _piped(tmp_path, monkeypatch, over):
+    """Starts a spool whose pipe brings these rows and then ends; no thread of a closed one is left."""
     monkeypatch.setattr(spool, "_LOOK_SECONDS", 0.01)
-    numbers = itertools.count()
+    numbers, spools = itertools.count(), []
 
     def start(rows, *, checkpoints=(), workers=1, resumes=False):
         path = tmp_path / f"pipe{next(numbers)}"
@@ -44,11 +50,15 @@ def _piped(tmp_path, monkeypatch):
         threading.Thread(target=write, daemon=True).start()
         settings = DataSettings(train_pipe=str(path), producer_resumes=resumes, **BLOCKS)
         files = SpooledPairs.of(str(tmp_path), settings)
-        started = Spool(settings, files, workers, lambda: checkpoints)
-        started.start()
-        return started, files
+        spools.append(Spool(settings, files, workers, lambda: checkpoints))
+        spools[-1].start()
+        return spools[-1], files
 
-    return start
+    yield start
+    over.set()
+    for each in spools:
+        each.close()
+    _eventually(lambda: not any(thread.name.startswith("pipe") for thread in threading.enumerate()))
 
 
 def _batches(files, vocabulary, *, until=1, seed=5, **place):
@@ -79,7 +89,7 @@ def _eventually(holds):
         time.sleep(0.01)
 
 
-def _then_silence(rows, until=threading.Event()):  # noqa: B008 (one that never comes)
+def _then_silence(rows, until):
     """Rows behind which the producer neither writes nor ends."""
     yield from rows
     until.wait()
@@ -110,14 +120,14 @@ def test_other_pairs_make_other_batches(tmp_path, vocabulary, piped):
         _assert_equal(one, other)
 
 
-def test_a_resume_skips_the_pairs_that_were_taken(tmp_path, vocabulary, piped):
+def test_a_resume_skips_the_pairs_that_were_taken(tmp_path, vocabulary, piped, over):
     """The producer begins anew; what no checkpoint needs is gone by then, but for the first file."""
     shards, place = 2, {"shard": 1, "shards": 2}
     whole = _batches([write_table(tmp_path, "train", PAIRS)], vocabulary, until=2, **place)
     used = next(number for number, batch in enumerate(whole) if batch.position.tolist()[:2] == [0, 7]) + 1
     checkpoints = [[whole[used - 1].position.tolist()] * shards] * 2
     # The first process takes six files, and dies.
-    piped(_then_silence(ROWS[:121]), workers=shards)
+    piped(_then_silence(ROWS[:121], over), workers=shards)
     files = SpooledPairs(str(tmp_path / "pairs"), 20)
     _eventually(lambda: _numbers(files) == [*range(6)])
     piped(ROWS, workers=shards, checkpoints=checkpoints)
@@ -128,9 +138,9 @@ def test_a_resume_skips_the_pairs_that_were_taken(tmp_path, vocabulary, piped):
     assert _numbers(files) == [0, *range(4, 13)]
 
 
-def test_a_producer_that_goes_on_is_not_skipped(tmp_path, vocabulary, piped):
+def test_a_producer_that_goes_on_is_not_skipped(tmp_path, vocabulary, piped, over):
     """Its pairs come behind those that were taken, without a comparison."""
-    piped(_then_silence(ROWS[:40]))
+    piped(_then_silence(ROWS[:40], over))
     files = SpooledPairs(str(tmp_path / "pairs"), 20)
     _eventually(lambda: _numbers(files) == [0, 1])
     piped(ROWS[40:], resumes=True)
@@ -197,10 +207,9 @@ def test_taking_stops_when_enough_waits(vocabulary, piped, monkeypatch):
     assert sorted(_texts(_batches(files, vocabulary), vocabulary)) == sorted(PAIRS)
 
 
-def test_a_silent_pipe_is_named_when_training_waits(tmp_path, vocabulary, piped, monkeypatch, caplog):
+def test_a_silent_pipe_is_named_when_training_waits(tmp_path, vocabulary, piped, over, monkeypatch, caplog):
     monkeypatch.setattr(spool, "_TOLD_SECONDS", 0.2)
-    ended = threading.Event()
-    started, files = piped(_then_silence(ROWS[:40], ended))
+    started, files = piped(_then_silence(ROWS[:40], over))
     silence = f"{tmp_path}/pipe0 has brought no pair for "
     _eventually(lambda: _numbers(files) == [0, 1])
     time.sleep(0.5)
@@ -209,7 +218,7 @@ def test_a_silent_pipe_is_named_when_training_waits(tmp_path, vocabulary, piped,
     reader = threading.Thread(target=lambda: list(batches.take(100)), daemon=True)
     reader.start()
     _eventually(lambda: started.is_awaited and silence in caplog.text)
-    ended.set()
+    over.set()
     reader.join(SECONDS)
     assert not reader.is_alive() and not started.is_awaited
 

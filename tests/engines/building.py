@@ -4,11 +4,14 @@ import dataclasses
 import functools
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from graphs.forward_backward import forward_backward
 from tests import toy
+from tfnmt.batch import Batch
 from tfnmt.engines.local import LocalEngine
 from tfnmt.engines.recipe import Recipe
 from tfnmt.engines.simulated import SimulatedEngine
@@ -66,6 +69,28 @@ def _recipe(model, row, workers, servers, optimizer, schedule, strategy, dtype, 
     trained = phases(strategy, row, workers, optimizer)
     layout = Layout(model.parameters, shards=servers * most_fragments(trained))
     return Recipe(model, layout, trained, schedule, strategy, None, dtype, streams, functions={})
+
+
+@functools.cache
+def _gradient() -> Any:
+    ids = tf.TensorSpec([None, None], tf.int32)
+    layout = toy.layout()
+
+    @tf.function(input_signature=[tf.TensorSpec([layout.size], tf.float64), ids, ids], autograph=False)
+    def gradient(theta, source_ids, target_ids):
+        return forward_backward(TOY.loss, layout, theta, Batch(source_ids, target_ids, None), None)
+
+    return gradient
+
+
+def gradient_of(theta, batch):
+    """The toy's gradient sum [size] at θ [size] and the target tokens: what engines must equal, computed by none.
+
+    It is one graph for all layouts, which differ in the padding behind the parameters.
+    """
+    size = toy.layout().size
+    gradient, sums = _gradient()(theta[:size], batch.source_ids, batch.target_ids)
+    return np.pad(gradient.numpy(), (0, len(theta) - size)), float(sums.target_tokens)
 
 
 def local(batches, row=None, **options):

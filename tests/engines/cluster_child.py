@@ -102,6 +102,20 @@ def compare(team: Team, row: str) -> dict:
     """With the simulation; a state that is taken on the way moves nothing."""
     # Where nobody waits it would have in it the reports of what came meanwhile.
     reports, _, state = team.train(row, team.updates, looks=row not in WITHOUT_BARRIER)
+    return _compared(team, row, reports, state)
+
+
+def resume(team: Team, row: str, *encodings: str) -> dict:
+    """The same, and N + N updates in place of 2 N; with encodings no more than this."""
+    options = dict(zip(("encoding", "pull_encoding"), encodings))
+    reports, half, whole = team.train(row, team.updates, looks=True, **options)
+    *_, parts = team.train(row, team.updates - team.updates // 2, start=half, **options)
+    moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
+    compared = {} if encodings else _compared(team, row, reports, whole)
+    return {**compared, "resumed": {**_difference(whole, parts), "moved": moved}}
+
+
+def _compared(team: Team, row: str, reports: list[BlockReport], state: EngineState) -> dict:
     costs = HALF_SPEED if columns(row).meetings.by_speed else EQUAL_SPEED
     virtual = simulated(ROWS[row], BATCHES, costs=costs, **team.options, **CONTRACT)
     run(virtual, state.counters["version"])  # a worker that does not wait may have been further on at once
@@ -169,15 +183,6 @@ def sparse(team: Team, row: str) -> dict:
         [(push.bytes_pulled, push.bytes_pushed) for report in each for push in report.pushes] for each in moved
     ]
     return {**_difference(state, found), "moved_bytes": bytes_moved}
-
-
-def resume(team: Team, row: str, *encodings: str) -> dict:
-    """N + N updates, and 2 N."""
-    options = dict(zip(("encoding", "pull_encoding"), encodings))
-    _, half, whole = team.train(row, 2 * team.updates, looks=True, **options)
-    *_, parts = team.train(row, team.updates, start=half, **options)
-    moved = abs(half.vectors["parameters"] - whole.vectors["parameters"]).max()
-    return {**_difference(whole, parts), "moved": moved}
 
 
 def servers(team: Team, row: str) -> dict:

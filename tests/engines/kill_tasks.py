@@ -95,6 +95,7 @@ def make_batches(position, worker, workers):
     """A reader of batches of variable length, each made of its place."""
     first = worker if position is None else position[2] + workers
 
+    @tf.autograph.experimental.do_not_convert  # whose files would outlive a process that is killed
     def make(place):
         def ids(side):
             seed = tf.cast(tf.stack([place, side]), tf.int32)

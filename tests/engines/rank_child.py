@@ -28,6 +28,7 @@ from tests.engines.building import (
     at_half_speed,
     build,
     local,
+    parameters,
     parts_and_whole,
     rounds,
     run,
@@ -49,10 +50,14 @@ PAIRS = dataclasses.replace(SHARDED, model_parallel=2, reduction_pieces=2)
 
 
 class Team:
-    """All ranks, each of which runs the same scenarios; results are rank 0's, the others get none."""
+    """All ranks, each of which runs the same scenarios; results are rank 0's, the others get none.
+
+    Attributes:
+      engine_before: what has trained last on this rank.
+    """
 
     def __init__(self, ranks):
-        self.ranks = ranks
+        self.ranks, self.engine_before = ranks, None
         self.options = {"workers": ranks.size, "optimizer": "adam", "schedule": SCHEDULE}
 
     def engine(self, row, batches=BATCHES, settings=UNCHECKED, **options):
@@ -74,7 +79,7 @@ class Team:
 
     def train_in_halves(self, row, updates=UPDATES, start=None, looks=True, halfway=0, **options):
         """The reports of a run, its state half of the way, or at another update, if it `looks`, and its last."""
-        engine = self.engine(row, **options)
+        self.engine_before = engine = self.engine(row, **options)
         if self.ranks.rank:
             engine.follow()
             return [], None, None
@@ -100,8 +105,24 @@ class Team:
 def compare(team, row):
     """With the simulation; a state that is taken on the way moves nothing."""
     reports, _, state = team.train_in_halves(row, **CONTRACT)
-    if state is None:
+    copies = _copies(team)
+    return {} if state is None else {**copies, **_compared(team, row, reports, state)}
+
+
+def resume(team, row):
+    """The same, and N + N updates in place of 2 N; with encoded payloads no more than this."""
+    row, *encoding = row.split("+")
+    options = CONTRACT | ({"encoding": encoding[0], "topk_fraction": 0.25} if encoding else {})
+    reports, half, whole = team.train_in_halves(row, **options)
+    copies = _copies(team)
+    _, parts = team.train(row, UPDATES - UPDATES // 2, start=half, **options)
+    if whole is None:
         return {}
+    compared = {} if encoding else _compared(team, row, reports, whole)
+    return {**copies, **compared, "resumed": _difference(whole, parts)}
+
+
+def _compared(team, row, reports, state):
     expected, virtual = team.simulate(row, **CONTRACT)
     return {
         **_difference(state, virtual),
@@ -117,29 +138,36 @@ def compare(team, row):
     }
 
 
+def _copies(team):
+    """How many different copies of the servers' vectors there are, and of what each rank's worker keeps."""
+    vectors = team.engine_before.live().vectors
+    own = [name for name in sorted(vectors) if name.startswith("own_")]
+    held = [[name for name in sorted(vectors) if name not in own], own]
+    hashes = [zlib.crc32(b"".join(vectors[name].tobytes() for name in names)) for names in held]
+    return {"copies": [len(set(each)) for each in zip(*team.ranks.gather(hashes))], "held": held}
+
+
 def plain(team, row):
     """With plain training on joined batches, and with its first update."""
     _, state = team.train(row)
-    if state is None:
-        return {}
+    return {} if state is None else _from_plain(team, state, UPDATES)
+
+
+def _from_plain(team, state, updates):
     alone = local(rounds(BATCHES, team.ranks.size), optimizer="adam", schedule=SCHEDULE)
-    run(alone, UPDATES)
-    expected, first = (each.vectors["parameters"] for each in (alone.state(), team.simulate(row, 1)[1]))
-    distances = {"from_plain": expected, "from_start": first}
+    blocks = alone.blocks()
+    next(blocks)
+    first = parameters(alone)
+    list(itertools.islice(blocks, updates - 1))
+    distances = {"from_plain": parameters(alone), "from_start": first}
     return {name: np.abs(state.vectors["parameters"] - other).max() for name, other in distances.items()}
 
 
-def resume(team, row):
-    """N + N updates, and 2 N."""
-    row, *encoding = row.split("+")
-    options = CONTRACT | ({"encoding": encoding[0], "topk_fraction": 0.25} if encoding else {})
-    _, half, whole = team.train_in_halves(row, 2 * UPDATES, **options)
-    _, parts = team.train(row, start=half, **options)
-    return {} if whole is None else _difference(whole, parts)
-
-
 def regroup(team, row):
-    """As elastic ranks do: each goes on from what it alone holds, and rank 0 may be an update behind."""
+    """As elastic ranks do: each goes on from what it alone holds, and rank 0 may be an update behind.
+
+    All of it is compared with the simulation, and with plain training.
+    """
     rank, behind = team.ranks.rank, row == "ring_allreduce"
     before, after = team.engine(row), team.engine(row)
     if rank:
@@ -160,17 +188,21 @@ def regroup(team, row):
     state = after.state()
     team.ranks.command(Command(END))
     _, whole = team.simulate(row, 2 * UPDATES)
-    return {**_difference(state, whole), "held": held, "found": found}
+    return {**_difference(state, whole), **_from_plain(team, state, 2 * UPDATES), "held": held, "found": found}
 
 
 def exchange(team, row):
     """From the simulation to the ranks, and back."""
-    _, first = team.simulate(row) if team.ranks.rank == 0 else ([], None)
+    whole, first = simulated(ROWS[row], BATCHES, **team.options), None
+    if team.ranks.rank == 0:
+        run(whole, UPDATES)
+        first = whole.state()
     _, second = team.train(row, start=first)
     if second is None:
         return {}
     _, third = team.simulate(row, start=second)
-    return _difference(third, team.simulate(row, 3 * UPDATES)[1])
+    run(whole, 2 * UPDATES)
+    return _difference(third, whole.state())
 
 
 def poison(team, row):
@@ -193,15 +225,17 @@ def uneven(team, row):
 
 
 def half(team, row):
-    """Payloads in 16 bits: the distance, and that of one update of SGD over the most that rounding can make of it."""
-    compressed = {"encoding": "float16"}
-    reports, state = team.train(row, **compressed)
-    plain = {"optimizer": "sgd", "schedule": CONSTANT}
-    _, once = team.train(row, 1, **compressed, **plain)
+    """Payloads in 16 bits, for SGD: the distance, and that of one update over the most that rounding can make of it."""
+    how = {"optimizer": "sgd", "schedule": CONSTANT}
+    reports, once, state = team.train_in_halves(row, halfway=1, encoding="float16", **how)
     if state is None:
         return {}
     pushed = sorted({push.bytes_pushed for report in reports for push in report.pushes})
-    off = np.abs(once.vectors["parameters"] - team.simulate(row, 1, **plain)[1].vectors["parameters"])
+    virtual = simulated(ROWS[row], BATCHES, **{**team.options, **how})
+    blocks = virtual.blocks()
+    next(blocks)
+    off = np.abs(once.vectors["parameters"] - parameters(virtual))
+    list(itertools.islice(blocks, UPDATES - 1))
     layout = toy.layout()
     found = [
         forward_backward(toy.ToyModel().loss, layout, layout.initialize(1, tf.float64), batch, None)
@@ -211,7 +245,7 @@ def half(team, row):
     sizes = np.sum([np.abs(gradient) for gradient, _ in found], axis=0) / sum(float(sums[2]) for _, sums in found)
     most = CONSTANT.learning_rate * (2.0**-10 * sizes + 3 * 2.0**-25 / 256)
     return {
-        **_difference(state, team.simulate(row)[1]),
+        **_difference(state, virtual.state()),
         "bytes_pushed": pushed,
         "off": off.max(),
         "excess": (off - most).max(),
@@ -377,21 +411,6 @@ def carry(team, row):
     team.ranks.command(Command(END))
     shares = np.diff(received)[1:] / reported[2:]
     return {"least": shares.min().item(), "reported": reported}
-
-
-def replicas(team, row):
-    """How many different copies of the servers' vectors there are, and of what each rank's worker keeps."""
-    engine = team.engine(row)
-    if team.ranks.rank:
-        engine.follow()
-    else:
-        run(engine, UPDATES)
-        team.ranks.command(Command(END))
-    vectors = engine.live().vectors
-    own = [name for name in sorted(vectors) if name.startswith("own_")]
-    found = [[name for name in sorted(vectors) if name not in own], own]
-    hashes = [zlib.crc32(b"".join(vectors[name].tobytes() for name in names)) for names in found]
-    return {"copies": [len(set(each)) for each in zip(*team.ranks.gather(hashes))], "names": found}
 
 
 def plateau(team, row):

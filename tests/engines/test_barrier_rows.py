@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.forward_backward import forward_backward
 from tests import toy
 from tests.engines.building import (
     DIFFERENT,
     EXACT,
     SCHEDULE,
     distance,
+    gradient_of,
     local,
     parameters,
     rounds,
@@ -25,7 +25,6 @@ from tests.engines.building import (
 )
 from tfnmt.engines.schedule import PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
-from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import (
@@ -126,15 +125,14 @@ class TestModelAverage:
             for slots in ("average", "keep")
         )
         expected = np.stack([parameters(engine), *np.zeros([2, parameters(engine).size])])
-        layout = Layout(toy.ToyModel.parameters, shards=2)
         blocks = engine.blocks()
         for t in range(1, 5):
             next(blocks)
             moved = []
             for batch in BATCHES[3 * (t - 1) : 3 * t]:
                 theta, m, v = expected
-                gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(theta), batch, None)
-                mean = (gradient / sums.target_tokens).numpy()
+                gradient, tokens = gradient_of(theta, batch)
+                mean = gradient / tokens
                 m, v = 0.9 * m + 0.1 * mean, 0.98 * v + 0.02 * mean**2
                 update = 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-3)
                 moved.append([theta - update, m, v])
@@ -209,8 +207,8 @@ class TestModelAverage:
         )
         expected = parameters(engine)
         for batch, _ in zip(BATCHES, itertools.islice(engine.blocks(), 4)):
-            gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(expected), batch, None)
-            mean = (gradient / sums.target_tokens).numpy()
+            gradient, tokens = gradient_of(expected, batch)
+            mean = gradient / tokens
             expected = expected - 0.1 * mean / (np.abs(mean) + epsilon)
             np.testing.assert_allclose(parameters(engine), expected, atol=EXACT)
         run(kept, 4)

@@ -7,9 +7,18 @@ import pytest
 import tensorflow as tf
 
 from graphs.encodings import find_encoding
-from graphs.forward_backward import forward_backward
 from tests import toy
-from tests.engines.building import CONSTANT, DIFFERENT, EXACT, SCHEDULE, distance, parameters, run, simulated
+from tests.engines.building import (
+    CONSTANT,
+    DIFFERENT,
+    EXACT,
+    SCHEDULE,
+    distance,
+    gradient_of,
+    parameters,
+    run,
+    simulated,
+)
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import RingAllreduce
@@ -34,12 +43,6 @@ def largest(vector):
     """The vector with zeros in place of all but its largest elements."""
     kept = np.argsort(-np.abs(vector))[: round(FRACTION * vector.size)]
     return np.where(np.isin(np.arange(vector.size), kept), vector, 0.0)
-
-
-def gradient_of(theta, batch):
-    layout = toy.layout()
-    found, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(theta), batch, None)
-    return found.numpy(), float(sums[2])
 
 
 def reference(workers, rest=lambda g, q, kept: g - q):

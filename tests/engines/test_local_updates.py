@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.forward_backward import forward_backward
 from tests import toy
-from tests.engines.building import CONSTANT, DIFFERENT, EXACT, distance, parameters, run, simulated
+from tests.engines.building import CONSTANT, DIFFERENT, EXACT, distance, gradient_of, parameters, run, simulated
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Async, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
@@ -14,12 +13,6 @@ from tfnmt.strategies import Async, DelayedAsync, Downpour, ModelAverage, Summed
 BATCHES = toy.make_batches(32)
 CLIP = 0.05
 RATE, EPSILON = CONSTANT.learning_rate, 1e-3
-
-
-def gradient_of(vector, batch):
-    """The gradient sum [size] of one batch and its target tokens."""
-    gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(vector), batch, None)
-    return gradient.numpy(), float(sums.target_tokens)
 
 
 def clipped(mean, largest=CLIP):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.forward_backward import forward_backward
 from tests import toy
-from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, parameters, run, simulated
+from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, gradient_of, parameters, run, simulated
 from tests.engines.kill_tasks import EXACT_SUM, WORKERS, CountingModel, make_batches, wrongly_counted
 from tests.engines.rows import ROWS
 from tests.engines.test_payload_weights import noting
@@ -32,9 +31,8 @@ FIRST_LATE = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, s
 
 def gradient(theta, *batches):
     """The mean gradient of the joined batches at θ, and their target tokens."""
-    found = [forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(theta), each, None) for each in batches]
-    tokens = sum(float(sums.target_tokens) for _, sums in found)
-    return sum(gradient_sum.numpy() for gradient_sum, _ in found) / tokens, tokens
+    sums, tokens = zip(*(gradient_of(theta, each) for each in batches))
+    return sum(sums) / sum(tokens), sum(tokens)
 
 
 def with_quorum(row, quorum, seconds=0.0, **flags):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.forward_backward import forward_backward
 from graphs.fragments import Fragment
 from tests import toy
-from tests.engines.building import DIFFERENT, EXACT, distance, parameters, run, simulated
+from tests.engines.building import DIFFERENT, EXACT, distance, gradient_of, parameters, run, simulated
 from tfnmt.engines.schedule import PULLED, PUSHED, STEPPED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.layout import Layout
@@ -37,8 +36,8 @@ def by_equations(row, steps, workers, servers):
     for step in range(1, steps + 1):
         for worker, replica in enumerate(replicas):
             batch = BATCHES[(step - 1) * workers + worker]
-            gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(replica), batch, None)
-            slots[worker] = HEAVY.momentum * slots[worker] + (gradient / sums.target_tokens).numpy()
+            gradient, tokens = gradient_of(replica, batch)
+            slots[worker] = HEAVY.momentum * slots[worker] + gradient / tokens
             replica -= RATE * slots[worker]
         if step in merges:
             merge(replicas, pulled, theta, merges[step], row.kept_replica)
@@ -113,8 +112,8 @@ def eager_by_equations(row, steps, workers, servers):
     for step in range(1, steps + 1):
         for worker, replica in enumerate(replicas):
             batch = BATCHES[(step - 1) * workers + worker]
-            gradient, sums = forward_backward(toy.ToyModel().loss, layout, tf.constant(replica), batch, None)
-            replica -= RATE * (gradient / sums.target_tokens).numpy()
+            gradient, tokens = gradient_of(replica, batch)
+            replica -= RATE * gradient / tokens
         if step in arrives and step < steps:  # or it is the first action of a block that does not begin
             part = arrives[step]
             for replica, base in zip(replicas, bases):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graphs.forward_backward import forward_backward
 from tests import toy
-from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, local, parameters, run, simulated
+from tests.engines.building import DIFFERENT, EXACT, SCHEDULE, distance, gradient_of, local, parameters, run, simulated
 from tfnmt.engines.schedule import PULLED, PUSHED, Fault
 from tfnmt.engines.virtual_time import CostSettings
 from tfnmt.strategies import (
@@ -211,5 +210,5 @@ class TestLaws:
 
 
 def _mean_gradient(replica, batch):
-    gradient, sums = forward_backward(toy.ToyModel().loss, toy.layout(), tf.constant(replica), batch, None)
-    return (gradient / sums.target_tokens).numpy()
+    gradient, tokens = gradient_of(replica, batch)
+    return gradient / tokens

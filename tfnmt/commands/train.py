@@ -154,9 +154,13 @@ class _Job:
         if self.dry_run:
             yield functools.partial(self._rehearse, facts)
             return
-        with RunDirectory.locked(settings.run.run_directory, *settings, free=registry.SETTINGS.values()) as run:
+        with contextlib.ExitStack() as stack:
+            run = stack.enter_context(
+                RunDirectory.locked(settings.run.run_directory, *settings, free=registry.SETTINGS.values())
+            )
             if has_pipe:
-                self._spool = Spool(settings.data, self._spooled, self._session.workers, self._positions(run))
+                spool = Spool(settings.data, self._spooled, self._session.workers, self._positions(run))
+                self._spool = stack.enter_context(contextlib.closing(spool))
                 self._spool.start()
                 facts = self._facts([self._spool.beginning])
             yield functools.partial(self._train, run, facts)

@@ -98,7 +98,7 @@ def _pairs_of_text(text: tf.Tensor) -> tf.data.Dataset:
 
 
 class Spool:
-    """Takes pairs from the pipe, in a thread of the process that leads, until the pipe ends or the process does."""
+    """Takes pairs from the pipe, in a thread of the process that leads, until one of both ends, or `close`."""
 
     def __init__(
         self, settings: DataSettings, files: SpooledPairs, workers: int, checkpoints: Callable[[], Sequence[Positions]]
@@ -116,7 +116,7 @@ class Spool:
         self._next = 0  # the number of the next file
         self._needed = 0  # the first line that a checkpoint needs
         self._left_out, self._fault = 0, ""
-        self._has_ended = False
+        self._has_ended, self._closed = False, threading.Event()
         self._heard_at = time.monotonic()
         self._rows = self._sound_rows()
 
@@ -155,6 +155,10 @@ class Spool:
         elif known:
             self._compare()
         threading.Thread(target=self._run, args=(max(known - 1, 0),), name="pipe", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends both threads; the one that waits for the pipe ends when that brings something, or ends."""
+        self._closed.set()
 
     def _refuse_unsuitable(self, newest: Positions) -> None:
         if newest and len(newest) != self._workers:
@@ -211,8 +215,10 @@ class Spool:
             logging.info("%s: skipping the %s pairs of before.", self._name, f"{self._next * self._files.lines:,}")
         if any(len(self._next_rows()) < self._files.lines for _ in range(skipped)):
             logging.error("%s has ended before the last of them: it is not the pipe of before.", self._name)
-        while len(rows := self._next_rows()) == self._files.lines:
+        while len(rows := self._next_rows()) == self._files.lines and not self._closed.is_set():
             self._publish(rows)
+        if self._closed.is_set():
+            return
         if rows:
             self._publish(rows)
         logging.info("%s has ended; training ends with the first update that reads beyond.", self._name)
@@ -260,12 +266,14 @@ class Spool:
                 return durable_files.replace(path, content)
             except OSError as error:  # readers wait, and whoever makes room lets them go on
                 logging.error("%s: %s; trying again.", path, error.strerror)
-                time.sleep(_TOLD_SECONDS)
+                if self._closed.wait(_TOLD_SECONDS):
+                    return None
 
     def _make_room(self) -> None:
         """Waits until not too many files wait for the readers, and deletes those that no checkpoint needs."""
         while self._next - self._reached() > _FILES_AHEAD:
-            time.sleep(_LOOK_SECONDS)
+            if self._closed.wait(_LOOK_SECONDS):
+                return
         checkpoints = self._checkpoints()
         if checkpoints:
             self._needed = min(map(self._block_begins, checkpoints[0]))
@@ -280,8 +288,7 @@ class Spool:
 
     def _watch(self) -> None:
         """Says it, every ten seconds, when training waits for the pipe."""
-        while not self._has_ended:
-            time.sleep(_TOLD_SECONDS)
+        while not (self._closed.wait(_TOLD_SECONDS) or self._has_ended):
             silent_seconds = time.monotonic() - self._heard_at
             if silent_seconds >= _TOLD_SECONDS and self.is_awaited:
                 logging.warning("%s has brought no pair for %.0f s; training waits.", self._name, silent_seconds)
