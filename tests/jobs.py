@@ -27,6 +27,8 @@ TRAINING = (
     "--validation_sentences=8",
     "--samples=0",
 )
+UNEVALUATED = "--evaluate_every_updates=0"
+"""For a training of whose validation nothing is said: no process builds the graphs of translating and scoring."""
 
 
 class Job:

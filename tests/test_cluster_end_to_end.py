@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.jobs import SECONDS, TRAINING, Job
+from tests.jobs import SECONDS, TRAINING, UNEVALUATED, Job
 from tests.programs import SCRIPTS, command, run
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.cluster.addresses import free_ports
@@ -39,7 +39,7 @@ def test_killed_worker_is_replaced_behind_a_barrier(launch):
 
 
 def test_killed_worker_of_a_free_row_comes_back_and_told_to_end_the_job_saves(launch):
-    job = launch("--strategy=async", "--workers=2")
+    job = launch("--strategy=async", "--workers=2", UNEVALUATED)
     job.wait_for("update 16 ")
     job.signal(signal.SIGKILL, "--job_name=worker", "--task_index=1")
     job.wait_for("is back.")
@@ -104,6 +104,7 @@ def test_a_cluster_s_run_goes_on_elsewhere(corpus, tmp_path):
     """From an embedded cluster to the simulated engine, with other numbers of workers and servers."""
     common = (
         *TRAINING,
+        UNEVALUATED,
         f"--data={corpus}",
         f"--run_directory={tmp_path / 'run'}",
         "--strategy=bmuf",
@@ -121,7 +122,8 @@ def test_tf_config_alone_makes_a_cluster(corpus, tmp_path):
     """As a scheduler gives it to each of its pods, which all have one command."""
     jobs = ("chief", "worker", "ps")
     cluster = {job: [f"127.0.0.1:{port}"] for job, port in zip(jobs, free_ports(3))}
-    words = command("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--max_updates=4")
+    where = (f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
+    words = command("train", *TRAINING, UNEVALUATED, *where, "--max_updates=4")
 
     def start(job):
         config = {"cluster": cluster, "task": {"type": job, "index": 0}, "environment": "cloud"}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.jobs import SHALLOW
+from tests.jobs import SHALLOW, UNEVALUATED
 from tests.programs import SECONDS, command, run
 from tfnmt.checkpoints import CheckpointStore
 from tfnmt.run_directory import lock
@@ -101,7 +101,8 @@ def rows(corpus):
 
 def test_a_pipe_trains_as_a_file_does(corpus, through, tmp_path):
     """Its producer begins anew when training goes on; another one is refused."""
-    flags, pairs = (*EXACT, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}"), rows(corpus)
+    flags = (*EXACT, UNEVALUATED, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}")
+    pairs = rows(corpus)
     run("train", *flags, "--max_updates=8", text="".join(pairs))
     _, log = run("train", *flags, "--max_updates=16", text="".join(pairs[1:]), expect=2)
     assert "--train_pipe=-: its first 200 pairs are not those with which the run began" in log
@@ -112,7 +113,7 @@ def test_a_pipe_trains_as_a_file_does(corpus, through, tmp_path):
 
 def test_workers_share_a_pipe_to_its_end(corpus, tmp_path):
     cluster = ("--engine=cluster", "--strategy=sync", "--workers=2", "--parameter_servers=1")
-    flags = (*SHORT, *cluster, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}")
+    flags = (*SHORT, UNEVALUATED, *cluster, f"--data={corpus}", "--train_pipe=-", f"--run_directory={tmp_path}")
     _, log = run("train", *flags, text="".join(rows(corpus)[:400]))
     assert "400 of the first 400 pairs kept" in log and "--train_pipe=- has ended" in log
     assert "Training ends: --max_epochs=1 reached." in log
@@ -123,7 +124,7 @@ def test_workers_share_a_pipe_to_its_end(corpus, tmp_path):
 
 
 def test_sigterm_saves_and_ends(corpus, tmp_path):
-    flags = (*SHORT, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
+    flags = (*SHORT, UNEVALUATED, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
     metrics = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command("train", *flags), stderr=subprocess.PIPE, text=True) as training:
         deadline = time.monotonic() + SECONDS

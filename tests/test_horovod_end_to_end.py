@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.jobs import TRAINING, Job
+from tests.jobs import TRAINING, UNEVALUATED, Job
 from tests.programs import SCRIPTS, command, run
 from tests.test_cluster_end_to_end import updates
 from tests.test_end_to_end import parameters_of
@@ -71,7 +71,7 @@ def test_ranks_of_mpirun_equal_those_of_gloo(corpus, tmp_path, mpirun):
     assert code == 0, log
     assert log.count("Strategy: ring_allreduce, adam; 2 ranks") == 1, log
     flags = [f"--data={corpus}", f"--run_directory={tmp_path / 'gloo'}", "--strategy=ring_allreduce", *limits]
-    run("launch", *TRAINING, *RANKS, *flags)
+    run("launch", *TRAINING, *RANKS, *flags, UNEVALUATED)
     stores = [CheckpointStore(tmp_path / name / "checkpoints") for name in ("run", "gloo")]
     halfway, mpi, gloo = (store.load(update).parameters for store, update in zip([stores[0], *stores], (2, 4, 4)))
     assert all(np.array_equal(mpi[name], gloo[name]) for name in gloo)
@@ -89,12 +89,12 @@ def test_killed_rank_ends_all_that_mpirun_started(mpirun):
 
 
 def test_what_ranks_with_shared_tables_have_trained_goes_on_everywhere(corpus, tmp_path):
-    """Checkpoints are whole, whoever has made them: two ranks, four, one process, a cluster."""
-    common = [*TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
+    """Checkpoints are whole, whoever has made them: two ranks, three, one process, a cluster."""
+    common = [*TRAINING, UNEVALUATED, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     links = [
         ("launch", ["--engine=horovod", "--workers=2", "--vocabulary_parallel"], "2 ranks"),
-        ("launch", ["--engine=horovod", "--workers=4", "--vocabulary_parallel"], "4 ranks"),
+        ("launch", ["--engine=horovod", "--workers=3", "--vocabulary_parallel"], "3 ranks"),
         ("train", ["--engine=local"], "1 worker in this process"),
         ("train", ["--workers=2", "--parameter_servers=1"], "2 embedded workers"),
     ]
@@ -118,7 +118,7 @@ def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
     discovery.chmod(0o755)
     elastic = ["-np", "2", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(discovery)]
     training = command("train", *TRAINING, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}")
-    flags = ["--engine=horovod", "--strategy=ring_allreduce", "--evaluate_every_updates=0", "--max_updates=1000"]
+    flags = ["--engine=horovod", "--strategy=ring_allreduce", UNEVALUATED, "--max_updates=1000"]
     job = Job(tmp_path / "run", [str(SCRIPTS / "horovodrun"), *elastic, *training, *flags], _with_own_path())
     job.wait_for("update 64 ")
     job.signal(signal.SIGKILL, "HOROVOD_RANK=0")
