@@ -89,12 +89,12 @@ def test_killed_rank_ends_all_that_mpirun_started(mpirun):
 
 
 def test_what_ranks_with_shared_tables_have_trained_goes_on_everywhere(corpus, tmp_path):
-    """Checkpoints are whole, whoever has made them: two ranks, three, one process, a cluster."""
+    """Checkpoints are whole, whoever has made them: two ranks, four, one process, a cluster."""
     common = [*TRAINING, UNEVALUATED, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     links = [
         ("launch", ["--engine=horovod", "--workers=2", "--vocabulary_parallel"], "2 ranks"),
-        ("launch", ["--engine=horovod", "--workers=3", "--vocabulary_parallel"], "3 ranks"),
+        ("launch", ["--engine=horovod", "--workers=4", "--vocabulary_parallel"], "4 ranks"),
         ("train", ["--engine=local"], "1 worker in this process"),
         ("train", ["--workers=2", "--parameter_servers=1"], "2 embedded workers"),
     ]
