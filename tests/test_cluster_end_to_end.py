@@ -87,6 +87,20 @@ def test_silent_worker_ends_everything_and_is_named(launch, strategy):
     assert "Traceback" not in log
 
 
+def test_a_quorum_goes_on_without_a_silent_worker_to_the_end(launch):
+    """Through validations, whose graphs would have to be made known to all, and the end of the processes."""
+    flags = ["--strategy=sync", "--workers=2", "--quorum=1", "--stall_timeout=30", "--max_updates=80", "--samples=2"]
+    job = launch(*flags)
+    job.wait_for("update 16 ")
+    job.signal(signal.SIGSTOP, "--job_name=worker", "--task_index=1")
+    code, log = job.end()
+    assert code == 0, log
+    assert re.search(r"Worker 1 at 127.0.0.1:\d+ does not answer; training goes on without it\.", log), log
+    assert "validation at update 80 " in log
+    assert "Traceback" not in log
+    assert updates(job.directory) == 80
+
+
 def test_a_cluster_s_run_goes_on_elsewhere(corpus, tmp_path):
     """From an embedded cluster to the simulated engine, with other numbers of workers and servers."""
     common = (

@@ -148,6 +148,8 @@ class Validation:
     def trace(self) -> None:
         """Makes all graphs, so that `evaluate` makes none: while a task of a cluster is silent, none can be made."""
         self._sums.get_concrete_function(tf.TensorSpec([self._layout.size], tf.float32))
+        for count in (len(self._sources), min(self._settings.samples, len(self._sources))):
+            self._vocabularies[0].tokenize(tf.constant(self._sources[:count]))
         for with_attention in (False, True) if self._settings.samples else (False,):
             self._translator.graph(with_attention).get_concrete_function()
 
