@@ -124,14 +124,26 @@ def _parallel(tmp_path):
 
 
 def test_alignments_find_the_words(parallel):
-    """Every word of the toy language has one translation: their subwords are each other's candidates."""
+    """Every word of the toy language has one translation: their subwords are each other's candidates, but for a few.
+
+    Alignments are drawn at random, and words that have more subwords than there are candidates may miss one.
+    """
     files, vocabularies, data = parallel
     made = shortlist.make([files], data, vocabularies, best=4)
     assert made.pairs == 400 and made.best == 4 and len(made.frequent) == 4
     assert max(map(len, made.translations.values())) <= 4
-    for word, translation in trained_transformer.WORDS.items():
-        found = {target for number in ids(vocabularies[0], word) for target in made.translations.get(number, [])}
-        assert found >= set(ids(vocabularies[1], translation)), word
+
+    def share_found(words):
+        wanted, found = 0, 0
+        for word, translation in words:
+            targets = {target for number in ids(vocabularies[0], word) for target in made.translations.get(number, [])}
+            wanted += len(subwords := set(ids(vocabularies[1], translation)))
+            found += len(subwords & targets)
+        return found / wanted
+
+    words, translations = zip(*trained_transformer.WORDS.items())
+    shares = share_found(zip(words, translations)), share_found(zip(words, translations[1:] + translations[:1]))
+    assert shares[0] > 0.7 and shares[1] < 0.55, shares
     lists = list(made.translations.values())
     assert len({tuple(each) for each in lists}) > len(lists) / 2
 
