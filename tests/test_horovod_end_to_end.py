@@ -93,21 +93,23 @@ def test_what_ranks_with_shared_tables_have_trained_goes_on_everywhere(corpus, t
     common = [*TRAINING, UNEVALUATED, f"--data={corpus}", f"--run_directory={tmp_path / 'run'}", "--strategy=sync"]
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     links = [
-        ("launch", ["--engine=horovod", "--workers=2", "--vocabulary_parallel"], "2 ranks"),
-        ("launch", ["--engine=horovod", "--workers=4", "--vocabulary_parallel"], "4 ranks"),
-        ("train", ["--engine=local"], "1 worker in this process"),
-        ("train", ["--workers=2", "--parameter_servers=1"], "2 embedded workers"),
+        ("launch", ["--engine=horovod", "--workers=2", "--vocabulary_parallel"], 2, "ranks"),
+        ("launch", ["--engine=horovod", "--workers=4", "--vocabulary_parallel"], 4, "ranks"),
+        ("train", ["--engine=local"], 1, "worker in this process"),
+        ("train", ["--workers=2", "--parameter_servers=1"], 2, "embedded workers"),
     ]
-    before = None
-    for number, (program, where, said) in enumerate(links, 1):
+    before, others = None, None
+    for number, (program, where, workers, said) in enumerate(links, 1):
         _, log = run(program, *common, *where, f"--max_updates={2 * number}")
-        assert f"Strategy: sync, adam; {said}" in log
-        assert number == 1 or f"Going on from update {2 * number - 2}" in log
+        assert f"Strategy: sync, adam; {workers} {said}" in log
+        if number > 1:
+            assert f"Going on from update {2 * number - 2}" in log
+            assert f"Workers before: {others}; now: {workers}. The readers begin epoch {number}." in log
         found = store.load(2 * number).parameters
         shapes = {name: array.shape for name, array in found.items()}
         assert before in (None, shapes)
         assert all(np.isfinite(array).all() for array in found.values())
-        before = shapes
+        before, others = shapes, workers
 
 
 def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):

@@ -13,6 +13,7 @@ from tests.programs import run
 from tfnmt.batch import Batch
 from tfnmt.checkpoints import Checkpoint, CheckpointStore
 from tfnmt.data.vocabulary import Vocabulary
+from tfnmt.engines.vocabulary_shards import VocabularyShard
 from tfnmt.errors import UserError
 from tfnmt.layout import Layout
 from tfnmt.models.registry import SETTINGS, build_model
@@ -73,6 +74,17 @@ def test_layers_that_do_nothing_are_not_missed(deep, tmp_path, idle):
     assert {name: array.shape for name, array in begun.items()} == {each.name: each.shape for each in small.parameters}
     distance = np.abs(_log_probabilities(small, begun) - _log_probabilities(_model(deep), arrays)).max()
     assert bool(distance < 1e-5) is idle
+
+
+def test_ranks_that_share_tables_begin_with_their_rows_of_them(deep):
+    """Every engine begins by its layout; that of such a rank is its own. What was read once can be read again."""
+    whole = Layout(begin_with(str(deep.path), _vocabularies(deep), _model(deep)))
+    vector = whole.initialize(seed=5).numpy()
+    for rank in range(3):
+        shard = VocabularyShard(whole, rank, 3)
+        assert shard.tables
+        own = shard.cut({"parameters": vector})["parameters"]
+        np.testing.assert_array_equal(shard.layout.initialize(seed=5).numpy(), own)
 
 
 def test_the_command_begins_with_them_and_goes_on_without(deep, tmp_path):

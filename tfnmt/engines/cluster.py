@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -122,25 +122,22 @@ class ClusterEngine(Engine):
 
     def _ask(self, index: int, worker: Worker) -> dict[str, np.ndarray]:
         """What a worker holds for a checkpoint; nothing of one that is down, or without which training goes on."""
-        answers_of_worker: queue.SimpleQueue[dict[str, np.ndarray] | Exception] = queue.SimpleQueue()
+        answer: Future[dict[str, np.ndarray]] = Future()
 
         def ask() -> None:
             try:
-                answers_of_worker.put(worker.vectors())
-            except Exception as error:
-                answers_of_worker.put(error)
+                answer.set_result(worker.vectors())
+            except Exception as error:  # raised where the answer is read
+                answer.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()  # one that stands still for ever where the worker is silent
-        while True:
-            try:
-                answer = answers_of_worker.get(timeout=_SILENT_SECONDS)
-            except queue.Empty:
-                if self._goes_on_without(index, _SILENT_SECONDS):
-                    return {}
-                continue
-            if isinstance(answer, Exception) and not isinstance(answer, tf.errors.OpError):
-                raise answer
-            return {} if isinstance(answer, Exception) else answer
+        while not wait([answer], _SILENT_SECONDS).done:
+            if self._goes_on_without(index, _SILENT_SECONDS):
+                return {}
+        try:
+            return answer.result()
+        except tf.errors.OpError:
+            return {}
 
     def restore(self, state: EngineState) -> None:
         """Takes up the state of any engine; call it before `blocks`."""

@@ -8,6 +8,7 @@ Summarization Distillation": shrink and fine-tune).
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,6 @@ from tfnmt.run_directory import RunDirectory
 from tfnmt.settings import flag_text
 
 Arrays = Mapping[str, np.ndarray]
-
 
 _FREE = ("label_smoothing", "precision")  # with dropouts: what parameters mean does not depend on these
 _LAYERS = ("encoder_layers", "decoder_layers")
@@ -48,14 +48,17 @@ def begin_with(path: str, vocabularies: tuple[Vocabulary, Vocabulary], model: Mo
         raise UserError(f"{flag}: it was trained with another vocabulary; take that one, by --vocabulary={path}.")
     refuse([f"{fault} ({flag})" for fault in _faults(model, trained)])
     layers = _layers(model, trained)
-    arrays = functools.cache(functools.partial(_arrays, path))
+    held: dict[str, np.ndarray] = {}  # each until it is asked for, so that training does not hold the model twice
 
-    def starting(parameter: Parameter) -> Parameter:
-        return dataclasses.replace(
-            parameter, initializer=lambda shape, seed: tf.constant(_taken(parameter, layers, arrays()))
-        )
+    def first_value(parameter: Parameter, *_: Any) -> tf.Tensor:
+        if parameter.name not in held:
+            arrays = _arrays(path)
+            held.update({each.name: _taken(each, layers, arrays) for each in model.parameters})
+        return tf.constant(held.pop(parameter.name))
 
-    return tuple(map(starting, model.parameters))
+    return tuple(
+        dataclasses.replace(each, initializer=functools.partial(first_value, each)) for each in model.parameters
+    )
 
 
 def kept_layers(count: int, of: int) -> list[int]:
