@@ -5,24 +5,23 @@ The graph knows no strategy. An `Exchange` says what a pull, a step and a push d
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from graphs.actions import FETCH, FETCHED, MERGE, PUSH, WHOLE, Action, Block, Meeting, Steps, fetched
 from graphs.broadcast import pull
 from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN, RESIDUAL, pull_change, pull_whole, send
+from graphs.exchange import Exchange, Gradient, Vectors
 from graphs.fragments import WHOLE_VECTOR, Fragment, Held
-from graphs.local_steps import REPLICA, LocalUpdate, Replica, clipped_mean, move_replica
+from graphs.local_steps import REPLICA, LocalUpdate, Replica, move_replica
 from graphs.reduce_average import ServerVariables
 from graphs.staleness import pulled_of
 from graphs.table_rows import ID, pull_rows, push_rows, read, rows_of, write
 from graphs.work import Sums, Work, add_sums, add_work, no_work, stacked, unstacked
 from tfnmt.optimizers.optimizers import Optimizer
-
-Vectors = Mapping[str, Any]
-"""Vectors [size] by name. They may be tensors or variables: an operation reads a variable when it runs."""
 
 Outbox = Sequence[tf.Variable]
 """Where a worker puts its payload: a variable for each shard of each of its vectors, on the shard's server.
@@ -37,100 +36,6 @@ Reduce = Callable[[Outbox, tf.Tensor], Any]
 
 LookAhead = Callable[[], tuple[tf.Tensor, tf.Tensor]]
 """Reads the batches of a block: the different rows [R] that they read, and the seconds that it waited for them."""
-
-
-class Gradient(NamedTuple):
-    """The gradient of one local step, as an exchange sees it."""
-
-    sum: tf.Tensor  # [size], over the target tokens
-    target_tokens: tf.Tensor  # scalar of the same dtype
-    clip_norm: float  # largest norm of the mean; 0 for no clipping
-
-    def mean(self) -> tf.Tensor:
-        """The mean over the target tokens [size], clipped."""
-        return clipped_mean(self.sum, self.target_tokens, self.clip_norm)
-
-
-class Exchange(Protocol):
-    """What a worker exchanges with the servers: pure functions on the vectors that the worker holds.
-
-    `held` has the worker's replica under the name `REPLICA`, and the vectors that `keeps` names; of each, a pull and a
-    push see the fragment that travels. A function returns new values, by name, of the vectors that it changes; the
-    others stay as they are.
-
-    Attributes:
-      name: what a payload is, in words.
-      keeps: names of the vectors that a worker holds beside its replica.
-      saved: names of the held vectors that the next block needs as they are, so that checkpoints must hold them.
-      trains_replicas: whether the servers move by what local updates have made of the replicas; otherwise they move by
-        gradients. With trained replicas, `gather` does not depend on `first`.
-      clips_at_servers: whether the servers clip the mean of the payloads, which then must be sums of gradients over
-        their target tokens.
-    """
-
-    name: str
-    keeps: Sequence[str]
-    saved: Sequence[str]
-    trains_replicas: bool
-    clips_at_servers: bool
-
-    def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """The vectors that change when the server parameters [size] arrive, which are all that a worker begins with."""
-
-    def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
-        """The vectors that change with a step's gradient; `first` if no step came before it since the last push."""
-
-    def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """The payload [size], and the vectors that change when the worker pushes it."""
-
-    def weight(self, sums: Sums) -> Any:
-        """A payload's weight from the sums of its steps, a scalar: servers divide summed payloads by summed weights."""
-
-    def averaged(self, sums: Sums) -> tuple[Any, Any]:
-        """The target tokens and batches over which payloads with these sums average a gradient, for the laws."""
-
-
-WHOLE, PULL, FETCH, MERGE, PUSH = "whole", "pull", "fetch", "merge", "push"
-"""Kinds of meetings.
-
-WHOLE is the pull of a worker that holds nothing: all fragments, not encoded, and the replica is what the servers have.
-FETCH and MERGE are the halves of a PULL: what is fetched while steps go on, is merged behind them.
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Meeting:
-    """A worker meets the servers, for one fragment of the vectors; all of these where rows have no fragments.
-
-    Attributes:
-      kind: what it does.
-      back: fragments before the one that the block pushes.
-    """
-
-    kind: str
-    back: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """So many local steps; `first` says that none came before them since the last push."""
-
-    count: int
-    first: bool
-
-
-Action = Meeting | Steps
-
-Block = tuple[Action, ...]
-"""The actions of one call of the graph, in order. Steps behind a push go on while it travels, until the block ends."""
-
-FETCHED = "fetched"
-"""The name of the vector in which a worker has what it has fetched and not yet merged."""
-
-
-def fetched(slot: str) -> str:
-    """The name of the same for an averaged slot."""
-    return f"{FETCHED}_{slot}"
 
 
 @dataclasses.dataclass(frozen=True)

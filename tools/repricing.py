@@ -7,7 +7,7 @@ So the tokens of each step, which come with the data, are all that the virtual c
 import itertools
 from collections.abc import Sequence
 
-from graphs.block import PULL, PUSH, Meeting, Steps
+from graphs.actions import PULL, PUSH, Meeting, Steps
 from tfnmt.engines.virtual_time import Costs
 from tfnmt.planning.prediction import idle_reports
 from tfnmt.strategies import Strategy

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from graphs.block import PULL, Meeting, Steps
+from graphs.actions import PULL, Meeting, Steps
 from graphs.encodings import DENSE
 from graphs.work import NO_SUMS
 from tests import toy

@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-from graphs.block import PULL, PUSH, WHOLE, Meeting, Steps
+from graphs.actions import PULL, PUSH, WHOLE, Meeting, Steps
 from graphs.work import NO_SUMS
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.strategies import STRATEGIES, Async, DelayedAsync, Downpour, Meetings, ModelAverage, Strategy, Sync

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from graphs.block import FETCH, MERGE, PUSH, WHOLE, Action, Meeting, Steps
+from graphs.actions import FETCH, MERGE, PUSH, WHOLE, Action, Meeting, Steps
 from tfnmt.engines import links
 from tfnmt.engines.pace import Fate, Ready, pace_of
 from tfnmt.engines.report import BlockReport, Waits

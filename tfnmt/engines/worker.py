@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, BlockGraph, LocalTraining, Meeting, Outbox, Reduce, Steps
+from graphs.actions import FETCH, PULL, PUSH, WHOLE, Block, Meeting, Steps
+from graphs.block import BlockGraph, LocalTraining, Outbox, Reduce
 from graphs.encodings import DENSE
 from graphs.error_feedback import KNOWN
 from graphs.forward_backward import Pack, forward_backward

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from graphs.block import FETCH, PULL, PUSH, WHOLE, Block, Steps
+from graphs.actions import FETCH, PULL, PUSH, WHOLE, Block, Steps
 from graphs.work import NO_SUMS, Sums, Work
 from tfnmt.batch import START
 from tfnmt.engines.ledger import Ledger

@@ -14,7 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from graphs.block import PULL, PUSH, Vectors
+from graphs.actions import PULL, PUSH
+from graphs.exchange import Vectors
 from graphs.local_steps import REPLICA
 from graphs.work import Sums
 from tfnmt.optimizers.optimizers import OptimizerSettings, local_optimizer
@@ -44,11 +45,11 @@ class ElasticDifference(ParameterDelta):
         self._force = force
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {"centre": servers}
 
     def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         difference = self._force * (held[REPLICA] - held["centre"])
         return difference, {REPLICA: held[REPLICA] - difference}
 

@@ -1,6 +1,6 @@
 """What workers push: sums of gradients, sums of mean gradients, or parameter deltas.
 
-Each class has the functions of `graphs.block.Exchange`, which the graph of a block calls.
+Each class has the functions of `graphs.exchange.Exchange`, which the graph of a block calls.
 
 >>> import numpy as np
 >>> exchange = ParameterDelta()
@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from graphs.block import Gradient, Vectors
+from graphs.exchange import Gradient, Vectors
 from graphs.local_steps import REPLICA
 from graphs.work import Sums
 
@@ -34,15 +34,15 @@ class GradientSum:
     clips_at_servers = True
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {REPLICA: servers}
 
     def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {"gathered": gradient.sum if first else held["gathered"] + gradient.sum}
 
     def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return held["gathered"], {}
 
     def weight(self, sums: Sums) -> Any:
@@ -65,7 +65,7 @@ class StepSum(GradientSum):
     clips_at_servers = False
 
     def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {"gathered": gradient.mean() if first else held["gathered"] + gradient.mean()}
 
     def weight(self, sums: Sums) -> Any:
@@ -88,15 +88,15 @@ class ParameterDelta:
     clips_at_servers = False
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {REPLICA: servers, "pulled": servers}
 
     def gather(self, held: Vectors, gradient: Gradient, first: bool) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {}
 
     def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return held[REPLICA] - held["pulled"], {}
 
     def weight(self, sums: Sums) -> Any:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
-from graphs.block import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Exchange, Meeting, Steps, fetched
+from graphs.actions import FETCH, FETCHED, MERGE, PULL, PUSH, WHOLE, Action, Block, Meeting, Steps, fetched
 from graphs.encodings import DENSE, Encoding, slot_encoding
 from graphs.error_feedback import KNOWN, RESIDUAL
+from graphs.exchange import Exchange
 from graphs.local_steps import REPLICA
 from graphs.staleness import Staleness
 from graphs.work import NO_SUMS, Sums

@@ -32,7 +32,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from graphs.block import Vectors
+from graphs.exchange import Vectors
 from graphs.local_steps import REPLICA
 from graphs.work import Sums
 from tfnmt.optimizers.optimizers import OptimizerSettings, local_optimizer
@@ -58,7 +58,7 @@ class MixedDelta(ParameterDelta):
         self._kept = kept
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """See `graphs.block.Exchange`; with α = 0, or w = θ, what comes out is θ, bit for bit."""
+        """See `graphs.exchange.Exchange`; with α = 0, or w = θ, what comes out is θ, bit for bit."""
         return {REPLICA: servers + self._kept * (held[REPLICA] - servers), "pulled": servers}
 
     def weight(self, sums: Sums) -> tf.Tensor:
@@ -87,11 +87,11 @@ class EagerDelta(MixedDelta):
         self._server_update, self._workers = server_update, workers
 
     def pull(self, held: Vectors, servers: tf.Tensor) -> Vectors:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         return {REPLICA: servers + (held[REPLICA] - held["pulled"]), "pulled": servers}
 
     def push(self, held: Vectors) -> tuple[Any, Vectors]:
-        """See `graphs.block.Exchange`."""
+        """See `graphs.exchange.Exchange`."""
         delta = held[REPLICA] - held["pulled"]
         own, moved = self._server_update.step(held["own_update"], delta / self._workers)
         start = held["pulled"] + moved
