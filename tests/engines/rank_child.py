@@ -18,15 +18,12 @@ import tensorflow as tf
 
 from graphs.forward_backward import forward_backward
 from tests import toy
+from tests.engines import rank_tables
 from tests.engines.building import (
     CONSTANT,
     CONTRACT,
-    EQUAL_SPEED,
-    HALF_SPEED,
     PLATEAU,
     SCHEDULE,
-    at_half_speed,
-    build,
     local,
     parameters,
     parts_and_whole,
@@ -36,70 +33,11 @@ from tests.engines.building import (
     run_with_pauses,
     simulated,
 )
-from tests.engines.rows import ROWS, columns
+from tests.engines.rows import ROWS
+from tests.engines.team import BATCHES, PAIRS, UPDATES, Team, difference
 from tests.engines.traffic import received_bytes
 from tfnmt.cluster.ranks import END, Command, Ranks, RankSettings
-from tfnmt.engines.horovod import HorovodEngine
 from tfnmt.errors import UserError
-
-BATCHES = toy.make_batches(128)
-UPDATES = 4
-UNCHECKED = RankSettings(check_replicas_every=0)
-SHARDED = RankSettings(vocabulary_parallel=True, check_replicas_every=1)
-PAIRS = dataclasses.replace(SHARDED, model_parallel=2, reduction_pieces=2)
-
-
-class Team:
-    """All ranks, each of which runs the same scenarios; results are rank 0's, the others get none.
-
-    Attributes:
-      engine_before: what has trained last on this rank.
-    """
-
-    def __init__(self, ranks):
-        self.ranks, self.engine_before = ranks, None
-        self.options = {"workers": ranks.size, "optimizer": "adam", "schedule": SCHEDULE}
-
-    def engine(self, row, batches=BATCHES, settings=UNCHECKED, **options):
-        more = {"ranks": self.ranks, "settings": settings}
-        engine = build(HorovodEngine, ROWS[row], batches, options=more, **{**self.options, **options})
-        if columns(row).meetings.by_speed:
-            absorb = engine._servers.absorb_reduced
-
-            def absorb_at_half_speed(arrivals, *numbers):
-                return absorb([each._replace(push=at_half_speed(each.push)) for each in arrivals], *numbers)
-
-            engine._servers.absorb_reduced = absorb_at_half_speed
-        return engine
-
-    def train(self, row, updates=UPDATES, start=None, **options):
-        """The reports of a run and its last state."""
-        reports, _, state = self.train_in_halves(row, updates, start, looks=False, **options)
-        return reports, state
-
-    def train_in_halves(self, row, updates=UPDATES, start=None, looks=True, halfway=0, **options):
-        """The reports of a run, its state half of the way, or at another update, if it `looks`, and its last."""
-        self.engine_before = engine = self.engine(row, **options)
-        if self.ranks.rank:
-            engine.follow()
-            return [], None, None
-        if start:
-            engine.restore(start)
-        blocks, halfway = engine.blocks(), halfway or updates // 2
-        reports = list(itertools.islice(blocks, halfway))
-        half = engine.state() if looks else None
-        reports += itertools.islice(blocks, updates - halfway)
-        state = engine.state()
-        self.ranks.command(Command(END))
-        return reports, half, state
-
-    def simulate(self, row, updates=UPDATES, start=None, batches=BATCHES, **options):
-        """The same under a virtual clock."""
-        costs = HALF_SPEED if columns(row).meetings.by_speed else EQUAL_SPEED
-        engine = simulated(ROWS[row], batches, **{"costs": costs, **self.options, **options})
-        if start:
-            engine.restore(start)
-        return run(engine, updates), engine.state()
 
 
 def compare(team, row):
@@ -119,13 +57,13 @@ def resume(team, row):
     if whole is None:
         return {}
     compared = {} if encoding else _compared(team, row, reports, whole)
-    return {**copies, **compared, "resumed": _difference(whole, parts)}
+    return {**copies, **compared, "resumed": difference(whole, parts)}
 
 
 def _compared(team, row, reports, state):
     expected, virtual = team.simulate(row, **CONTRACT)
     return {
-        **_difference(state, virtual),
+        **difference(state, virtual),
         "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
         "steps": [worker["step"] for worker in state.counters["workers"]],
         "tokens": [[report.target_tokens for report in each] for each in (reports, expected)],
@@ -188,7 +126,7 @@ def regroup(team, row):
     state = after.state()
     team.ranks.command(Command(END))
     _, whole = team.simulate(row, 2 * UPDATES)
-    return {**_difference(state, whole), **_from_plain(team, state, 2 * UPDATES), "held": held, "found": found}
+    return {**difference(state, whole), **_from_plain(team, state, 2 * UPDATES), "held": held, "found": found}
 
 
 def exchange(team, row):
@@ -202,7 +140,7 @@ def exchange(team, row):
         return {}
     _, third = team.simulate(row, start=second)
     run(whole, 2 * UPDATES)
-    return _difference(third, whole.state())
+    return difference(third, whole.state())
 
 
 def poison(team, row):
@@ -213,7 +151,7 @@ def poison(team, row):
     expected, virtual = team.simulate(row, model=toy.PoisonedModel(place=team.ranks.size + 1))
     refused = [[push.refused for push in report.pushes] for report in reports]
     same = refused == [[push.refused for push in report.pushes] for report in expected]
-    return {**_difference(state, virtual), "refused": refused, "same": same}
+    return {**difference(state, virtual), "refused": refused, "same": same}
 
 
 def uneven(team, row):
@@ -221,7 +159,7 @@ def uneven(team, row):
     _, state = team.train(row, 9, batches=BATCHES[: 2 * team.ranks.size + 1])
     if state is None:
         return {}
-    return _difference(state, team.simulate(row, 9, batches=BATCHES[: 2 * team.ranks.size + 1])[1])
+    return difference(state, team.simulate(row, 9, batches=BATCHES[: 2 * team.ranks.size + 1])[1])
 
 
 def half(team, row):
@@ -245,7 +183,7 @@ def half(team, row):
     sizes = np.sum([np.abs(gradient) for gradient, _ in found], axis=0) / sum(float(sums[2]) for _, sums in found)
     most = CONSTANT.learning_rate * (2.0**-10 * sizes + 3 * 2.0**-25 / 256)
     return {
-        **_difference(state, virtual.state()),
+        **difference(state, virtual.state()),
         "bytes_pushed": pushed,
         "off": off.max(),
         "excess": (off - most).max(),
@@ -260,7 +198,7 @@ def encode(team, row):
         return {}
     _, virtual = team.simulate(row, **options)
     return {
-        **_difference(state, virtual),
+        **difference(state, virtual),
         "bytes_pushed": sorted({push.bytes_pushed for report in reports for push in report.pushes}),
         "size": virtual.vectors["parameters"].size,
     }
@@ -278,9 +216,9 @@ def own(team, row):
     _, carried = team.simulate(row, start=half, **options)
     first, second = (whole.vectors[f"worker_{rank}_replica_parameters"] for rank in range(2))
     return {
-        **_difference(whole, virtual),
-        "resumed": _difference(whole, parts)["distance"],
-        "carried": _difference(carried, virtual)["distance"],
+        **difference(whole, virtual),
+        "resumed": difference(whole, parts)["distance"],
+        "carried": difference(carried, virtual)["distance"],
         "spread": np.abs(first - second).max(),
         "bytes_pushed": [[[push.bytes_pushed for push in each.pushes] for each in run] for run in (reports, expected)],
         "norms": max(abs(one.gradient_norm - other.gradient_norm) for one, other in zip(reports, expected)),
@@ -297,120 +235,7 @@ def pieces(team, row):
         return {}
     finite = all(bool(np.isfinite(vector).all()) for vector in poisoned.vectors.values())
     skipped = [report.skipped for report in reports]
-    return {**_difference(state, team.simulate(row)[1]), "skipped": skipped, "finite": finite}
-
-
-def tables(team, row):
-    """Ranks that have a part of the rows each, under a norm that clips, with a moving average."""
-    options = {"model": toy.TableModel(), "clip_norm": 0.05, "average_rate": 0.05}
-    reports, state = team.train(row, settings=SHARDED, **options)
-    _, in_pieces = team.train(row, settings=dataclasses.replace(SHARDED, reduction_pieces=2), **options)
-    if state is None:
-        return {}
-    expected, virtual = team.simulate(row, **options)
-    _, unclipped = team.simulate(row, **{**options, "clip_norm": 0.0})
-    return {
-        **_difference(state, virtual),
-        "losses": max(abs(one.loss - other.loss) for one, other in zip(reports, expected)),
-        "norms": max(abs(one.gradient_norm - other.gradient_norm) for one, other in zip(reports, expected)),
-        "from_unclipped": _difference(state, unclipped)["distance"],
-        "from_pieces": _difference(state, in_pieces)["distance"],
-        "bytes_pushed": [push.bytes_pushed for push in reports[0].pushes],
-    }
-
-
-def alone(team, row):
-    """Ranks that have all rows each, though they might share them, and ranks that do not know of sharing."""
-    options = {"model": toy.TableModel(), "clip_norm": 0.05}
-    _, state = team.train(row, 2, settings=dataclasses.replace(SHARDED, model_parallel=1), **options)
-    _, plain = team.train(row, 2, **options)
-    return {} if state is None else _difference(state, plain)
-
-
-def pairs(team, row):
-    """Pairs of ranks that have a copy of the tables each: 4 updates, and 1 + 3.
-
-    Behind the first update go on two workers and, behind these, ranks that all share one copy.
-    """
-    options = {"model": toy.TableModel(), "clip_norm": 0.05, "average_rate": 0.05, "optimizer": "momentum"}
-    reports, first, whole = team.train_in_halves(row, halfway=1, settings=PAIRS, **options)
-    _, parts = team.train(row, UPDATES - 1, start=first, settings=PAIRS, **options)
-    second = None if first is None else team.simulate(row, start=first, **options, workers=2)[1]
-    _, third = team.train(row, start=second, settings=SHARDED, **options)
-    error = _apart(team, row)
-    if third is None:
-        return {}
-    expected, virtual = team.simulate(row, **options)
-    measured = [[(each.loss, each.gradient_norm, each.momentum_norm) for each in run] for run in (reports, expected)]
-    return {
-        **_difference(whole, virtual),
-        "measured": np.abs(np.subtract(*measured)).max(),
-        "resumed": _difference(whole, parts)["distance"],
-        "regrouped": _difference(third, team.simulate(row, start=second, **options)[1])["distance"],
-        "bytes_pushed": [push.bytes_pushed for push in reports[0].pushes],
-        "apart": error,
-    }
-
-
-def _apart(team, row):
-    """What is said of pairs that do not sum the gradients of their rows."""
-    engine = team.engine(row, settings=PAIRS, model=toy.TableModel())
-    engine._owners = None
-    try:
-        run(engine, 1) if team.ranks.rank == 0 else engine.follow()
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def share(team, row):
-    """What each rank holds, and where the moving average is."""
-    engine = team.engine(row, settings=SHARDED, model=toy.TableModel())
-    if team.ranks.rank:
-        engine.follow()
-    else:
-        run(engine, 1)
-        team.ranks.command(Command(END))
-    variables = engine._servers.server.shards[0].vectors()
-    return {"sizes": team.ranks.gather([variable.shape[0] for variable in variables.values()])}
-
-
-def interchange(team, row):
-    """Sharded ranks, one process and sharded ranks; and N + N updates of sharded ranks."""
-    options = {"model": toy.TableModel(), "average_rate": 0.05}
-    _, first, whole = team.train_in_halves(row, 2 * UPDATES, settings=SHARDED, **options)
-    _, parts = team.train(row, settings=SHARDED, start=first, **options)
-    second = None if first is None else team.simulate(row, start=first, **options)[1]
-    _, third = team.train(row, settings=SHARDED, start=second, **options)
-    if third is None:
-        return {}
-    _, expected = team.simulate(row, 3 * UPDATES, **options)
-    return {**_difference(third, expected), "resumed": _difference(whole, parts)["distance"]}
-
-
-def spoil(team, row):
-    """One rank's gradient is not a number once: nobody moves, because what others have of it cannot be taken out."""
-    model = toy.PoisonedTableModel(place=team.ranks.size + 1)
-    reports, state = team.train(row, settings=SHARDED, model=model)
-    if state is None:
-        return {}
-    finite = all(bool(np.isfinite(vector).all()) for vector in state.vectors.values())
-    return {"skipped": [report.skipped for report in reports], "finite": finite}
-
-
-def carry(team, row):
-    """What an update brings through the connections of rank 0 of 2, over what the other one says that it sends."""
-    engine = team.engine(row, model=toy.WideTableModel(), settings=RankSettings(vocabulary_parallel=True))
-    if team.ranks.rank:
-        engine.follow()
-        return {}
-    received, reported = [], []
-    for report in itertools.islice(engine.blocks(), UPDATES):
-        received.append(received_bytes())
-        reported.append(report.pushes[1].bytes_pushed)
-    team.ranks.command(Command(END))
-    shares = np.diff(received)[1:] / reported[2:]
-    return {"least": shares.min().item(), "reported": reported}
+    return {**difference(state, team.simulate(row)[1]), "skipped": skipped, "finite": finite}
 
 
 def plateau(team, row):
@@ -427,7 +252,7 @@ def plateau(team, row):
     team.ranks.command(Command(END))
     second.restore(state)
     reports += run(second, 1)
-    found = _difference(second.state(), virtual.state())
+    found = difference(second.state(), virtual.state())
     team.ranks.command(Command(END))
     rates = [[report.learning_rate for report in each] for each in (reports, expected)]
     return {**found, "rates": rates, "saved": state.counters["plateau_scale"]}
@@ -505,23 +330,13 @@ def refuse(team, row):
     return {}
 
 
-def _difference(state, other):
-    vectors = state.vectors
-    return {
-        "names": sorted(vectors) == sorted(other.vectors),
-        "distance": max(np.abs(vectors[name] - other.vectors[name]).max() for name in other.vectors),
-        "progress": state.counters["workers"] == other.counters["workers"],
-        "noise": [each.counters["noise"] for each in (state, other)],
-    }
-
-
 def main(scenarios: list[str]) -> None:
     runtime.prepare()
     with Ranks(dataclasses.replace(PAIRS, stall_timeout=240.0)) as ranks:  # who are a grid from their beginning
         team = Team(ranks)
         for scenario in scenarios:
             name, _, row = scenario.partition(":")
-            found = globals()[name](team, row)
+            found = (vars(rank_tables) | globals())[name](team, row)
             if ranks.rank == 0:
                 print(json.dumps({"scenario": scenario, **found}), flush=True)
 
