@@ -114,9 +114,20 @@ def test_models_in_use_are_measured_and_the_study_goes_on(tmp_path):
 
 
 def test_a_comparison_s_run_can_be_shown(corpus, tmp_path):
-    found = tool("compare_strategies", f"--data={corpus}", TINY, "--rows=", "--tokens=2000", f"--output={tmp_path}")
-    assert re.search(r"^single +[\d.]+ BLEU", found)
-    tool("show_graph", f"--run_directory={tmp_path / 'single'}", f"--output={tmp_path / 'graphs'}")
+    """One run is trained; a worse one and one of another seed are there already."""
+    for name, cross_entropy, bleu in (("single-0.1-1", 99.0, 50.0), ("single-0.01-2", 9.0, 30.0)):
+        (tmp_path / name).mkdir()
+        points = [{"kind": "training", "bytes_pulled": 2e9}, {"kind": "validation", "cross_entropy": cross_entropy}]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, points)))
+        (tmp_path / name / "evaluation.jsonl").write_text(json.dumps({"bleu": bleu}))
+    flags = ("--rows=", "--tokens=2000", "--learning_rates=0.1,0.01", "--seeds=2", f"--output={tmp_path}")
+    found = tool("compare_strategies", f"--data={corpus}", TINY, *flags)
+    (scores,) = re.findall(
+        r"^single +([\d.]+) \(([\d.]+) to 30\.00\) BLEU of the test files, \+0\.00; rate 0\.01; 1\.0 GB", found, re.M
+    )
+    median, least = map(float, scores)
+    assert median == pytest.approx((least + 30) / 2, abs=0.01)
+    tool("show_graph", f"--run_directory={tmp_path / 'single-0.01-1'}", f"--output={tmp_path / 'graphs'}")
     import tensorflow as tf
 
     (path,) = (tmp_path / "graphs").glob("events.*")  # one run of TensorBoard's
