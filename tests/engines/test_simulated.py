@@ -32,6 +32,8 @@ from tfnmt.strategies import (
 
 BATCHES = toy.make_batches(48)
 MORE = toy.make_batches(96)
+POISONED = 1
+"""Number of the batch whose gradient is not finite, and of the worker that reads it first of all."""
 
 
 class TestWarmStart:
@@ -59,17 +61,29 @@ class TestEveryRow:
         return ROWS[request.param]
 
     def test_same_seed_same_trace_and_same_bits(self, row):
-        """Though the state of one of them is taken on the way, which moves nothing."""
+        """Though the state of one of them is taken on the way, which moves nothing.
+
+        I29 and I6: a gradient that is not finite is refused and named, and everything else goes on. Stopped, training
+        ends behind what has begun.
+        """
         one, other = (_with_jitter(row, seed=1) for _ in range(2))
         blocks = other.blocks()
         reports = [run(one, 6), list(itertools.islice(blocks, 3))]
         other.state()
         reports[1] += itertools.islice(blocks, 3)
         first, second = ([report._replace(data_wait_seconds=0) for report in each] for each in reports)
-        assert first == second
+        assert repr(first) == repr(second)  # in which a norm that is not a number equals itself
         assert one.trace == other.trace
         for name, vector in one.state().vectors.items():
             np.testing.assert_array_equal(vector, other.state().vectors[name], err_msg=name)
+        other.stop()
+        reports = [*first, *blocks]
+        told = [push for report in reports for push in report.pushes if push.refused or push.skipped_steps]
+        assert [push.worker for push in told] == [POISONED]
+        assert all(np.isfinite([report.loss, report.cross_entropy]).all() for report in reports if not report.skipped)
+        state = other.state()
+        assert all(np.isfinite(vector).all() for vector in state.vectors.values())
+        assert state.counters["version"] == reports[-1].update
 
     def test_batches_of_a_step_are_its_joined_batch_on_any_number_of_servers(self, row):
         """I2 and I9 for every exchange."""
@@ -77,15 +91,6 @@ class TestEveryRow:
         added = simulated(row, BATCHES, workers=2, optimizer="adam", global_batch_tokens=80)
         run(joined, 3), run(added, 3)
         assert distance(added, joined) < EXACT
-
-    def test_poisoned_gradient_never_reaches_the_servers(self, row):
-        """I29 and I6: what is not finite is refused and named, and everything else goes on."""
-        engine = simulated(row, BATCHES, workers=2, model=toy.PoisonedModel(place=4), optimizer="adam")
-        reports = run(engine, 6)
-        told = [push for report in reports for push in report.pushes if push.refused or push.skipped_steps]
-        assert [push.worker for push in told] == [0]
-        assert all(np.isfinite([report.loss, report.cross_entropy]).all() for report in reports if not report.skipped)
-        assert all(np.isfinite(vector).all() for vector in engine.state().vectors.values())
 
     def test_killed_worker_comes_back(self, row):
         """At-most-once: no payload is lost that the servers had, none is taken twice, and no batch is left out.
@@ -149,16 +154,6 @@ class TestEveryRow:
                 np.testing.assert_array_equal(vector, vectors[name], err_msg=name)
         assert run(second, 3)[-1].update == 6
 
-    def test_stops_behind_what_has_begun(self, row):
-        engine = simulated(row, BATCHES, workers=3, optimizer="adam", costs=CostSettings())
-        updates = 0
-        for report in engine.blocks():
-            updates = report.update
-            if updates == 2:
-                engine.stop()
-        assert updates >= 2
-        assert engine.state().counters["version"] == updates
-
 
 @pytest.mark.parametrize("row", ["sync", "model_average"])
 def test_without_the_batches_of_a_step_or_with_dropout_it_is_another_one(row):
@@ -184,8 +179,8 @@ def test_another_seed_makes_another_trace():
 
 
 def _with_jitter(row, seed):
-    costs = CostSettings(jitter=0.5)
-    return simulated(row, BATCHES, workers=3, servers=2, costs=costs, optimizer="adam", dtype=tf.float32, seed=seed)
+    options = {"optimizer": "adam", "dtype": tf.float32, "model": toy.PoisonedModel(place=POISONED), "seed": seed}
+    return simulated(row, BATCHES, workers=3, servers=2, costs=CostSettings(jitter=0.5), **options)
 
 
 def _joined(batches, workers, tokens):
