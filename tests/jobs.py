@@ -74,15 +74,24 @@ class Job:
         (task,) = tasks
         os.kill(task, number)
 
-    def end(self):
-        """The exit code and the log, once it has ended; no process, port or temporary file may be left of it."""
+    def end(self, others_seconds=0):
+        """The exit code and the log, once it has ended; no process, port or temporary file may be left of it.
+
+        Its processes have ended before it has, or so many seconds later.
+        """
         code = self._process.wait(timeout=SECONDS)
-        left = [words for words in _processes().values() if f"TMPDIR={self._temporary}" in words]
-        assert left == []
+        deadline = time.monotonic() + others_seconds
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == [], left
         assert list(self._temporary.iterdir()) == []
         logs = "".join(log.read_text() for log in self.directory.glob("logs/*.log"))
         assert not any(map(is_listening, re.findall(r" listens on ([^;]+);", logs)))
         return code, self.log.read_text()
+
+    def _left(self):
+        """The words of every process of the job."""
+        return [words for words in _processes().values() if f"TMPDIR={self._temporary}" in words]
 
     def _tasks(self):
         """The words in command and environment of every process that trains in this directory."""

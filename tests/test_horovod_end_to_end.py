@@ -127,7 +127,7 @@ def test_elastic_ranks_lose_their_first_and_gain_another(corpus, tmp_path):
     job.wait_for("1 rank\n")
     hosts.write_text(f"127.0.0.1:1\nlocalhost:1\n{socket.gethostname()}:1\n")
     job.wait_for("Going on from update")
-    code, log = job.end()
+    code, log = job.end(others_seconds=30)  # horovodrun may end a moment before its last rank has
     assert code == 0, log
     assert log.count("; 2 ranks") == 2, log
     went_on = [int(number.replace(",", "")) for number in re.findall(r"Going on from update ([\d,]+) of", log)]

@@ -11,7 +11,7 @@ from graphs.encodings import ENCODINGS
 from tests.engines.rows import ON_SERVERS, WITHOUT_BARRIER, columns
 
 GRACE_SECONDS = 0.2  # of `cluster_child`
-SECONDS = 600  # a hang must not hold up the suite
+SECONDS = 900  # a hang must not hold up the suite
 RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "streaming_slots+int8+int4", "by_speed"]
 RESUMED += ["streaming_eager"]
 MOVED = ["sync", "averaged_slots"]

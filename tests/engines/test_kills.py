@@ -15,7 +15,7 @@ from tests.engines.kill_tasks import ADAM, EXACT_SUM, PHASES, ROWS, CountingMode
 from tfnmt.engines.servers import Progress, UpdateSequence
 from tfnmt.strategies import Async, Sync
 
-SECONDS = 400  # a hang must not hold up the suite
+SECONDS = 900  # a hang must not hold up the suite
 QUORUMS = {"sync": 2, "model_average": 2, "bmuf": 2, "summed_async": 3}
 WITH_BARRIER = ["sync", "model_average", "bmuf"]
 

@@ -56,11 +56,11 @@ def matrix_operations(run: Callable[[], object]) -> float:
     return total
 
 
-def gradient_of(model: Model, layout: Layout, seed=None, dtype=tf.float64) -> Callable:
+def gradient_of(model: Model, layout: Layout, seed: tf.Tensor | None) -> Callable:
     """(parameters, batch) -> its gradient and its sums, by one graph for every shape."""
     ids = tf.TensorSpec([None, None], tf.int32)
 
-    @tf.function(input_signature=[tf.TensorSpec([layout.size], dtype), ids, ids])
+    @tf.function(input_signature=[tf.TensorSpec([layout.size], tf.float64), ids, ids])
     def run(parameters, source_ids, target_ids):
         return forward_backward(model.loss, layout, parameters, Batch(source_ids, target_ids, None), seed)
 
@@ -111,17 +111,18 @@ class ModelContract:
     @pytest.mark.parametrize("name, seed", [("gradient", None), ("dropout_gradient", SEED)], ids=["plain", "dropout"])
     def test_gradient_equals_finite_differences(self, model, layout, name, seed, request):
         parameters, batch = self.parameters(layout), make_batch()
-        gradient, _ = request.getfixturevalue(name)(parameters, batch)
-        loss = tf.function(lambda vector: model.loss(layout.unpack(vector), batch, seed).loss)
+        run = request.getfixturevalue(name)
+        gradient, sums = run(parameters, batch)
+        np.testing.assert_allclose(sums.loss, model.loss(layout.unpack(parameters), batch, seed).loss, rtol=1e-12)
         step = 1e-5
         for place, parameter in enumerate(layout.parameters):
             # One direction inside of each parameter: a fault in any of them is seen, and named.
             inside = slice(layout.offsets[place], layout.offsets[place] + parameter.size)
             direction = np.zeros(layout.size)
             direction[inside] = np.random.default_rng(place).normal(size=parameter.size)
-            difference = loss(parameters + step * direction) - loss(parameters - step * direction)
-            slope = np.dot(gradient.numpy(), direction)
-            np.testing.assert_allclose(slope, difference / (2 * step), rtol=1e-5, atol=1e-6, err_msg=parameter.name)
+            ahead, behind = (run(parameters + sign * step * direction, batch)[1].loss for sign in (1, -1))
+            slope, expected = np.dot(gradient.numpy(), direction), (ahead - behind) / (2 * step)
+            np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-6, err_msg=parameter.name)
 
     def test_padding_changes_nothing(self, model, layout, gradient):
         parameters = self.parameters(layout)
@@ -149,8 +150,8 @@ class ModelContract:
     def test_parts_side_by_side_sum_to_the_whole(self, model, layout, gradient):
         """Three streams of two sentences: one of them has nothing to do."""
         parameters, batch = self.parameters(layout), make_batch((4, 6), (5, 3))
-        cut = tf.function(lambda vector: forward_backward(in_streams(model.loss, 3), layout, vector, batch, None))
-        for total, parts in zip(*map(tf.nest.flatten, (gradient(parameters, batch), cut(parameters)))):
+        cut = forward_backward(in_streams(model.loss, 3), layout, parameters, batch, None)
+        for total, parts in zip(*map(tf.nest.flatten, (gradient(parameters, batch), cut))):
             np.testing.assert_allclose(total, parts, rtol=1e-9, atol=1e-10)
 
     def test_loss_is_that_of_the_log_probabilities(self, model, layout):
@@ -215,7 +216,7 @@ class ModelContract:
         for precision in ("float32", "bfloat16"):
             model = self.build(dataclasses.replace(self.settings, precision=precision))
             parameters = self.parameters(layout, tf.float32)
-            views_of[precision] = gradient_of(model, layout, dtype=tf.float32)(parameters, make_batch())
+            views_of[precision] = forward_backward(model.loss, layout, parameters, make_batch(), None)
             assert {parameter.name for parameter in model.parameters} == {p.name for p in layout.parameters}
         (exact, exact_sums), (rounded, rounded_sums) = views_of.values()
         assert rounded.dtype == tf.float32
