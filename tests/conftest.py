@@ -37,7 +37,7 @@ _SPREAD = ("test_horovod_end_to_end.py", "test_cluster_end_to_end.py", "test_sim
 def pytest_collection_modifyitems(items):
     """Runs the tests that start whole programs after the others, which say more of what is wrong.
 
-    Where tests run two at a time, those of one file stay together, for their fixtures' sake, but for a few long files.
+    Where tests run side by side, those of one file stay together, for their fixtures' sake, but for a few long files.
     """
     items.sort(
         key=lambda item: max((place for place, name in enumerate(_LAST, 1) if name in item.path.parts), default=0)
