@@ -95,12 +95,12 @@ def strike(tasks):
     facts["gap"] = longest_gap(without)
     facts["pushes_while_silent"] = sum(2 in message[2] for message in without)
     tasks.signal("SIGCONT", 2)
-    tasks.until_push_of(2)
+    facts["back_seconds"] = _seconds_until_push(tasks)
 
     tasks.signal("SIGSTOP", 2)
     tasks.updates_during(6.0)
     tasks.restart(2)
-    tasks.until_push_of(2)
+    facts["restarted_seconds"] = _seconds_until_push(tasks)
 
     tasks.signal("SIGSTOP", 2)
     tasks.updates_during(6.0)
@@ -126,6 +126,11 @@ def strike(tasks):
     tasks.chief.join(SECONDS)
     facts["code"], facts["lost_seconds"] = tasks.chief.exitcode, time.monotonic() - began
     return facts
+
+
+def _seconds_until_push(tasks):
+    began = time.monotonic()
+    return tasks.until_push_of(2)[-1][1] - began
 
 
 if __name__ == "__main__":
