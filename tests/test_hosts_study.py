@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.hosts_report import Curve, Target, Training, baseline, picture, table
+from tools.hosts_report import Curve, Target, Training, baseline, picture, shares, table
 
 ALONE, LATE, TWO, NEVER = (Training(f"{name}.flags", workers, 30.0) for name, workers in zip("altn", (1, 1, 2, 2)))
 FOUND = {
@@ -17,6 +17,12 @@ def bleu(value):
     return Target("bleu", value)
 
 
+def cells(text):
+    """The cells of a table by row and heading; of two columns of one name, the later."""
+    heading, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0]: dict(zip(heading, row)) for row in rows}
+
+
 def test_a_bleu_between_two_evaluations_is_reached_between_them():
     assert FOUND[ALONE].at(bleu(15.0)) == (2.25, 250.0)
     assert FOUND[ALONE].at(bleu(5.0)) == (1.0, 100.0)
@@ -26,19 +32,23 @@ def test_a_bleu_between_two_evaluations_is_reached_between_them():
 def test_a_cross_entropy_is_reached_from_above():
     assert FOUND[ALONE].at(Target("cross_entropy", 3.5)) == (1.5, 150.0)
     assert FOUND[NEVER].at(Target("cross_entropy", 4.5)) is None
-    assert "minutes to cross entropy 3.5" in table(FOUND, Target("cross_entropy", 3.5))
+    assert "minutes to cross entropy 3.5" in table(FOUND, Target("cross_entropy", 3.5), [0.3])
 
 
 def test_others_are_compared_with_the_soonest_training_of_one_worker():
     assert baseline(FOUND, bleu(20.0)) is FOUND[ALONE] and baseline(FOUND, bleu(25.0)) is FOUND[LATE]
-    heading, _, *rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table(FOUND, bleu(15.0)).splitlines()
-    ]
-    rows = {row[0]: dict(zip(heading, row)) for row in rows}
+    rows = cells(table(FOUND, bleu(15.0), [0.3]))
     assert rows["a"]["times as soon"] == "1.00"
     assert rows["t"]["minutes to BLEU 15"] == "45.0" and rows["t"]["times as soon"] == "3.00"
-    assert rows["t"]["of workers alone"] == "1.50"  # the later of two columns, that of times
+    assert rows["t"]["of workers alone"] == "1.50"
     assert rows["n"]["minutes to BLEU 15"] == "not there" and rows["n"]["last BLEU"] == "4.00"
+
+
+def test_unequal_workers_are_as_many_as_their_shares_of_a_core():
+    """The one that is alone has the first share; the second of two has half of it, so that both are worth one and a half."""
+    assert shares([0.5, 0.25], 1) == [0.5] and shares([0.5, 0.25], 2) == [0.5, 0.25] and shares([0.3], 2) == [0.3, 0.3]
+    rows = cells(table(FOUND, bleu(15.0), [0.5, 0.25]))
+    assert rows["t"]["times as soon"] == "3.00" and rows["t"]["of workers alone"] == "2.00" and rows["t"]["workers"] == "2"
 
 
 def test_a_curve_begins_behind_the_start():

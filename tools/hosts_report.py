@@ -141,19 +141,25 @@ def baseline(found: Mapping[Training, Curve], target: Target) -> Curve:
     return min((curve for training, curve in found.items() if training.workers == 1), key=rank)
 
 
-def table(found: Mapping[Training, Curve], target: Target) -> str:
-    """All trainings in Markdown, in their order."""
+def shares(cores: Sequence[float], workers: int) -> list[float]:
+    """Of a core, of each worker: all have the one that is given, or each has its own; one worker alone has the first."""
+    return [*cores] if len(cores) == workers else [cores[0]] * workers
+
+
+def table(found: Mapping[Training, Curve], target: Target, cores: Sequence[float]) -> str:
+    """All trainings in Markdown, in their order; `cores` are those of `shares`."""
     alone = baseline(found, target)
     lines = [[each.format(target) for each in _HEADING], ["---"] * len(_HEADING)]
     for training, curve in found.items():
-        workers, arrival, first = training.workers, curve.at(target), alone.at(target)
+        arrival, first = curve.at(target), alone.at(target)
+        workers = sum(shares(cores, training.workers)) / cores[0]  # like the one that is alone
         reached = ["not there", "", "", ""]
         if arrival and first:
             sooner = first.hours / arrival.hours
             reached = [f"{60 * arrival.hours:.1f}", f"{sooner:.2f}", f"{sooner / workers:.2f}"]
             reached += [f"{arrival.tokens / 1e6:.2f}"]
         share = curve.tokens_per_second / alone.tokens_per_second / workers
-        cells = [training.row, str(workers), f"{training.megabits:g}" if training.megabits else "none"]
+        cells = [training.row, str(training.workers), f"{training.megabits:g}" if training.megabits else "none"]
         cells += [f"{curve.tokens_per_second:,.0f}", f"{share:.2f}", *reached, f"{curve.computing_share:.0%}"]
         lines.append([*cells, f"{curve.bytes_pushed:,.1f}", f"{curve.bleu[-1]:.2f}" if curve.bleu else ""])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
