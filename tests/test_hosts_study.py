@@ -45,10 +45,12 @@ def test_others_are_compared_with_the_soonest_training_of_one_worker():
 
 
 def test_unequal_workers_are_as_many_as_their_shares_of_a_core():
-    """The one that is alone has the first share; the second of two has half of it, so that both are worth one and a half."""
+    """The one that is alone has the first share, the second of two half of it: both are worth one and a half."""
     assert shares([0.5, 0.25], 1) == [0.5] and shares([0.5, 0.25], 2) == [0.5, 0.25] and shares([0.3], 2) == [0.3, 0.3]
     rows = cells(table(FOUND, bleu(15.0), [0.5, 0.25]))
-    assert rows["t"]["times as soon"] == "3.00" and rows["t"]["of workers alone"] == "2.00" and rows["t"]["workers"] == "2"
+    assert (
+        rows["t"]["times as soon"] == "3.00" and rows["t"]["of workers alone"] == "2.00" and rows["t"]["workers"] == "2"
+    )
 
 
 def test_a_curve_begins_behind_the_start():

@@ -142,7 +142,7 @@ def baseline(found: Mapping[Training, Curve], target: Target) -> Curve:
 
 
 def shares(cores: Sequence[float], workers: int) -> list[float]:
-    """Of a core, of each worker: all have the one that is given, or each has its own; one worker alone has the first."""
+    """Of a core, of each worker: all have the one that is given, or each its own; one worker alone has the first."""
     return [*cores] if len(cores) == workers else [cores[0]] * workers
 
 
