@@ -211,7 +211,8 @@ class ClusterEngine(Engine):
         worker = self._worker(index, lane)
         # The servers may yet have to absorb the payload before, which is in another outbox.
         worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
-        _, push = worker.run(worker.next_block(), self._servers.plateau_scale, self._servers.steps_of(lane))
+        most_steps = self._servers.steps_of(lane, worker.step)
+        _, push = worker.run(worker.next_block(), self._servers.plateau_scale, most_steps)
         with self._condition:
             if index in self._silent:
                 self._welcome(index)
