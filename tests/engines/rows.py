@@ -3,7 +3,7 @@
 import dataclasses
 
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import STRATEGIES, Async, Bmuf, ModelAverage, SummedAsync
+from tfnmt.strategies import STRATEGIES, Async, Bmuf, DelayedAsync, ModelAverage, SummedAsync
 from tfnmt.strategies.streaming import Streaming
 
 _SHORT = {
@@ -28,6 +28,7 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
     "weighted": ModelAverage(local_steps=2, payload_weights="tokens"),
     "bounded": Async(slack=1),
+    "ramp": DelayedAsync(delay=3, delay_ramp_batches=4, local_optimizer_batches=8),
     "streaming": Streaming(local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5),
     "streaming_slots": Streaming(
         local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5, local_slots="average"

@@ -105,7 +105,10 @@ class Downpour(FreeRunning):
 
 @dataclasses.dataclass(frozen=True)
 class DelayedAsync(Async):
-    """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer."""
+    """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer.
+
+    The ramp of τ is that of the published code, but for what it counts: there, each worker its own batches.
+    """
 
     delay: int = setting(2, "Steps for each push, τ.", minimum=1)
     delay_ramp_batches: int = setting(
