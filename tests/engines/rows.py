@@ -28,7 +28,6 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "averaged_slots": Bmuf(local_steps=2, block_momentum=0.5, local_slots="average"),
     "weighted": ModelAverage(local_steps=2, payload_weights="tokens"),
     "bounded": Async(slack=1),
-    "ramp": DelayedAsync(delay=3, delay_ramp_batches=4, local_optimizer_batches=8),
     "streaming": Streaming(local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5),
     "streaming_slots": Streaming(
         local_steps=4, fragments=2, fragment_delay=2, block_momentum=0.5, local_slots="average"
@@ -38,6 +37,7 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "stale": SummedAsync(summed_pushes=3, staleness_exponent=1.0, compensation_lambda=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
     "by_speed": Bmuf(local_steps=2, block_momentum=0.5, payload_weights="tokens", blocks_by_speed=True),
+    "ramp": DelayedAsync(delay=3, delay_ramp_batches=4, local_optimizer_batches=8),
 }
 
 
