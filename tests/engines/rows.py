@@ -3,7 +3,7 @@
 import dataclasses
 
 from tfnmt.optimizers.optimizers import OptimizerSettings
-from tfnmt.strategies import STRATEGIES, Async, Bmuf, ModelAverage, SummedAsync
+from tfnmt.strategies import STRATEGIES, Async, Bmuf, DelayedAsync, ModelAverage, SummedAsync
 from tfnmt.strategies.streaming import Streaming
 
 _SHORT = {
@@ -37,6 +37,7 @@ ROWS = {name: _shortened(settings) for name, settings in STRATEGIES.items() if n
     "stale": SummedAsync(summed_pushes=3, staleness_exponent=1.0, compensation_lambda=0.5),
     "elastic_barrier": STRATEGIES["elastic"](local_steps=2, elastic_barrier=True),
     "by_speed": Bmuf(local_steps=2, block_momentum=0.5, payload_weights="tokens", blocks_by_speed=True),
+    "ramp": DelayedAsync(delay=3, delay_ramp_batches=4, local_optimizer_batches=8),
 }
 
 

@@ -16,7 +16,7 @@ RESUMED = ["sync", "model_average", "averaged_slots", "elastic_barrier", "stream
 RESUMED += ["streaming_eager"]
 MOVED = ["sync", "averaged_slots"]
 ENCODED = [*(f"sync+{name}" for name in ENCODINGS if name != "none"), "model_average+topk", "bmuf+int8+topk"]
-SPARSE = ["async", "delayed_async"]
+SPARSE = ["async", "ramp"]
 WIRED = {"sync": 2, "model_average": 2, "averaged_slots": 6}
 """Rows, and how many vectors of the model's size each of their pushes and its pull bring together."""
 

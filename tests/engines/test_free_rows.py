@@ -3,6 +3,7 @@
 The numbers of the invariants are those of the algorithms' description: I24 to I41.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from tests import toy
 from tests.engines.building import (
+    CONTRACT,
     DIFFERENT,
     EXACT,
     SCHEDULE,
@@ -178,6 +180,39 @@ class TestDelayedAsync:
         """I36: one push for τ batches."""
         reports = run(simulated(DelayedAsync(delay=4), BATCHES, workers=2), 5)
         assert [report.sentences for report in reports] == [16] * 5
+
+    def test_delay_grows_with_each_worker_s_own_steps_behind_the_warm_start(self):
+        """Eight batches of two workers are four steps of each, for which the slow one takes longer."""
+        costs = CostSettings(jitter=0.0, seconds_per_token=0.0, step_seconds=1.0, stragglers=("1:3",))
+        row = DelayedAsync(delay=3, delay_ramp_batches=8)
+        engine = simulated(row, BATCHES, workers=2, warm_start_updates=3, costs=costs)
+        steps, absorb = [[], []], engine._servers.absorb
+        engine._servers.absorb = lambda push, *how: (
+            steps[push.worker].append(push.work.sums.steps) or absorb(push, *how)
+        )
+        run(engine, 3 + 9)
+        assert steps == [[1, 1, 1, 1, 1, 2, 3, 3, 3], [1, 1, 1, 1, 1, 2]]
+
+    @pytest.mark.parametrize("engine, behind", [(simulated, range(1, 7)), (local, [4])], ids=["simulated", "local"])
+    def test_resume_within_the_ramp_is_exact(self, engine, behind):
+        """Bit for bit, behind a warm start; the negative control is a ramp that has begun with the training."""
+        options = {"optimizer": "adam", "dtype": tf.float32, "warm_start_updates": 2, **CONTRACT}
+        options |= {"workers": 1} if engine is simulated else {}
+        new = functools.partial(engine, row=DelayedAsync(delay=3, delay_ramp_batches=4), batches=BATCHES, **options)
+        through, states, forgetful = new(), {}, new()
+        for report in itertools.islice(through.blocks(), 7):
+            states[report.update] = through.state()
+        for update in behind:
+            resumed = new()
+            resumed.restore(states[update])
+            run(resumed, 7 - update)
+            found, expected = resumed.state(), states[7]
+            assert found.counters == expected.counters
+            for name, vector in expected.vectors.items():
+                np.testing.assert_array_equal(found.vectors[name], vector, err_msg=name)
+        forgetful.restore(dataclasses.replace(states[4], counters=states[4].counters | {"phase_began": 0}))
+        run(forgetful, 3)
+        assert distance(forgetful, through) > DIFFERENT
 
 
 class TestSummedAsync:

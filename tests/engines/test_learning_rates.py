@@ -6,7 +6,9 @@ import tensorflow as tf
 from tfnmt.engines.learning_rates import LearningRates
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
-from tfnmt.strategies import Downpour, ModelAverage, StrategySettings, Sync, phases
+from tfnmt.strategies import DelayedAsync, Downpour, ModelAverage, StrategySettings, Sync, phases
+
+RAMP = DelayedAsync(delay=4, delay_ramp_batches=9)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,8 @@ from tfnmt.strategies import Downpour, ModelAverage, StrategySettings, Sync, pha
         (Sync(), "linear", 4.0, "times 4 by the linear law, for 4 batches an update"),
         (Sync(), "sqrt", 2.0, "times 2 by the square-root law, for 4 batches an update"),
         (Sync(), "words", 1.5, "times target tokens over 2,000"),
+        (RAMP, "linear", 4.0, "times up to 4 by the linear law, for up to 4 batches an update"),
+        (RAMP, "sqrt", 2.0, "times up to 2 by the square-root law, for up to 4 batches an update"),
         (ModelAverage(), "words", 1.5, "times target tokens over 2,000"),
         (ModelAverage(), "sqrt", 2.0, "times 2 by the square-root law, for 4 batches an update"),
     ],

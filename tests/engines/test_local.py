@@ -91,7 +91,7 @@ def test_resume_without_the_step_counter_would_differ():
         Downpour(push_every=4, pull_every=2),
         Elastic(local_steps=2),
         ModelAverage(local_steps=2, local_slots="reset"),
-        DelayedAsync(delay=2, local_optimizer_batches=3),
+        DelayedAsync(delay=3, delay_ramp_batches=2, local_optimizer_batches=3),
     ],
     ids=lambda row: type(row).__name__,
 )

@@ -1,11 +1,13 @@
 """What workers do to their own replicas between pulls, against equations in NumPy and their wrong readings."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import toy
-from tests.engines.building import CONSTANT, DIFFERENT, EXACT, distance, gradient_of, parameters, run, simulated
+from tests.engines.building import CONSTANT, DIFFERENT, EXACT, distance, gradient_of, local, parameters, run, simulated
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.optimizers.schedules import ScheduleSettings
 from tfnmt.strategies import Async, DelayedAsync, Downpour, ModelAverage, SummedAsync, Sync
@@ -41,33 +43,24 @@ class Adam:
 class TestDelayedAsync:
     SERVER, COOLED, LOCAL = (0.8, 0.9), (0.5, 0.6), (0.6, 0.7)
 
-    def by_hand(self, local=LOCAL, local_cooled=None, local_clip=CLIP, local_rate=RATE, server_clip=CLIP):
-        """Three blocks of three steps: the servers move by the sum, whose gradients the replica moves in between."""
+    def by_hand(
+        self, local=LOCAL, local_cooled=None, local_clip=CLIP, local_rate=RATE, server_clip=CLIP, blocks=(3, 3, 3)
+    ):
+        """Blocks of three steps: the servers move by the sum, whose gradients the replica moves in between."""
         theta, server, own = start(), Adam(self.SERVER, self.COOLED), Adam(local, local_cooled)
-        for block in range(3):
+        batches = iter(BATCHES)
+        for steps in blocks:
             replica, gathered, tokens = theta, 0.0, 0.0
-            for batch in BATCHES[3 * block : 3 * block + 3]:
+            for batch in itertools.islice(batches, steps):
                 gradient, count = gradient_of(replica, batch)
                 gathered, tokens = gathered + gradient, tokens + count
                 replica = own(replica, clipped(gradient / count, local_clip), local_rate)
-            theta = server(theta, clipped(gathered / tokens, server_clip), 3 * RATE)
+            theta = server(theta, clipped(gathered / tokens, server_clip), steps * RATE)
         return theta
 
     def test_local_optimizer_has_decays_a_rate_and_a_clipping_of_its_own(self):
         """Its decays never cool down; its steps are of one batch, so that the linear law is for the servers alone."""
-        optimizer = OptimizerSettings(
-            adam_beta1=self.SERVER[0],
-            adam_beta2=self.SERVER[1],
-            adam_epsilon=EPSILON,
-            adam_cooldown_updates=1,
-            adam_cooldown_beta1=self.COOLED[0],
-            adam_cooldown_beta2=self.COOLED[1],
-        )
-        row = DelayedAsync(delay=3, local_adam_beta1=self.LOCAL[0], local_adam_beta2=self.LOCAL[1])
-        law = {"learning_rate_law": "linear", "clip_norm": CLIP}
-        engine = simulated(row, BATCHES, workers=1, optimizer=optimizer, **law)
-        reports, found = run(engine, 3), None
-        found = parameters(engine)
+        reports, found = self.trained(simulated, updates=3, workers=1)
         assert [report.learning_rate for report in reports] == pytest.approx([3 * RATE] * 3)
         np.testing.assert_allclose(found, self.by_hand(), atol=EXACT)
         for wrong in (
@@ -78,6 +71,33 @@ class TestDelayedAsync:
             {"server_clip": np.inf},
         ):
             assert np.abs(found - self.by_hand(**wrong)).max() > DIFFERENT, wrong
+
+    @pytest.mark.parametrize("engine, options", [(simulated, {"workers": 1}), (local, {})], ids=["simulated", "local"])
+    def test_delay_grows_by_the_ramp(self, engine, options):
+        """Of the first half of five batches τ is 1, of the second it is 2; rates go by the batches that there are."""
+        reports, found = self.trained(engine, updates=6, delay_ramp_batches=5, **options)
+        blocks = [1, 1, 1, 2, 3, 3]
+        assert [report.sentences for report in reports] == [4 * steps for steps in blocks]
+        assert [report.learning_rate for report in reports] == pytest.approx([steps * RATE for steps in blocks])
+        np.testing.assert_allclose(found, self.by_hand(blocks=blocks), atol=EXACT)
+        for wrong in ([1, 1, 2, 2, 2, 3], [1, 1, 1, 3, 3, 2]):
+            assert np.abs(found - self.by_hand(blocks=wrong)).max() > DIFFERENT, wrong
+
+    def trained(self, engine, updates, delay_ramp_batches=0, **options):
+        """The reports of a row with all constants of its own, and the parameters that it comes to."""
+        optimizer = OptimizerSettings(
+            adam_beta1=self.SERVER[0],
+            adam_beta2=self.SERVER[1],
+            adam_epsilon=EPSILON,
+            adam_cooldown_updates=1,
+            adam_cooldown_beta1=self.COOLED[0],
+            adam_cooldown_beta2=self.COOLED[1],
+        )
+        decays = {"local_adam_beta1": self.LOCAL[0], "local_adam_beta2": self.LOCAL[1]}
+        row = DelayedAsync(delay=3, delay_ramp_batches=delay_ramp_batches, **decays)
+        law = {"learning_rate_law": "linear", "clip_norm": CLIP}
+        trained = engine(row=row, batches=BATCHES, optimizer=optimizer, **law, **options)
+        return run(trained, updates), parameters(trained)
 
 
 class TestDownpour:

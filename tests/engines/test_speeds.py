@@ -144,7 +144,7 @@ def test_resume_needs_the_speeds():
 def test_one_graph_has_any_number_of_steps():
     """Of a whole block, as real workers run it: as many batches, steps of Adam and of the clock."""
     engine = local(BATCHES, average(), optimizer="adam")
-    engine._servers.steps_of = lambda worker: next(numbers)
+    engine._servers.steps_of = lambda worker, step: next(numbers)
     numbers, worker = iter([8, 3, 1, 5]), engine._worker
     assert [report.sentences for report in run(engine, 4)] == [4 * 8, 4 * 3, 4 * 1, 4 * 5]
     alone = local(BATCHES, optimizer="adam")
@@ -156,7 +156,7 @@ def test_one_graph_has_any_number_of_steps():
 
 def test_without_the_flag_a_graph_reads_no_number_of_steps():
     engine = local(BATCHES, average(by_speed=False))
-    engine._servers.steps_of = lambda worker: 3
+    engine._servers.steps_of = lambda worker, step: 3
     assert [report.sentences for report in run(engine, 1)] == [4 * 8]
 
 

@@ -181,7 +181,14 @@ def test_a_square_that_is_too_large_moves_nothing():
 def test_what_is_too_old_is_dropped(name, limit, dropped):
     """It moves nothing and no update waits for it any less; its worker goes on behind it."""
     row = changed(
-        ROWS[name], summed_pushes=1, push_every=2, pull_every=2, max_staleness=limit, slack=None, local_steps=2
+        ROWS[name],
+        summed_pushes=1,
+        push_every=2,
+        pull_every=2,
+        max_staleness=limit,
+        slack=None,
+        local_steps=2,
+        delay_ramp_batches=0,
     )
     engine = in_turn(row)
     told: list[tuple[int, bool]] = []

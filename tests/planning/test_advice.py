@@ -9,7 +9,7 @@ from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.advice import Machines
 from tfnmt.planning.prediction import idle_reports
-from tfnmt.strategies import Async, ModelAverage, SummedAsync, Sync
+from tfnmt.strategies import Async, DelayedAsync, ModelAverage, SummedAsync, Sync
 from tfnmt.strategies.streaming import Streaming
 
 WORKERS, SERVERS = 3, 2
@@ -25,6 +25,7 @@ COSTS = CostSettings(
 SLOW_NETWORK, EQUAL = {}, {"stragglers": ()}
 FAST_NETWORK = {"network_bytes_per_second": 1e9}
 AVERAGING = ModelAverage(local_steps=4)
+RAMP = DelayedAsync(delay=4, delay_ramp_batches=1000)
 STREAMING = Streaming(local_steps=12, fragments=2, fragment_delay=2)
 MACHINES = Machines(WORKERS, SERVERS, 240, lambda strategy: strategy.ring)
 
@@ -48,6 +49,7 @@ def tokens_per_second(found):
         (Sync(), SummedAsync(), FAST_NETWORK, 0.03),
         (Sync(), ModelAverage(local_steps=6, blocks_by_speed=True), FAST_NETWORK, 0.03),
         (AVERAGING, STREAMING, EQUAL, 0.03),
+        (RAMP, AVERAGING, EQUAL, 0.1),
         (Async(), AVERAGING, EQUAL, 0.1),  # whose workers never stand still for an update, whose cost nobody knows
     ],
 )

@@ -14,7 +14,7 @@ from tfnmt.engines.virtual_time import Costs, CostSettings
 from tfnmt.layout import Layout
 from tfnmt.optimizers.optimizers import OptimizerSettings
 from tfnmt.planning.prediction import PUSHES, idle_reports, predict
-from tfnmt.strategies import STRATEGIES, Async, ModelAverage, RingAllreduce, Sync
+from tfnmt.strategies import STRATEGIES, Async, DelayedAsync, ModelAverage, RingAllreduce, Sync
 from tfnmt.strategies.streaming import Streaming
 
 WORKERS, SERVERS, UPDATES = 3, 2, 5
@@ -34,6 +34,7 @@ ROWS = {name: make for name, make in STRATEGIES.items() if name != "single"}
 MORE = {
     "fragments": Streaming(local_steps=6, fragments=2),
     "by_speed": ModelAverage(local_steps=4, blocks_by_speed=True),
+    "ramp": DelayedAsync(delay=3, delay_ramp_batches=12),
     "quorum": Sync(quorum=2, quorum_grace_seconds=0.1),
     "backup_workers": ModelAverage(local_steps=2, quorum=2, max_staleness=0),
 }

@@ -49,6 +49,7 @@ def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
         (Downpour(push_every=5), 1, "1 sum of mean gradients of 5 steps; nobody waits"),
         (Downpour(push_every=2, pull_every=6), 1, "1 sum of mean gradients of 2 steps; nobody waits"),
         (Async(slack=2), 1, "1 gradient sum of 1 step; at most 2 blocks ahead"),
+        (DelayedAsync(delay=3, delay_ramp_batches=9), 3, "1 gradient sum of up to 3 steps; nobody waits"),
         (DelayedNesterov(local_steps=5), 4, "1 parameter delta of 5 steps; nobody waits"),
         (DelayedNesterov(momentum_delay=3), 3, "1 parameter delta of 50 steps; nobody waits"),
     ],
@@ -56,6 +57,12 @@ def test_a_worker_that_holds_nothing_begins_with_what_the_servers_hold():
 def test_what_a_row_says(row, batches, words):
     found = row.row(4, OptimizerSettings())
     assert (found.law_factor, found.describe()) == (batches, words)
+
+
+@pytest.mark.parametrize("delay, batches, refused", [(1, 9, True), (1, 0, False), (2, 1, False)])
+def test_a_delay_of_one_has_no_ramp(delay, batches, refused):
+    fault = "--delay_ramp_batches: no delay is less than --delay=1; leave it out."
+    assert DelayedAsync(delay=delay, delay_ramp_batches=batches).faults() == [fault] * refused
 
 
 @pytest.mark.parametrize("rate, moves", [(0.5, True), (0.0, False)])

@@ -75,7 +75,7 @@ class ClusterEngine(Engine):
             self._goes_on_without,
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
-        # When Python frees a variable, TensorFlow tells its task, and waits for one that is gone, with the global lock held.
+        # When Python frees a variable, TensorFlow tells its task and, with Python's lock held, waits for one that is gone.
         self._lost: list[Worker] = []
         self._lanes: list[Lane] = []
         self._own = Lane()  # the chief's own work on variables of other tasks, for the stall watch
@@ -218,7 +218,8 @@ class ClusterEngine(Engine):
         worker = self._worker(index, lane)
         # The servers may yet have to absorb the payload before, which is in another outbox.
         worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
-        _, push = worker.run(worker.next_block(), self._servers.plateau_scale, self._servers.steps_of(lane))
+        most_steps = self._servers.steps_of(lane, worker.step)
+        _, push = worker.run(worker.next_block(), self._servers.plateau_scale, most_steps)
         self._coordinator.check_known(index)  # its block may have outlasted what the chief knows of it
         with self._condition:
             if index in self._silent:

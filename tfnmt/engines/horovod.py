@@ -257,8 +257,8 @@ class HorovodEngine(Engine):
             self._begin_phase()
         with self._computing():
             block = self._worker.next_block()
-            numbers = (self._servers.plateau_scale, self._servers.steps_of(self._ranks.rank))
-            _, push = self._ranks.run(self._worker.run, block, *numbers)
+            most_steps = self._servers.steps_of(self._ranks.rank, self._worker.step)
+            _, push = self._ranks.run(self._worker.run, block, self._servers.plateau_scale, most_steps)
         if push is None:
             return None
         arrivals = self._reduce(push)

@@ -46,12 +46,14 @@ class LearningRates:
     def describe(self) -> str:
         """The law in words, for the start of a log."""
         batches = self._strategy.law_factor
+        up_to = "up to " if self._strategy.meetings.ramp_steps else ""
+        update = f"for {up_to}{batches} batches an update"
         if self._settings.global_batch_tokens:
             text = {"linear": "times the batches of an update", "sqrt": "times the root of the batches of an update"}
         else:
             text = {
-                "linear": f"times {batches} by the linear law, for {batches} batches an update",
-                "sqrt": f"times {batches**0.5:.3g} by the square-root law, for {batches} batches an update",
+                "linear": f"times {up_to}{batches} by the linear law, {update}",
+                "sqrt": f"times {up_to}{batches**0.5:.3g} by the square-root law, {update}",
             }
         last, start = self._settings.law_tokens, self._settings.law_start_tokens
         tokens = f"{last:,}" if start is None else f"{start:,} to {last:,}"

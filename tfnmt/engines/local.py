@@ -25,7 +25,7 @@ class LocalEngine(Engine):
         while not self._stopping:
             if phase != self._servers.phase:
                 phase, self._worker = self._servers.phase, self._new_worker()
-            numbers = (self._servers.plateau_scale, self._servers.steps_of(0))
+            numbers = (self._servers.plateau_scale, self._servers.steps_of(0, self._worker.step))
             _, push = self._worker.run(self._worker.next_block(), *numbers)
             report = self._servers.absorb(push) if push else None
             if report:

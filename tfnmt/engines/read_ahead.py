@@ -18,13 +18,13 @@ def new_texts() -> tuple[tf.Variable, tf.Variable]:
     return new_text(tf.zeros([0], _PACKED), "ahead"), new_text(tf.zeros([0], ID), "asked")
 
 
-def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: int, step_tokens: int) -> LookAhead:
+def reading_ahead(batches: Iterator[Batch], ahead: tf.Variable, steps: tf.Tensor, step_tokens: int) -> LookAhead:
     """What reads the batches of so many steps into a text.
 
     Args:
       batches: the worker's reader.
       ahead: see `new_texts`; `UsedInTurn` takes the batches out of it.
-      steps: of a block.
+      steps: of a block, an int32 scalar.
       step_tokens: the target tokens that a step has at least; 0 for one batch.
     """
 

@@ -86,8 +86,8 @@ class Servers(Protocol):
     def new_worker(self, graph: Any, number: int, outbox: Any) -> Any:
         """A worker that has come as far as the servers know."""
 
-    def steps_of(self, worker: int) -> int:
-        """Steps of a worker's next block."""
+    def steps_of(self, worker: int, step: int) -> int:
+        """Steps of the next block of a worker that has done `step`."""
 
     def absorb(self, push: Push, waits: Waits, fate: Fate) -> BlockReport | None:
         """Takes in a push; the report when it made an update, or would have."""
@@ -208,14 +208,15 @@ class Schedule:
     def _block(self, worker: Any, block: Sequence[Action]) -> Generator[_Coming, None, Push | None]:
         """The actions of a block, and the push that it comes to."""
         number, push, rows = worker.number, None, ()
+        most_steps = self._servers.steps_of(number, worker.step)
         for place, action in enumerate(block):
             ends = place == len(block) - 1
             if isinstance(action, Steps):
-                push = yield from self._steps(worker, action, ends)
+                push = yield from self._steps(worker, action, most_steps, ends)
                 continue
             if action.kind == MERGE:
                 yield from self._wait(number)
-            work, push = worker.run((action,), self._servers.plateau_scale, ends=ends)
+            work, push = worker.run((action,), self._servers.plateau_scale, most_steps, ends=ends)
             rows = work.rows or rows
             if action.kind == MERGE:
                 continue
@@ -262,17 +263,17 @@ class Schedule:
             return Transfer(worker, kind, links.PUSH, self._pushed_parts())
         return Transfer(worker, kind, links.PULL, self._pulled_parts(meeting.kind))
 
-    def _steps(self, worker: Any, steps: Steps, ends: bool) -> Generator[_Coming, None, Push | None]:
+    def _steps(self, worker: Any, steps: Steps, most_steps: int, ends: bool) -> Generator[_Coming, None, Push | None]:
         """Steps; the push of the block that `ends` with them, where they go on beside it."""
         row = self._servers.strategy
         began, limit, moves = self._clock.now, row.meetings.most_seconds, row.local_update is not None
         gathers, push = not row.exchange.trains_replicas, None
-        for number in range(min(steps.count, self._servers.steps_of(worker.number))):
+        for number in range(min(steps.count, most_steps)):
             if limit and self._clock.now - began >= limit:
                 break
             # Where nothing is gathered all steps are alike, and one graph does for them.
             one, is_last = Steps(1, gathers and steps.first and number == 0), number == steps.count - 1
-            work, push = worker.run((one,), self._servers.plateau_scale, ends=ends and is_last)
+            work, push = worker.run((one,), self._servers.plateau_scale, most_steps, ends=ends and is_last)
             seconds = self._costs.compute_seconds(worker.number, worker.step, work.sums.target_tokens, moves=moves)
             yield Event(self._clock.now + seconds, worker.number, STEPPED)
             self._spent[worker.number].compute += seconds

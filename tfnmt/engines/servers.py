@@ -134,9 +134,13 @@ class UpdateSequence:
         """Variables for one worker's payloads: see `outboxes`; for the row's encoding, unless another is given."""
         return new_outbox(self.server, self.strategy, encoding or self.strategy.encoding, self._recipe.dtype)
 
-    def steps_of(self, worker: int) -> int:
-        """Steps of a worker's next block, by its speed where the row says so; the same until the next update."""
-        return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
+    def steps_of(self, worker: int, step: int) -> int:
+        """Steps of the next block of a worker that has done `step`, by its speed where the row says so.
+
+        By speed they are the same until the next update. A ramp goes by what the worker has done, of which the servers
+        may not have absorbed the last push yet.
+        """
+        return self._ledger.steps_of(worker, self.strategy.meetings.steps_behind(step - self._ledger.phase_began))
 
     def trace(self) -> None:
         """Traces a worker's blocks of every phase, of which the last is then entered."""

@@ -125,7 +125,7 @@ class WorkerGraph:
         Its arguments: the worker's replica, outbox and reader; its number and the steps that it has done before, int64
         scalars; the clock of its local updates, a float64 scalar, which a pull sets; what the plateau schedule has
         come to, a scalar; the sums of the block's earlier parts, float64 [len(Sums)]; which fragment it pushes, an
-        int32 scalar; and most steps, an int64 scalar, which is read where blocks go by speed.
+        int32 scalar; and most steps, an int64 scalar, which is read where blocks vary.
         """
         functions = self._functions_like(block)
         if block not in functions:
@@ -141,13 +141,13 @@ class WorkerGraph:
     def _run(
         self, block, replica, outbox, batches, worker, step, clock, plateau_scale, earlier, fragment, most_steps
     ) -> tf.Tensor:
-        gradient, limit = self._gradient, most_steps if self.strategy.meetings.by_speed else None
+        gradient, limit = self._gradient, most_steps if self.strategy.meetings.blocks_vary else None
         if sum(isinstance(action, Steps) for action in block) > 1:
             gradient = self._traced_gradient  # the model once, and not for all steps of a block
         look_ahead = None
         if self._sparse:
-            (ahead, _), steps = replica.texts, self.strategy.meetings.steps_per_push
-            look_ahead = reading_ahead(batches, ahead, steps, self._step_tokens)
+            (ahead, _), steps = replica.texts, self.strategy.meetings.steps_per_push if limit is None else limit
+            look_ahead = reading_ahead(batches, ahead, tf.cast(steps, tf.int32), self._step_tokens)
             batches = UsedInTurn(ahead)
 
         def step_gradient(parameters, step):
@@ -294,8 +294,8 @@ class Worker:
     ) -> tuple[Work, Push | None]:
         """Does one block, or a part of one, with which the block `ends`: what that came to, and its push if it has one.
 
-        Where blocks go by speed it has `most_steps`, None for all. The steps that go on while a push travels belong to
-        it: a worker that pushes has come as far as its block goes.
+        Where blocks vary it has `most_steps`, None for all. The steps that go on while a push travels belong to it: a
+        worker that pushes has come as far as its block goes.
         """
         most_steps = most_steps or self._graph.strategy.meetings.steps_per_push
         # Made here, not where the caller's device is: to be sent to a worker that is silent, with Python's global lock.

@@ -61,7 +61,7 @@ class Machines:
 
     def _measured(self, running: Strategy, pushes: Sequence[PushReport]) -> tuple[CostSettings, int]:
         """The costs but for the network, and the target tokens of a step."""
-        steps = running.meetings.steps_per_push
+        steps = running.meetings.steps_behind(0)
         side_by_side = 1 if self.has_no_servers(running) else self.servers
         moving_seconds = side_by_side * statistics.mean(push.server_seconds for push in pushes)  # a whole vector
         by_worker: dict[int, list[PushReport]] = {}

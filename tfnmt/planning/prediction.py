@@ -131,8 +131,8 @@ class _CountingServers:
     def new_worker(self, graph: None, number: int, outbox: None) -> "_IdleWorker":
         return _IdleWorker(self.strategy, number, self._step_tokens, self._ledger, self._rows)
 
-    def steps_of(self, worker: int) -> int:
-        return self._ledger.steps_of(worker, self.strategy.meetings.steps_per_push)
+    def steps_of(self, worker: int, step: int) -> int:
+        return self._ledger.steps_of(worker, self.strategy.meetings.steps_behind(step))
 
     def absorb(self, push: Push, waits: Waits, fate: Fate) -> BlockReport | None:
         encoded, fragments = (self.strategy.pulled_bytes, self.strategy.pushed_bytes), self.strategy.fragments
@@ -168,7 +168,7 @@ class _IdleWorker:
     def next_block(self) -> Block:
         return next(self._program)
 
-    def run(self, block: Block, plateau_scale: float, *, ends: bool) -> tuple[Work, Push | None]:
+    def run(self, block: Block, plateau_scale: float, most_steps: int, *, ends: bool) -> tuple[Work, Push | None]:
         (action,) = block
         steps = action.count if isinstance(action, Steps) else 0
         tokens = sum(self._step_tokens(self.number, self.step + number) for number in range(1, steps + 1))

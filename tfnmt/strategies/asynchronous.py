@@ -105,9 +105,18 @@ class Downpour(FreeRunning):
 
 @dataclasses.dataclass(frozen=True)
 class DelayedAsync(Async):
-    """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer."""
+    """Asynchronous SGD whose workers accumulate τ gradients for each push, at first with a local optimizer.
+
+    The ramp of τ is that of the published code, but for what it counts: there, each worker its own batches.
+    """
 
     delay: int = setting(2, "Steps for each push, τ.", minimum=1)
+    delay_ramp_batches: int = setting(
+        0,
+        "Batches of all workers, behind a warm start, in equal parts of which τ is 1, 2 and so on, before it is "
+        "--delay; 0 for --delay from the start. The batches of one step count as one.",
+        minimum=0,
+    )
     local_optimizer_batches: int = setting(
         3000,
         "Batches of all workers, behind a warm start, for which each also moves its replica by a local Adam; 0 for "
@@ -116,6 +125,12 @@ class DelayedAsync(Async):
     )
     local_adam_beta1: float = setting(0.93, "Decay of the local Adam's first moment.", minimum=0, below=1)
     local_adam_beta2: float = setting(0.997, "Decay of the local Adam's second moment.", minimum=0, below=1)
+
+    def faults(self) -> list[str]:
+        """A ramp that goes nowhere."""
+        if self.delay_ramp_batches and self.delay == 1:
+            return ["--delay_ramp_batches: no delay is less than --delay=1; leave it out."]
+        return []
 
     def row(self, workers: int, optimizer: OptimizerSettings) -> Strategy:
         """See `tfnmt.strategies.table.RowSettings`."""
@@ -127,7 +142,9 @@ class DelayedAsync(Async):
         )
         return dataclasses.replace(
             super().row(workers, optimizer),
-            meetings=Meetings.every(self.delay, self.delay),
+            meetings=dataclasses.replace(
+                Meetings.every(self.delay, self.delay), ramp_steps=-(-self.delay_ramp_batches // workers)
+            ),
             local_update=local_optimizer(local) if self.local_optimizer_batches else None,
             local_update_steps=-(-self.local_optimizer_batches // workers),  # batches of all, steps of each
         )

@@ -29,12 +29,14 @@ class Meetings:
       most_seconds: a worker that has computed for so long since its pull pushes before it has done all its steps; 0 for
         no such limit.
       by_speed: whether the fastest worker alone does all its steps, and others as many as they do meanwhile.
+      ramp_steps: steps of a worker in this row over which its blocks grow from one step to all; 0 for all at once.
     """
 
     blocks: tuple[Block, ...]
     fragments: int = 1
     most_seconds: float = 0.0
     by_speed: bool = False
+    ramp_steps: int = 0
 
     @classmethod
     def at(cls, meetings: Iterable[tuple[int, str]], most_seconds: float = 0.0) -> "Meetings":
@@ -86,6 +88,21 @@ class Meetings:
     def steps_per_push(self) -> int:
         """Local steps of each block, H."""
         return sum(action.count for action in self.blocks[0] if isinstance(action, Steps))
+
+    @property
+    def blocks_vary(self) -> bool:
+        """Whether blocks may have fewer steps than they say."""
+        return self.by_speed or self.ramp_steps > 0
+
+    def steps_behind(self, steps: int) -> int:
+        """Steps of a block before which the worker has done so many in this row.
+
+        >>> ramp = dataclasses.replace(Meetings.every(3, 3), ramp_steps=4)
+        >>> [ramp.steps_behind(steps) for steps in range(6)]
+        [1, 1, 2, 2, 3, 3]
+        """
+        most = self.steps_per_push
+        return min(most, 1 + (most - 1) * steps // self.ramp_steps) if self.ramp_steps else most
 
 
 def speed_faults(flag: str, steps: int, seconds: float = 0.0) -> list[str]:
@@ -262,7 +279,7 @@ class Strategy:
         if self.least_payloads is not None:
             wait = f"all wait for {self.least_payloads}, and at most {self.grace_seconds:g} s longer for the others"
         payloads = f"{self.quorum} {self.exchange.name}{'s' if self.quorum > 1 else ''}"
-        at_most = "up to " if self.meetings.by_speed else ""
+        at_most = "up to " if self.meetings.blocks_vary else ""
         return f"{payloads} of {at_most}{steps} step{'s' if steps > 1 else ''}; {wait}"
 
     def program(self) -> tuple[Block, ...]:
