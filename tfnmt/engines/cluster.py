@@ -75,7 +75,7 @@ class ClusterEngine(Engine):
             self._goes_on_without,
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
-        # When Python frees a variable, TensorFlow tells its task and, with Python's lock held, waits for one that is gone.
+        # When Python frees a variable, TensorFlow tells its task, and waits with Python's lock held if that is gone.
         self._lost: list[Worker] = []
         self._lanes: list[Lane] = []
         self._own = Lane()  # the chief's own work on variables of other tasks, for the stall watch
