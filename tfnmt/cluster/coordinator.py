@@ -1,5 +1,6 @@
 """TensorFlow's coordinator of a cluster's workers, and the only place that uses private parts of TensorFlow."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +102,9 @@ class Coordinator:
             self.is_recovering = True
             for worker in away:
                 disconnect(self._addresses[worker])
+            # For what is on its way to them TensorFlow would wait with a lock that every call of a function takes.
+            with contextlib.suppress(tf.errors.OpError):
+                connected.executor.wait()
             try:
                 type(connected).update_server_def(connected, there)
             finally:
