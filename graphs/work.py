@@ -46,8 +46,8 @@ def no_work(clock: tf.Tensor | float = 0.0) -> Work:
         Sums(*tf.unstack(tf.zeros([len(Sums._fields)], tf.float64))),
         tf.constant(-1, tf.int64),
         tf.constant(-1, tf.int64),
-        tf.cast(clock, tf.float64),
-        tf.fill([3], tf.constant(-1, tf.int64)),
+        tf.convert_to_tensor(clock, tf.float64),
+        tf.constant([-1] * 3, tf.int64),
     )
 
 

@@ -38,12 +38,13 @@ class ToyModel:
         read = tf.gather(views[self.source_table], batch.source_ids)
         source = tf.reduce_sum(read * mask, 1, keepdims=True) / tf.reduce_sum(mask, 1, keepdims=True)
         previous = tf.gather(embedding, tf.pad(batch.target_ids, [[0, 0], [1, 0]])[:, :-1])
-        hidden = tf.tanh(tf.matmul(previous + source, views["transform"]))
+        states, ids = tf.reshape(previous + source, [-1, WIDTH]), tf.reshape(batch.target_ids, [-1])  # few operations
+        hidden = tf.tanh(tf.matmul(states, views["transform"]))
         if seed is not None and self._dropout:
             hidden = tf.nn.experimental.stateless_dropout(hidden, self._dropout, seed)
-        logits = tf.matmul(hidden, embedding, transpose_b=True) + views["bias"]
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch.target_ids, logits=logits)
-        weights = tf.cast(is_token(batch.target_ids), logits.dtype)
+        logits = tf.nn.bias_add(tf.matmul(hidden, embedding, transpose_b=True), views["bias"])
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
+        weights = tf.cast(is_token(ids), logits.dtype)
         total = tf.reduce_sum(losses * weights)
         return LossSums(total, total, tf.reduce_sum(weights))
 

@@ -208,7 +208,8 @@ class WorkerGraph:
     def _of_batch(self, parameters: tf.Tensor, batches: Iterator[Batch], seed: tf.Tensor) -> tuple[tf.Tensor, Work]:
         batch, waited = next_batch(batches)
         gradient_sum, sums = forward_backward(self._loss, self._recipe.layout, parameters, batch, seed, self._pack)
-        tokens, square = token_count(batch.target_ids), 2 * tf.nn.l2_loss(gradient_sum) if self._measures else 0.0
+        zero, one = (tf.constant(number, tf.float64) for number in (0, 1))
+        tokens, square = token_count(batch.target_ids), 2 * tf.nn.l2_loss(gradient_sum) if self._measures else zero
         counted = Sums(
             loss=sums.loss,
             cross_entropy=sums.cross_entropy,
@@ -217,11 +218,11 @@ class WorkerGraph:
             positions=tf.size(batch.source_ids) + tf.size(batch.target_ids),
             sentences=tf.shape(batch.target_ids)[0],
             data_wait_seconds=waited,
-            steps=tf.constant(1),
-            refused=tf.constant(0),
-            batches=tf.constant(1),
+            steps=one,
+            refused=zero,
+            batches=one,
             squares=square,
-            squared_tokens=tf.cast(tokens, tf.float64) ** 2 if self._measures else 0.0,
+            squared_tokens=tf.cast(tokens, tf.float64) ** 2 if self._measures else zero,
         )
         counted = Sums(*(tf.cast(number, tf.float64) for number in counted))
         return gradient_sum, no_work()._replace(sums=counted, position=batch.position)

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tfnmt.models.layers import leading_dimensions
+
 MASKED = -1e9  # added to the score of a position that must not be read; finite, so that a row of them is no NaN
 
 
@@ -18,15 +20,15 @@ def causal_bias(length: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 def split_heads(inputs: tf.Tensor, heads: int) -> tf.Tensor:
     """[B, T, H D'] to [B, H, T, D']."""
-    shape = tf.shape(inputs)
-    return tf.transpose(tf.reshape(inputs, [shape[0], shape[1], heads, inputs.shape[-1] // heads]), [0, 2, 1, 3])
+    shape = [*leading_dimensions(inputs), heads, inputs.shape[-1] // heads]
+    return tf.transpose(tf.reshape(inputs, shape), [0, 2, 1, 3])
 
 
 def join_heads(inputs: tf.Tensor) -> tf.Tensor:
     """[B, H, T, D'] to [B, T, H D']."""
-    shape = tf.shape(inputs)
+    batch, _, length, _ = tf.unstack(tf.shape(inputs))
     width = inputs.shape[1] * inputs.shape[3]
-    return tf.reshape(tf.transpose(inputs, [0, 2, 1, 3]), [shape[0], shape[2], width])
+    return tf.reshape(tf.transpose(inputs, [0, 2, 1, 3]), [batch, length, width])
 
 
 def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, dropout) -> tf.Tensor:

@@ -41,13 +41,13 @@ class Dropout:
 
     def mask(self, shape: tf.Tensor) -> tf.Tensor:
         """True where an activation is kept; bool of the int32 `shape`. Every call is a new place."""
-        size = tf.reduce_prod(shape)
+        size = tf.reduce_prod(shape, keepdims=True)
         counter = self._counter + tf.constant([0, self._first_place + self._places], tf.uint64)
         self._places += 1
         words = tf.raw_ops.StatelessRandomUniformFullIntV2(
-            shape=[(size + 3) // 4], key=self._key, counter=counter, alg=self._algorithm, dtype=tf.uint32
+            shape=(size + 3) // 4, key=self._key, counter=counter, alg=self._algorithm, dtype=tf.uint32
         )
-        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size]
+        random_bytes = tf.slice(tf.reshape(tf.bitcast(words, tf.uint8), [-1]), [0], size)
         return tf.reshape(random_bytes >= tf.constant(self._dropped_levels, tf.uint8), shape)
 
     def __call__(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -147,7 +147,8 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
 def column_sums(rows: tf.Tensor) -> tf.Tensor:
     """The sum of `rows` [N, O] as a product, [O]: faster than a reduction over the first dimension."""
-    return tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
+    count, _ = tf.unstack(tf.shape(rows))
+    return tf.squeeze(tf.matmul(tf.ones([1, count], rows.dtype), rows), 0)
 
 
 def fold_norm(views: Views, name: str, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -157,7 +158,8 @@ def fold_norm(views: Views, name: str, kernel: tf.Tensor, bias: tf.Tensor) -> tu
     their gradients need no sum over the rows of a batch. The kernel is [D, outputs], the bias [outputs].
     """
     scale, offset = views[f"{name}/scale"], views[f"{name}/offset"]
-    return scale[:, None] * kernel, bias + tf.matmul(offset[None], kernel)[0]
+    offset = tf.squeeze(tf.matmul(tf.expand_dims(offset, 0), kernel), 0)
+    return tf.expand_dims(scale, 1) * kernel, bias + offset
 
 
 def layer_norm(views: Views, name: str, inputs: tf.Tensor) -> tf.Tensor:
@@ -215,12 +217,12 @@ def positions(first: int | tf.Tensor, count: int | tf.Tensor, width: int, dtype:
     Sines in the first half of the columns and cosines in the second, wavelengths from 2 pi to 20,000 pi.
     """
     rates = tf.exp(tf.range(width // 2, dtype=tf.float32) * (-math.log(10_000) / max(width // 2 - 1, 1)))
-    angles = tf.cast(first + tf.range(count), tf.float32)[:, None] * rates
+    angles = tf.expand_dims(tf.cast(first + tf.range(count), tf.float32), 1) * rates
     signal = tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
     return tf.cast(tf.pad(signal, [[0, 0], [0, width % 2]]), dtype)
 
 
 def leading_dimensions(inputs: tf.Tensor) -> Sequence[int | tf.Tensor]:
     """All dimensions of `inputs` but the last, static where they are known."""
-    dynamic = tf.shape(inputs)
+    dynamic = tf.unstack(tf.shape(inputs))
     return [dynamic[axis] if size is None else size for axis, size in enumerate(inputs.shape[:-1])]

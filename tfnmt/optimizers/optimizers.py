@@ -144,7 +144,7 @@ class Adam(Optimizer):
         dtype = gradient.dtype
         if self._weight_decay:
             _decay(parameters, learning_rate * self._weight_decay, dtype)
-        beta1, beta2 = self._decays(version, dtype)
+        beta1, beta2 = tf.unstack(self._decays(version, dtype))
         update = tf.cast(version + 1, dtype)
         beta2_power = beta2**update
         tf.raw_ops.ResourceApplyAdam(
@@ -160,14 +160,14 @@ class Adam(Optimizer):
             grad=gradient,
         )
 
-    def _decays(self, version: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-        """β1 and β2 of the update behind `version`."""
+    def _decays(self, version: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """β1 and β2 of the update behind `version`, [2]."""
         settings = self._settings
         before = tf.constant([settings.adam_beta1, settings.adam_beta2], dtype)
         if settings.adam_cooldown_updates:
             after = tf.constant([settings.adam_cooldown_beta1, settings.adam_cooldown_beta2], dtype)
-            before = tf.where(version < settings.adam_cooldown_updates, before, after)
-        return before[0], before[1]
+            return tf.where(version < settings.adam_cooldown_updates, before, after)
+        return before
 
 
 class Adagrad(Optimizer):
