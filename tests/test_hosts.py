@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.programs import SECONDS
 from tfnmt.errors import UserError
 from tfnmt.installation import ROOT, horovod_fault
 from tools import hosts
-from tools.host_runs import HostRun, host_count
 
 
 def refusal():
@@ -105,27 +103,3 @@ def test_ranks_train_on_hosts_whose_names_are_the_loopback_s(words, tmp_path):
     with hosts.Hosts(2) as found:
         told = run(hosts.rank_command(found, ["tfnmt-train", *words, "--strategy=ring_allreduce"], tmp_path))
     assert "update 3" in told
-
-
-def await_line(log, words):
-    deadline = time.monotonic() + SECONDS
-    while words not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.1)
-
-
-def test_a_worker_whose_host_is_gone_is_down_and_another_does_its_blocks(corpus, tmp_path):
-    """Nothing says farewell, and training that waits for all goes on; behind the cut it takes part again."""
-    words = [*SHALLOW, f"--data={corpus}", "--strategy=sync", "--max_updates=100000", "--log_every_updates=1"]
-    log = tmp_path / "log"
-    with hosts.Hosts(host_count(2, 1)) as found:
-        job = HostRun(found, 2, 1, words, tmp_path, log)
-        job.wait(8)
-        found.set_link(job.host(1), up=False)
-        await_line(log, f"Worker 1 at {found.addresses[3]}:2222 failed")
-        job.wait(sum(job.pushes()) + 8)
-        found.set_link(job.host(1), up=True)
-        await_line(log, f"Worker 1 at {found.addresses[3]}:2222 is back.")
-        job.wait(sum(job.pushes()) + 8)
-    job.wait_for_end()
-    assert "Traceback" not in log.read_text()

@@ -103,11 +103,6 @@ class HostRun:
         """Whether one of its tasks has, whatever for."""
         return any(task.poll() is not None for task in self._tasks)
 
-    def wait_for_end(self) -> None:
-        """Returns once all its tasks have ended, as they do with their hosts."""
-        for task in self._tasks:
-            task.wait()
-
     def _start(self, command: Sequence[str]) -> subprocess.Popen:
         with self._log.open("a") as output:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

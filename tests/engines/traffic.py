@@ -4,14 +4,14 @@ import contextlib
 import socket
 import struct
 
-from tfnmt.cluster.connections import own_sockets
+from tfnmt.cluster.loopback import _sockets
 
 _BYTES_RECEIVED_AT = 128  # in Linux's tcp_info
 
 
 def received_bytes():
     """What has come in so far on open connections; of one within this process, on both of its ends."""
-    return sum(map(_received_bytes, own_sockets()))
+    return sum(map(_received_bytes, _sockets()))
 
 
 def _received_bytes(connection):

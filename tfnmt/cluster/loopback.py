@@ -6,12 +6,13 @@ can be bound to one interface afterwards: then the kernel turns away whoever com
 
 import contextlib
 import functools
+import os
 import socket
+from collections.abc import Iterator
 
 from absl import logging
 
 from tfnmt.cluster.addresses import is_local
-from tfnmt.cluster.connections import own_sockets
 
 _INTERFACE = b"lo"
 
@@ -30,12 +31,20 @@ def _bind_to_loopback(port: int) -> bool:
     """Whether a socket of this process listens on the port and now does so on the loopback only."""
     is_bound = False
     with contextlib.suppress(OSError):  # a system without /proc, a kernel that refuses
-        for own in own_sockets():
+        for own in _sockets():
             with own:
                 if own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and own.getsockname()[1:2] == (port,):
                     own.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _INTERFACE)
                     is_bound = True
     return is_bound
+
+
+def _sockets() -> Iterator[socket.socket]:
+    """Every socket of this process, under a descriptor of its own, which the caller closes."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
+                yield socket.socket(fileno=os.dup(int(descriptor)))
 
 
 @functools.cache

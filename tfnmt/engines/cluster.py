@@ -24,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from graphs.block import Outbox
 from tfnmt.cluster.addresses import SERVER, Cluster
 from tfnmt.cluster.coordinator import Coordinator, current_task
 from tfnmt.cluster.probes import answers, is_listening
@@ -75,8 +74,6 @@ class ClusterEngine(Engine):
             self._goes_on_without,
         )
         self._crew: dict[int, tuple[int, Worker]] = {}  # lane -> where it is, and what it keeps there
-        # When Python frees a variable, TensorFlow tells its task, and waits with Python's lock held if that is gone.
-        self._lost: list[Worker] = []
         self._lanes: list[Lane] = []
         self._own = Lane()  # the chief's own work on variables of other tasks, for the stall watch
         devices = [device_of(SERVER, number) for number in range(len(cluster.servers))]
@@ -93,7 +90,7 @@ class ClusterEngine(Engine):
         """
         with self._stall_watch:
             self._alone(self._begin_phase)
-            self._coordinator.run_on_each_worker(self._serve, lambda: self._closed)
+            self._coordinator.run_on_each_worker(self._serve, self._workers)
             while (report := self._next_report()) is not None:
                 yield report
                 self._resume()
@@ -154,14 +151,10 @@ class ClusterEngine(Engine):
         for worker in list(self._down):
             self._pace.lose(worker)
         self._graph = servers.worker_graph()
-        self._outboxes = {lane: self._new_outboxes() for lane in range(self._workers)}
+        self._outboxes = [[servers.new_outbox() for _ in range(self._pace.payloads)] for _ in range(self._workers)]
         self._graph.trace(self._outboxes[0][0], iter(self._recipe.make_batches(None, 0, self._workers)))
         self._lanes = [Lane() for _ in range(self._workers)]
         self._crew = {}
-
-    def _new_outboxes(self) -> list[Outbox]:
-        """Those of one lane, which it uses in turn."""
-        return [self._servers.new_outbox() for _ in range(self._pace.payloads)]
 
     def _serve(self) -> None:
         """One worker's loop, in its thread of the coordinator and on its device."""
@@ -210,7 +203,7 @@ class ClusterEngine(Engine):
             return False
         # One who begins a lane anew has to know how far it has come, and makes graphs known to those who may be silent.
         is_there = self._crew.get(lane, (None,))[0] == worker
-        may_come = not (self._pace.unabsorbed(lane) or self._silent or self._coordinator.is_recovering)
+        may_come = not (self._pace.unabsorbed(lane) or self._silent)
         return (is_there or may_come) and self._pace.may_begin(lane)
 
     def _work(self, index: int, lane: int) -> None:
@@ -220,7 +213,6 @@ class ClusterEngine(Engine):
         worker.outbox = self._outboxes[lane][self._pace.pushed(lane) % self._pace.payloads]
         most_steps = self._servers.steps_of(lane, worker.step)
         _, push = worker.run(worker.next_block(), self._servers.plateau_scale, most_steps)
-        self._coordinator.check_known(index)  # its block may have outlasted what the chief knows of it
         with self._condition:
             if index in self._silent:
                 self._welcome(index)
@@ -245,8 +237,6 @@ class ClusterEngine(Engine):
         """What a lane keeps on a worker: as it was left there, or as the servers know it."""
         where, worker = self._crew.get(lane, (None, None))
         if worker is None or where != index:
-            if lane not in self._outboxes:
-                self._outboxes[lane] = self._new_outboxes()
             worker = self._servers.new_worker(self._graph, lane, self._outboxes[lane][0])
             with self._condition:
                 self._crew[lane] = (index, worker)
@@ -277,12 +267,9 @@ class ClusterEngine(Engine):
             self._down[index] = time.monotonic()
             self._silent.discard(index)
             self._pace.lose(index)
-            for lane, (where, lost) in list(self._crew.items()):
+            for lane, (where, _) in list(self._crew.items()):
                 if where == index:
-                    # Its worker may be alive, and write into its outboxes what nobody waits for any more.
-                    del self._crew[lane], self._outboxes[lane]
-                    lost.outbox = []
-                    self._lost.append(lost)
+                    del self._crew[lane]
             for each in self._lanes:
                 if each.block is not None and each.block[0] == index:
                     each.end()
