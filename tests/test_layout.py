@@ -33,6 +33,19 @@ def test_pack_and_unpack_are_inverse(shards):
     assert np.count_nonzero(vector) == layout.parameter_count == 28
 
 
+def test_views_of_whole_lines_are_no_copies():
+    """Of 64 bytes each; the negative control is a piece that begins elsewhere."""
+    layout = Layout([*parameters(), Parameter("e", (2, 3, ALIGNMENT), ones)])
+    vector = tf.random.normal([layout.size])
+
+    def is_view(array):
+        return np.shares_memory(np.asarray(memoryview(array)), np.asarray(memoryview(vector)))
+
+    views = tf.function(layout.unpack)(vector)
+    assert is_view(views["c"]) and is_view(views["e"])
+    assert not is_view(tf.split(vector, [ALIGNMENT + 1, -1])[1])
+
+
 @pytest.mark.parametrize("shards", [1, 2, 3, 7])
 def test_parameters_are_aligned_and_shards_equal(shards):
     layout = Layout(parameters(), shards)

@@ -38,6 +38,22 @@ def test_every_command_starts_without_a_word_and_without_keras():
     assert (result.returncode, result.stdout, result.stderr) == (0, "1 [2. 2.]\nFalse Model\n", "")
 
 
+def test_names_of_types_are_compiled_once_while_tensorflow_starts():
+    """Python's own compile counts for `typing` before and behind it."""
+    program = """
+import builtins, typing
+compiled, count = builtins.compile, []
+builtins.compile = lambda source, name, *more, **words: (
+    name == "<string>" and count.append(source), compiled(source, name, *more, **words)
+)[1]
+from tfnmt import runtime
+assert "compile" not in vars(typing)
+named = [source for source in count if isinstance(source, str)]
+print(len(named) - len(set(named)))
+"""
+    assert int(_run(program).stdout) < 1000
+
+
 def test_a_process_started_by_another_is_as_quiet():
     result = _run("from tfnmt import runtime; runtime.prepare()", TF_CPP_MIN_LOG_LEVEL=runtime.ERRORS_ONLY)
     assert (result.returncode, result.stderr) == (0, "")

@@ -68,7 +68,7 @@ class Layout:
         return sum(parameter.size for parameter in self.parameters)
 
     def unpack(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The named views of `vector` [size]: slices that share its memory."""
+        """The named views of `vector` [size]: slices, which share its memory where they are whole lines of 64 bytes."""
         views = {}
         # One split for all: a slice of each would be several operations to trace. At 64 bytes a split copies nothing.
         for parameter, piece in zip(self.parameters, tf.split(vector, [*self.padded_sizes, -1])):
